@@ -1,0 +1,1 @@
+//! Configuration files: parsed and checked once, before anything starts.

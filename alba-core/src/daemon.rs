@@ -1,0 +1,1 @@
+//! What all daemons share at start and stop: arguments, configuration, logs, signals, health.

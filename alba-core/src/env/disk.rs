@@ -1,0 +1,52 @@
+//! One disk's files, as the storage engine uses them: named files in one flat directory.
+//!
+//! What is durable when: bytes written to a file only after that file's `sync` returned; a file's existence, new size
+//! or absence only after `sync_directory`. Until then a crash may keep, drop or tear any of it.
+
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// The files of one storage daemon.
+#[async_trait]
+pub trait Disk: Send + Sync + 'static {
+    /// Names of all files, sorted.
+    async fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Creates `name`, which must not exist, with `len` zero bytes allocated.
+    async fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens `name` for reading and writing.
+    async fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Removes `name`.
+    async fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Renames `from` to `to`, replacing it.
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes creations, removals and renames safe.
+    async fn sync_directory(&self) -> io::Result<()>;
+
+    /// (free, total) bytes of the file system.
+    async fn space(&self) -> io::Result<(u64, u64)>;
+}
+
+/// An open file.
+#[async_trait]
+pub trait DiskFile: Send + Sync + 'static {
+    /// Current length in bytes.
+    async fn len(&self) -> io::Result<u64>;
+
+    /// Exactly `len` bytes at `offset`; `UnexpectedEof` when the file ends before.
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+
+    /// Writes `parts` back to back at `offset`, extending the file as needed.
+    async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()>;
+
+    /// Makes all writes so far safe (data and length). After a failure nothing is known about them: never retry on the
+    /// same range.
+    async fn sync(&self) -> io::Result<()>;
+}

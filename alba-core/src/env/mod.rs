@@ -1,0 +1,45 @@
+//! The only door to time, randomness, disks, sockets and tasks.
+//!
+//! Everything that decides lives elsewhere and takes these traits (or plain values) as input, so that a simulator can
+//! drive it with a seed. `clippy.toml` disallows the direct ways everywhere else.
+
+pub mod clock;
+pub mod disk;
+pub mod files;
+pub mod meta;
+pub mod net;
+pub mod osd;
+pub mod real;
+pub mod rng;
+pub mod sim;
+pub mod spawn;
+
+use std::sync::Arc;
+
+pub use clock::{Clock, Deadline, DeadlineExceeded, Moment, within};
+pub use disk::{Disk, DiskFile};
+pub use meta::{Directory, MetaError, NamespaceStore};
+pub use net::{Listener, Net, Stream};
+pub use osd::{Osd, OsdError};
+pub use rng::Rng;
+pub use spawn::{Spawn, TaskGone, TaskHandle, blocking};
+
+/// What a component needs of the outside, bundled because nearly all need all of it.
+#[derive(Clone)]
+pub struct Env {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+    /// Sockets.
+    pub net: Arc<dyn Net>,
+    /// Tasks and blocking work.
+    pub spawn: Arc<dyn Spawn>,
+}
+
+impl Env {
+    /// The moment `after` from now, as a deadline.
+    pub fn deadline_in(&self, after: std::time::Duration) -> Deadline {
+        Deadline::after(self.clock.as_ref(), after)
+    }
+}

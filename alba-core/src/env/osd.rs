@@ -1,0 +1,170 @@
+//! An OSD as its clients see it: an ordered key-value store with atomic conditional batches (features §4).
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::clock::Deadline;
+use crate::checksum::Checksum;
+use crate::ids::LongId;
+use crate::range::{Page, RangeQuery};
+use crate::units::ByteCount;
+
+/// A key on an OSD: global and flat. How keys are made: [`crate::wire`].
+pub type OsdKey = Bytes;
+
+/// A value with the checksum that was given when it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredValue {
+    /// The bytes.
+    pub value: Bytes,
+    /// Stored beside them, not computed by the OSD.
+    pub checksum: Checksum,
+}
+
+/// Condition on the state before a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OsdAssert {
+    /// The key is absent.
+    Absent(OsdKey),
+    /// The key holds exactly this value.
+    Value(OsdKey, Bytes),
+}
+
+impl OsdAssert {
+    /// The key it is about.
+    pub fn key(&self) -> &OsdKey {
+        match self {
+            Self::Absent(key) | Self::Value(key, _) => key,
+        }
+    }
+}
+
+/// One change of a batch. Of several for one key the last counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OsdUpdate {
+    /// Sets the key.
+    Set(OsdKey, StoredValue),
+    /// Removes the key; absent is fine.
+    Delete(OsdKey),
+}
+
+/// All asserts hold and all updates are durable, or nothing happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OsdBatch {
+    /// Checked first, against the state before.
+    pub asserts: Vec<OsdAssert>,
+    /// Applied atomically.
+    pub updates: Vec<OsdUpdate>,
+}
+
+/// Who is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Clients.
+    High,
+    /// Maintenance.
+    Low,
+}
+
+/// A piece of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValueSlice {
+    /// Where it begins, in bytes.
+    pub offset: u32,
+    /// How long it is, in bytes.
+    pub len: u32,
+}
+
+/// Space on an OSD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Sum of the value sizes.
+    pub used: ByteCount,
+    /// What it may hold.
+    pub capacity: ByteCount,
+}
+
+/// Why an OSD call failed; the variants are what a caller does differently.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OsdError {
+    /// An assert failed; nothing was changed. Never a fault of the device.
+    #[error("assert failed on key {}", crate::ids::text_or_hex(.0))]
+    AssertFailed(OsdKey),
+    /// It takes no more data (deletes still work). Not dead, not slow.
+    #[error("OSD is full")]
+    Full,
+    /// Stored bytes are damaged: an erasure. Never served, always reported.
+    #[error("stored value is damaged: {0}")]
+    Damaged(String),
+    /// The device at this address is another one.
+    #[error("found OSD {found} where {expected} was expected")]
+    WrongOsd {
+        /// The one asked for.
+        expected: LongId,
+        /// The one that answered.
+        found: String,
+    },
+    /// It does not know the operation (an older one).
+    #[error("operation unknown to the OSD")]
+    UnknownOperation,
+    /// Too much in flight there; try another one or later.
+    #[error("OSD is overloaded: {0}")]
+    Overloaded(String),
+    /// The request itself is wrong (slices outside the value, a key too long).
+    #[error("refused by the OSD: {0}")]
+    BadRequest(String),
+    /// No connection, or it broke; whether a batch happened is unknown.
+    #[error("connection to OSD: {0}")]
+    Connection(String),
+    /// No answer by the deadline; whether a batch happened is unknown.
+    #[error("no answer from the OSD by the deadline")]
+    Timeout,
+    /// Anything else it says (I/O errors of the device).
+    #[error("OSD says: {0}")]
+    Device(String),
+}
+
+/// An OSD.
+#[async_trait]
+pub trait Osd: Send + Sync + 'static {
+    /// Applies a batch; durable when it returns.
+    async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), OsdError>;
+
+    /// Values in the order of `keys`, all of one instant.
+    async fn multi_get(
+        &self,
+        keys: Vec<OsdKey>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredValue>>, OsdError>;
+
+    /// Presence in the order of `keys`.
+    async fn multi_exists(
+        &self,
+        keys: Vec<OsdKey>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<bool>, OsdError>;
+
+    /// Slices of one value in the order asked, none when the key is absent. Each is verified by the OSD's block
+    /// checksums. Slices outside the value are `BadRequest`.
+    async fn partial_get(
+        &self,
+        key: OsdKey,
+        slices: Vec<ValueSlice>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<Bytes>>, OsdError>;
+
+    /// Keys of a range, bytewise order.
+    async fn range(
+        &self,
+        query: RangeQuery,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Page<OsdKey>, OsdError>;
+
+    /// Space used and available.
+    async fn disk_usage(&self, deadline: Deadline) -> Result<DiskUsage, OsdError>;
+}

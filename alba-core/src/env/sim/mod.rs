@@ -1,0 +1,1 @@
+//! The simulated outside: clock, network, disks and tasks driven by a seed.

@@ -1,0 +1,1 @@
+//! Fragments: packed, verified, unpacked.

@@ -1,0 +1,1 @@
+//! The ALBA ASD protocol, client side.

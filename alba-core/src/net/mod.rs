@@ -1,0 +1,4 @@
+//! Connections, for servers and clients alike.
+
+pub mod asd;
+pub mod rpc;

@@ -1,0 +1,1 @@
+//! Our RPC over any byte stream.

@@ -1,0 +1,1 @@
+//! Keys on the OSDs. Their byte order is a contract.

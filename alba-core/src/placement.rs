@@ -1,0 +1,1 @@
+//! Which OSDs get the fragments of an object.

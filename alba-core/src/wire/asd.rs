@@ -1,0 +1,1 @@
+//! Messages of the ALBA ASD protocol (wire-protocol §4).

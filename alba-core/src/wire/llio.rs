@@ -1,0 +1,1 @@
+//! Primitive encodings of the original protocols (wire-protocol §1).

@@ -1,0 +1,1 @@
+//! OSD records in the original's forms (wire-protocol §7).

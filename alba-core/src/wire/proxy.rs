@@ -1,0 +1,1 @@
+//! Messages of the ALBA proxy protocol (wire-protocol §2).

@@ -1,0 +1,103 @@
+//! Messages between clients and metadata servers, and among metadata servers.
+//!
+//! A frame is `u32 LE length ‖ body`; the body is [`FORMAT`] (one byte), a correlation number (u64 LE) and a postcard
+//! value. Requests on one connection run concurrently; an answer carries the number of its request.
+
+pub mod abm;
+pub mod nsm;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AlbaId, GroupId, LongId};
+use abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
+use nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
+
+/// First byte of every body. Another value means another format version.
+pub const FORMAT: u8 = 1;
+
+/// Longest body a command may have: 1 MiB (architecture §5).
+pub const MAX_REQUEST: usize = 1 << 20;
+
+/// Longest body of an answer: a page of the longest manifests still fits.
+pub const MAX_REPLY: usize = 64 << 20;
+
+/// A client's series of commands to one group; made by `OpenSession`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub u64);
+
+/// Names one command for ever: a retry carries the same and gets the first answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId {
+    /// The session.
+    pub session: SessionId,
+    /// Position in it, from 1.
+    pub sequence: u64,
+    /// All below have been answered and will never be retried: the group may forget their replies.
+    pub lowest_unacknowledged: u64,
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// What the server is and hosts.
+    Hello,
+    /// Starts a session with a group. `nonce` makes a retry harmless.
+    OpenSession {
+        /// With which group.
+        group: GroupId,
+        /// 16 random bytes.
+        nonce: [u8; 16],
+    },
+    /// A command for the ABM.
+    Abm(RequestId, AbmCommand),
+    /// A read from the ABM.
+    AbmQuery(AbmQuery),
+    /// A command for an NSM group.
+    Nsm(GroupId, RequestId, NsmCommand),
+    /// A read from an NSM group.
+    NsmQuery(GroupId, NsmQuery),
+    /// Takes an OSD into this backend: the leader writes the ownership keys on the device, then registers the claim
+    /// and tells the device its namespaces. Idempotent.
+    ClaimOsd(LongId),
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Hello`.
+    Hello {
+        /// The backend served.
+        alba_id: AlbaId,
+        /// Groups of which this server has the leader.
+        groups: Vec<GroupId>,
+        /// Its software version.
+        version: String,
+    },
+    /// To `OpenSession`.
+    Session(SessionId),
+    /// To `Abm`.
+    Abm(Result<AbmOutcome, AbmError>),
+    /// To `AbmQuery`.
+    AbmAnswer(Result<AbmAnswer, AbmError>),
+    /// To `Nsm`.
+    Nsm(Result<NsmOutcome, NsmError>),
+    /// To `NsmQuery`.
+    NsmAnswer(Result<NsmAnswer, NsmError>),
+    /// The command did not get to the model.
+    Refused(Refusal),
+}
+
+/// Why a request did not get to the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The session has expired or never was; the command was not executed.
+    SessionUnknown,
+    /// This server does not host that group.
+    UnknownGroup,
+    /// The body does not decode, or is of a format this server does not know.
+    BadRequest(String),
+    /// The group's storage refuses (full, I/O error); the command may or may not have happened.
+    Storage(String),
+    /// Too many requests wait; nothing happened.
+    Overloaded,
+}

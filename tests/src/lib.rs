@@ -1,0 +1,1 @@
+//! Fixtures for the tests across processes and crates.

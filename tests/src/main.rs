@@ -1,0 +1,2 @@
+//! The multi-call binary that the process tests start.
+fn main() {}
