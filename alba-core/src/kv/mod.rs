@@ -4,10 +4,24 @@
 //! Calls are synchronous and may wait for a disk: call them through [`crate::env::blocking`], never on an executor's
 //! thread.
 
+pub mod conformance;
+#[cfg(feature = "fjall")]
+mod fjall;
+mod mem;
+mod sim;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use thiserror::Error;
+
+#[cfg(feature = "fjall")]
+pub use self::fjall::FjallKv;
+pub use self::mem::MemKv;
+pub use self::sim::{SimKv, SimKvDevice};
+
+/// Longest key a store takes, in bytes. The empty key is refused by all of them.
+pub const KEY_MAX: usize = 65_535;
 
 /// Why the store did not do it.
 #[derive(Debug, Clone, Error)]
@@ -21,6 +35,9 @@ pub enum KvError {
     /// Stored data does not decode.
     #[error("key-value store is damaged: {0}")]
     Damaged(String),
+    /// A key of a batch is empty or longer than [`KEY_MAX`]; nothing was changed.
+    #[error("key-value store: a key of {0} bytes is refused")]
+    KeyLength(usize),
 }
 
 /// A key with its value.
@@ -76,4 +93,24 @@ pub trait Kv: KvRead + Send + Sync + 'static {
 
     /// Makes all earlier batches safe.
     fn sync(&self) -> Result<(), KvError>;
+}
+
+/// Refuses a batch with a key no store takes.
+fn check_keys(batch: &WriteBatch) -> Result<(), KvError> {
+    match batch.0.keys().find(|key| key.is_empty() || key.len() > KEY_MAX) {
+        Some(key) => Err(KvError::KeyLength(key.len())),
+        None => Ok(()),
+    }
+}
+
+/// Can no key lie between the bounds? (Ordered maps panic on some such bounds.)
+fn is_empty_range(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+    match (lower, upper) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
+        (
+            Bound::Included(lower) | Bound::Excluded(lower),
+            Bound::Included(upper) | Bound::Excluded(upper),
+        ) => lower >= upper,
+    }
 }
