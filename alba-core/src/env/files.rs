@@ -16,6 +16,12 @@ pub fn create(path: &Path) -> io::Result<File> {
     File::create(path)
 }
 
+/// Creates or truncates `path` with these permission bits (less the process's umask).
+pub fn create_with_mode(path: &Path, mode: u32) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)
+}
+
 /// Removes a file.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     fs::remove_file(path)

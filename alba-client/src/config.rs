@@ -1,0 +1,148 @@
+//! What an operator can set of the object engine. Sizes are in bytes, times in milliseconds.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Configuration of a [`Client`](crate::Client). Every field but `metadata` has a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// Metadata servers; any one that answers is enough.
+    pub metadata: Vec<SocketAddr>,
+    /// Limit of one call to one OSD.
+    #[serde(default = "defaults::osd_timeout_ms")]
+    pub osd_timeout_ms: u64,
+    /// Deadline of small requests when the caller has none of its own. Bulk requests take the caller's.
+    #[serde(default = "defaults::request_timeout_ms")]
+    pub request_timeout_ms: u64,
+    /// After the last chunk had enough fragments in time t, t × this is waited for the rest. From 0 to 100.
+    #[serde(default = "defaults::upload_slack")]
+    pub upload_slack: f64,
+    /// Buffers of all uploads and downloads together. Requests wait for room, to their deadline. One chunk that is
+    /// larger than this takes all of it.
+    #[serde(default = "defaults::max_bytes_in_flight")]
+    pub max_bytes_in_flight: u64,
+    /// Uploads that may run at once, those whose tags are still being removed included.
+    #[serde(default = "defaults::max_uploads")]
+    pub max_uploads: usize,
+    /// Memory for cached manifests.
+    #[serde(default = "defaults::manifest_cache_bytes")]
+    pub manifest_cache_bytes: u64,
+    /// TCP connections to one OSD.
+    #[serde(default = "defaults::osd_connections")]
+    pub osd_connections: usize,
+    /// A read asks one more OSD when the first ones take longer than their usual time, but never sooner than this…
+    #[serde(default = "defaults::hedge_min_ms")]
+    pub hedge_min_ms: u64,
+    /// … and always after this.
+    #[serde(default = "defaults::hedge_max_ms")]
+    pub hedge_max_ms: u64,
+}
+
+mod defaults {
+    pub(super) fn osd_timeout_ms() -> u64 {
+        10_000
+    }
+    pub(super) fn request_timeout_ms() -> u64 {
+        20_000
+    }
+    pub(super) fn upload_slack() -> f64 {
+        0.2
+    }
+    pub(super) fn max_bytes_in_flight() -> u64 {
+        64 << 20
+    }
+    pub(super) fn max_uploads() -> usize {
+        256
+    }
+    pub(super) fn manifest_cache_bytes() -> u64 {
+        64 << 20
+    }
+    pub(super) fn osd_connections() -> usize {
+        8
+    }
+    pub(super) fn hedge_min_ms() -> u64 {
+        20
+    }
+    pub(super) fn hedge_max_ms() -> u64 {
+        500
+    }
+}
+
+impl Default for ClientConfig {
+    /// No metadata server: for [`Client::with_parts`](crate::Client::with_parts).
+    fn default() -> Self {
+        Self {
+            metadata: Vec::new(),
+            osd_timeout_ms: defaults::osd_timeout_ms(),
+            request_timeout_ms: defaults::request_timeout_ms(),
+            upload_slack: defaults::upload_slack(),
+            max_bytes_in_flight: defaults::max_bytes_in_flight(),
+            max_uploads: defaults::max_uploads(),
+            manifest_cache_bytes: defaults::manifest_cache_bytes(),
+            osd_connections: defaults::osd_connections(),
+            hedge_min_ms: defaults::hedge_min_ms(),
+            hedge_max_ms: defaults::hedge_max_ms(),
+        }
+    }
+}
+
+impl ClientConfig {
+    /// Limit of one call to one OSD.
+    pub fn osd_timeout(&self) -> Duration {
+        Duration::from_millis(self.osd_timeout_ms)
+    }
+
+    /// Deadline of small requests when the caller has none.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// The first thing that is wrong with the values, in words for the operator.
+    pub fn check(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("osd_timeout_ms", self.osd_timeout_ms),
+            ("request_timeout_ms", self.request_timeout_ms),
+            ("hedge_min_ms", self.hedge_min_ms),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err(format!("{key} must be at least 1"));
+            }
+        }
+        if self.max_uploads == 0 || self.osd_connections == 0 {
+            return Err("max_uploads and osd_connections must be at least 1".to_owned());
+        }
+        if self.max_bytes_in_flight < 1 << 20 {
+            return Err("max_bytes_in_flight must be at least 1048576 (1 MiB)".to_owned());
+        }
+        if !(0.0..=100.0).contains(&self.upload_slack) {
+            return Err("upload_slack must be between 0 and 100".to_owned());
+        }
+        if self.hedge_max_ms < self.hedge_min_ms {
+            return Err("hedge_max_ms must not be below hedge_min_ms".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_nonsense_is_named() {
+        assert_eq!(ClientConfig::default().check(), Ok(()));
+        let with = |change: fn(&mut ClientConfig)| {
+            let mut config = ClientConfig::default();
+            change(&mut config);
+            config.check().unwrap_err()
+        };
+        assert!(with(|c| c.osd_timeout_ms = 0).contains("osd_timeout_ms"));
+        assert!(with(|c| c.upload_slack = f64::NAN).contains("upload_slack"));
+        assert!(with(|c| c.max_bytes_in_flight = 1).contains("max_bytes_in_flight"));
+        assert!(with(|c| c.hedge_max_ms = 1).contains("hedge_max_ms"));
+    }
+}

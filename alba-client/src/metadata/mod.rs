@@ -1,0 +1,1 @@
+//! The typed RPC client of the metadata groups.
