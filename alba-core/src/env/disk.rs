@@ -35,6 +35,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty, reason = "a call to the device; nobody asks whether it is zero")]
 #[async_trait]
 pub trait DiskFile: Send + Sync + 'static {
     /// Current length in bytes.
