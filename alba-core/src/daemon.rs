@@ -1,1 +1,225 @@
-//! What all daemons share at start and stop: arguments, configuration, logs, signals, health.
+//! What all daemons share at start and stop: arguments, configuration, logs, signals, health, metrics.
+//!
+//! A daemon implements [`Daemon`] and hands its arguments to [`main`]. Signals: TERM and INT ask it to stop (a second
+//! one ends it at once), and after [`DRAIN`] it is ended whatever it still does; HUP reads the configuration again and
+//! applies its `log_level`. Exit codes: 0 stopped as asked, 1 failed at run time, 2 wrong arguments or configuration.
+//!
+//! Beside its own keys every daemon's configuration has `log_level` and `log_format`; the arguments of the same names
+//! win over them.
+
+mod args;
+mod health;
+mod http;
+mod logs;
+mod stop;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use args::Shared;
+pub use health::{Health, Readiness};
+pub use stop::{StopSignal, Stopper};
+
+use crate::config;
+use crate::env::{Deadline, Env, real, within};
+use args::{Arguments, Outcome};
+use logs::Logs;
+
+/// How long a daemon may finish what it has begun after it was asked to stop.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// The same when the process that started it is gone: its successor needs the ports.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(2);
+
+/// How long blocking work may hold up the end of the process.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// A program that runs until it is told to stop.
+pub trait Daemon: Sized {
+    /// Its keys; with `#[serde(deny_unknown_fields)]`. `log_level` and `log_format` belong to all daemons.
+    type Config: DeserializeOwned + Serialize + Send + 'static;
+
+    /// Its name for arguments, logs and environment variables, such as `proxy` or `asd-server`.
+    const NAME: &'static str;
+
+    /// What it is, in one line.
+    const ABOUT: &'static str;
+
+    /// Checks what types cannot: the text of an error says which key and what to do.
+    fn check(config: &Self::Config) -> Result<(), String>;
+
+    /// Where it serves `/metrics`, `/health/live`, `/health/ready` and `/config`; none: nowhere.
+    fn metrics_listen(config: &Self::Config) -> Option<SocketAddr>;
+
+    /// Serves until [`Context::stop`], finishes what it has begun and returns. It says when it is ready to
+    /// [`Context::health`].
+    fn run(config: Self::Config, context: Context) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+/// What a running daemon gets.
+#[derive(Clone)]
+pub struct Context {
+    /// The outside.
+    pub env: Env,
+    /// Says when to stop.
+    pub stop: StopSignal,
+    /// Tells others whether it can serve.
+    pub health: Health,
+}
+
+impl Context {
+    /// A context for a daemon inside another process (tests), and what stops it.
+    pub fn new(env: Env) -> (Self, Stopper) {
+        let (stopper, stop) = stop::pair();
+        (Self { env, stop, health: Health::default() }, stopper)
+    }
+}
+
+/// Runs a daemon from its arguments (the first is the program's name) to its end.
+pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::parse(args, D::NAME, D::ABOUT) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let (config, shared) = match arguments.load::<D>() {
+        Ok(Outcome::Run(config, shared)) => (config, shared),
+        Ok(Outcome::Checked(text)) => return finish(print(&text)),
+        Err(message) => return complain(D::NAME, &message, 2),
+    };
+    let logs = match Logs::start(&shared) {
+        Ok(logs) => logs,
+        Err(message) => return complain(D::NAME, &message, 2),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(D::NAME).build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(D::NAME, &format!("cannot start its threads: {error}"), 1),
+    };
+    let ended = runtime.block_on(serve::<D>(config, arguments, logs));
+    runtime.shutdown_timeout(RUNTIME_END);
+    match ended {
+        Ok(code) => code,
+        Err(error) => complain(D::NAME, &format!("{error:#}"), 1),
+    }
+}
+
+async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -> anyhow::Result<ExitCode> {
+    let env = real::env();
+    let (context, stopper) = Context::new(env.clone());
+    // Handlers first: a signal during start stops it in order, too.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let (orphaned, mut orphan) = tokio::sync::mpsc::channel::<()>(1);
+    if arguments.die_with_parent {
+        watch_parent(&env, orphaned.clone());
+    }
+    let _http = match D::metrics_listen(&config) {
+        None => None,
+        Some(at) => Some(http::start(&env, at, &config, context.health.clone()).await?),
+    };
+    tracing::info!(daemon = D::NAME, version = env!("CARGO_PKG_VERSION"), "starting");
+    let mut run = Box::pin(D::run(config, context.clone()));
+    let drain = loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break DRAIN,
+            _ = interrupt.recv() => break DRAIN,
+            Some(()) = orphan.recv() => break ORPHAN_DRAIN,
+            _ = hang_up.recv() => match arguments.load::<D>() {
+                Ok(Outcome::Run(_, shared)) => logs.reload(&shared),
+                Ok(Outcome::Checked(_)) => {}
+                Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays"),
+            },
+            ended = &mut run => return ended.map(|()| ExitCode::SUCCESS),
+        }
+    };
+    tracing::info!(daemon = D::NAME, "stopping");
+    context.health.set_not_ready("stopping");
+    stopper.stop();
+    let deadline = Deadline::after(env.clock.as_ref(), drain);
+    let rest = async {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            ended = &mut run => Some(ended),
+        }
+    };
+    match within(env.clock.as_ref(), deadline, rest).await {
+        Ok(Some(ended)) => ended.map(|()| ExitCode::SUCCESS),
+        Ok(None) => {
+            tracing::warn!("told twice to stop: ended at once");
+            Ok(ExitCode::from(1))
+        }
+        Err(_) => {
+            tracing::warn!(seconds = drain.as_secs(), "not drained in time: ended with requests in flight");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Says so once standard input ends: the process that started this one holds its other end, and the kernel closes it
+/// however that process dies.
+fn watch_parent(env: &Env, orphaned: tokio::sync::mpsc::Sender<()>) {
+    env.spawn.run_blocking(Box::new(move || {
+        let mut sink = [0; 64];
+        let mut input = std::io::stdin().lock();
+        loop {
+            match input.read(&mut sink) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        // Nobody listens any more: it stops already.
+        let _ = orphaned.blocking_send(());
+    }));
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes())
+}
+
+fn finish(printed: std::io::Result<()>) -> ExitCode {
+    // A reader that went away (`| head`) is no failure of ours.
+    drop(printed);
+    ExitCode::SUCCESS
+}
+
+/// One line on standard error, and the exit code. Where even that cannot be written, the code says it.
+fn complain(name: &str, message: &str, code: u8) -> ExitCode {
+    drop(writeln!(std::io::stderr().lock(), "{name}: {message}"));
+    ExitCode::from(code)
+}
+
+/// The environment as [`config::Sources`] wants it. Names or values that are no text cannot be ours.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The effective configuration, masked, as TOML with the shared keys in front.
+fn effective<C: Serialize>(config: &C, shared: &Shared) -> Result<toml::Table, toml::ser::Error> {
+    let mut table = config::masked(config)?;
+    table.insert("log_level".to_owned(), toml::Value::String(shared.log_level.clone()));
+    table.insert("log_format".to_owned(), toml::Value::String(shared.log_format.to_string()));
+    Ok(table)
+}
+
+/// Readiness and configuration of a daemon, behind its HTTP end points.
+type Page = Arc<serde_json::Value>;
+
+#[cfg(test)]
+mod tests;
