@@ -1,1 +1,0 @@
-//! Messages of the ALBA ASD protocol (wire-protocol §4).

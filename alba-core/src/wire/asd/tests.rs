@@ -1,0 +1,224 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::checksum::Checksum;
+use crate::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue, ValueSlice};
+use crate::range::RangeQuery;
+use crate::wire::llio::Message;
+
+fn payload(message: &Message) -> Bytes {
+    message.to_bytes().slice(4..)
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+fn checksum() -> impl Strategy<Value = Checksum> {
+    prop_oneof![
+        Just(Checksum::None),
+        any::<[u8; 20]>().prop_map(Checksum::Sha1),
+        any::<u32>().prop_map(Checksum::Crc32c),
+        any::<[u8; 32]>().prop_map(Checksum::Blake3),
+    ]
+}
+
+fn stored() -> impl Strategy<Value = StoredValue> {
+    let value = prop_oneof![4 => bytes(), 1 => (16_000_usize..17_000).prop_map(|len| vec![5; len].into())];
+    (value, checksum()).prop_map(|(value, checksum)| StoredValue { value, checksum })
+}
+
+fn priority() -> impl Strategy<Value = Priority> {
+    prop_oneof![Just(Priority::High), Just(Priority::Low)]
+}
+
+fn query() -> impl Strategy<Value = RangeQuery> {
+    let key = || prop::collection::vec(any::<u8>(), 0..20);
+    (key(), any::<bool>(), prop::option::of((key(), any::<bool>())), any::<bool>(), any::<i32>()).prop_map(
+        |(first, first_included, last, reverse, max)| RangeQuery {
+            first,
+            first_included,
+            last,
+            reverse,
+            max,
+        },
+    )
+}
+
+fn batch() -> impl Strategy<Value = OsdBatch> {
+    let assert = prop_oneof![
+        bytes().prop_map(OsdAssert::Absent),
+        (bytes(), bytes()).prop_map(|(key, value)| OsdAssert::Value(key, value)),
+    ];
+    let update = prop_oneof![
+        bytes().prop_map(OsdUpdate::Delete),
+        (bytes(), stored()).prop_map(|(key, value)| OsdUpdate::Set(key, value)),
+    ];
+    (prop::collection::vec(assert, 0..4), prop::collection::vec(update, 0..4))
+        .prop_map(|(asserts, updates)| OsdBatch { asserts, updates })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let keys = || prop::collection::vec(bytes(), 0..5);
+    let slices = prop::collection::vec(
+        (any::<u32>(), any::<u32>()).prop_map(|(offset, len)| ValueSlice { offset, len }),
+        0..5,
+    );
+    prop_oneof![
+        (query(), priority()).prop_map(|(query, priority)| Request::Range { query, priority }),
+        (query(), priority()).prop_map(|(query, priority)| Request::RangeEntries { query, priority }),
+        (keys(), priority()).prop_map(|(keys, priority)| Request::MultiGet { keys, priority }),
+        (keys(), priority()).prop_map(|(keys, priority)| Request::MultiGet2 { keys, priority }),
+        (keys(), priority()).prop_map(|(keys, priority)| Request::MultiExists { keys, priority }),
+        (batch(), priority()).prop_map(|(batch, priority)| Request::Apply { batch, priority }),
+        any::<bool>().prop_map(|clear| Request::Statistics { clear }),
+        any::<bool>().prop_map(Request::SetFull),
+        prop_oneof![Just(Request::GetVersion), Just(Request::GetDiskUsage), Just(Request::Capabilities)],
+        (bytes(), slices, priority()).prop_map(|(key, slices, priority)| Request::PartialGet {
+            key,
+            slices,
+            priority
+        }),
+        (query(), any::<bool>(), any::<bool>(), priority()).prop_map(
+            |(query, verify_checksum, show_all, priority)| Request::RangeValidate {
+                query,
+                verify_checksum,
+                show_all,
+                priority,
+            }
+        ),
+        prop::option::of((0.0..1e6, 0.0..1e6))
+            .prop_map(|s| Request::Slowness(s.map(|(fixed, variable)| Slowness { fixed, variable }))),
+    ]
+}
+
+/// What a client makes of the server's answer.
+fn through_the_wire(request: &Request, answer: &Result<Response, AsdError>) -> Result<Response, AsdError> {
+    let message = encode_answer(request.command(), answer).unwrap().to_bytes();
+    let mut r = Reader::new(message);
+    let len = usize::try_from(r.uint32().unwrap()).unwrap();
+    let frame = r.raw(len).unwrap();
+    match decode_answer(request, frame).unwrap() {
+        Decoded::Complete(answer) => {
+            assert_eq!(r.left(), 0);
+            answer
+        }
+        Decoded::Outside(outside) => {
+            assert_eq!(outside.len(), u64::try_from(r.left()).unwrap());
+            Ok(outside.complete(r.rest()).unwrap())
+        }
+    }
+}
+
+#[test]
+fn large_values_of_an_apply_are_not_copied() {
+    let value = Bytes::from(vec![1_u8; 1 << 20]);
+    let update = OsdUpdate::Set("k".into(), StoredValue { value: value.clone(), checksum: Checksum::None });
+    let batch = OsdBatch { asserts: Vec::new(), updates: vec![update] };
+    let message = Request::Apply { batch, priority: Priority::High }.encode().unwrap();
+    assert!(message.parts().iter().any(|part| part.as_ptr() == value.as_ptr()));
+
+    let frame = payload(&message);
+    let Request::Apply { batch, .. } = Request::decode(frame.clone()).unwrap() else { panic!("no apply") };
+    let OsdUpdate::Set(_, decoded) = &batch.updates[0] else { panic!("no set") };
+    assert!(frame.as_ptr_range().contains(&decoded.value.as_ptr()));
+    assert_eq!(decoded.value, value);
+}
+
+#[test]
+fn partial_get_answers_in_the_order_asked() {
+    let slices = vec![ValueSlice { offset: 9, len: 2 }, ValueSlice { offset: 0, len: 3 }];
+    let request = Request::PartialGet { key: "k".into(), slices, priority: Priority::High };
+    let found = Ok(Response::Slices(Some(vec!["ab".into(), "cde".into()])));
+    let message = encode_answer(Command::PartialGet, &found).unwrap().to_bytes();
+    assert_eq!(&message[..], b"\x05\0\0\0\0\0\0\0\x01abcde");
+    assert_eq!(through_the_wire(&request, &found), found);
+    let absent = Ok(Response::Slices(None));
+    assert_eq!(through_the_wire(&request, &absent), absent);
+}
+
+#[test]
+fn an_unknown_operation_is_told_from_a_malformed_one() {
+    let unknown = Request::decode(Bytes::from_static(&[15, 0, 0, 0])).unwrap_err();
+    assert_eq!(AsdError::from(unknown), AsdError::UnknownOperation);
+    let malformed = Request::decode(Bytes::from_static(&[3, 0, 0, 0, 1])).unwrap_err();
+    assert!(matches!(AsdError::from(malformed), AsdError::BadRequest(_)));
+}
+
+#[test]
+fn an_old_client_sends_no_priority() {
+    let frame = Bytes::from_static(&[9, 0, 0, 0, 0, 0, 0, 0]);
+    let expected = Request::MultiExists { keys: Vec::new(), priority: Priority::High };
+    assert_eq!(Request::decode(frame), Ok(expected));
+}
+
+#[test]
+fn every_error_is_understood_by_its_client() {
+    for error in [
+        AsdError::Unknown("u".into()),
+        AsdError::AssertFailed("k".into()),
+        AsdError::UnknownOperation,
+        AsdError::Full,
+        AsdError::Damaged("d".into()),
+        AsdError::BadRequest("b".into()),
+        AsdError::Overloaded("o".into()),
+    ] {
+        assert_eq!(through_the_wire(&Request::GetVersion, &Err(error.clone())), Err(error));
+    }
+    // One nobody knows yet.
+    let answer = Bytes::from_static(b"\xe7\x03\0\0\x03\0\0\0new");
+    let decoded = decode_answer(&Request::GetVersion, answer).unwrap();
+    assert_eq!(decoded, Decoded::Complete(Err(AsdError::Unknown("new".into()))));
+}
+
+#[test]
+fn an_answer_of_another_length_than_asked_is_refused() {
+    let message = encode_answer(Command::MultiExists, &Ok(Response::Exists(vec![true]))).unwrap();
+    let request = Request::MultiExists { keys: vec!["a".into(), "b".into()], priority: Priority::High };
+    assert!(decode_answer(&request, payload(&message)).is_err());
+}
+
+#[test]
+fn an_answer_of_another_operation_is_not_sent() {
+    assert!(encode_answer(Command::GetVersion, &Ok(Response::Done)).is_err());
+}
+
+proptest! {
+    #[test]
+    fn requests_read_back(request in request()) {
+        prop_assert_eq!(Request::decode(payload(&request.encode().unwrap())), Ok(request));
+    }
+
+    #[test]
+    fn values_read_back(
+        values in prop::collection::vec(prop::option::of(stored()), 0..5), priority in priority()
+    ) {
+        let keys: Vec<Bytes> = values.iter().map(|_| "k".into()).collect();
+        let answer = Ok(Response::Values(values));
+        let in_frame = Request::MultiGet { keys: keys.clone(), priority };
+        prop_assert_eq!(&through_the_wire(&in_frame, &answer), &answer);
+        prop_assert_eq!(&through_the_wire(&Request::MultiGet2 { keys, priority }, &answer), &answer);
+    }
+
+    #[test]
+    fn garbage_never_panics(request in request(), garbage in prop::collection::vec(any::<u8>(), 0..200), code in 0..16_u32) {
+        let _ = Request::decode(garbage.clone().into());
+        let _ = Request::decode([&code.to_le_bytes()[..], &garbage].concat().into());
+        for status in [0_u32, 2] {
+            let frame = [&status.to_le_bytes()[..], &garbage].concat();
+            if let Ok(Decoded::Outside(outside)) = decode_answer(&request, frame.into()) {
+                let _ = outside.complete(garbage.clone().into());
+            }
+        }
+        let _ = decode_prologue_answer(&mut Reader::new(garbage));
+    }
+
+    #[test]
+    fn damaged_requests_never_panic(request in request(), at: prop::sample::Index, bit in 0..8_u32, cut: prop::sample::Index) {
+        let frame = payload(&request.encode().unwrap());
+        let mut damaged = frame.to_vec();
+        damaged[at.index(frame.len())] ^= 1 << bit;
+        let _ = Request::decode(damaged.into());
+        let _ = Request::decode(frame.slice(..cut.index(frame.len())));
+    }
+}
