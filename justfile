@@ -1,0 +1,45 @@
+# The list of commands. `just` alone shows it; each line can be copied into a shell without just.
+
+_default:
+    @just --list
+
+# What continuous integration does.
+ci:
+    .ci/run
+
+# Format, compile and lint.
+check: fmt lint
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests, processes included.
+test *args:
+    cargo test --workspace {{args}}
+
+# More seeds of the simulation than CI runs: just seeds 500
+seeds count="200":
+    ALBA_SIM_SEEDS={{count}} cargo test --release -p alba-tests --test simulation -- --nocapture
+
+# The tests that take long: an object of 1 GiB, more kills.
+test-long:
+    ALBA_LONG_TESTS=1 cargo test --release -p alba-tests --test first_light --test kill_everything -- --nocapture
+
+# Erasure code beside memcpy.
+bench *args:
+    cargo bench -p alba-core --bench erasure {{args}}
+
+# A whole cluster on this machine.
+up *args:
+    cargo run --release -- up {{args}}
+
+# Stores files, kills OSDs, reads back, tells.
+demo *args:
+    cargo run --release -- demo {{args}}
+
+# Licences, advisories and sources of the dependencies (needs cargo-deny).
+deny:
+    cargo deny check

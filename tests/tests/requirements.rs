@@ -1,0 +1,56 @@
+//! `docs/requirements.toml` tells the truth.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "test code: it fails by panicking, and it is outside of what is simulated"
+)]
+
+use std::fs;
+
+use alba_tests::repository::{root, test_functions};
+use alba_tests::requirements::{Lookup, Requirements, faults, without_row};
+
+/// Everything that must have a row.
+const ITEMS: [&str; 13] = [
+    "2.1",
+    "2.2",
+    "2.3",
+    "2.4",
+    "2.5",
+    "2.6",
+    "2.7",
+    "2.8",
+    "2.bad-input",
+    "2.shows.1",
+    "2.shows.2",
+    "2.shows.3",
+    "2.shows.4",
+];
+
+fn requirements() -> Requirements {
+    let text = fs::read_to_string(root().join("docs/requirements.toml")).unwrap();
+    toml::from_str(&text).unwrap()
+}
+
+fn look_up(file: &str, function: &str) -> Lookup {
+    let Ok(source) = fs::read_to_string(root().join(file)) else { return Lookup::Missing };
+    match test_functions(&source).get(function) {
+        Some(test) if test.ignored => Lookup::Ignored,
+        Some(_) => Lookup::Runs,
+        None => Lookup::Missing,
+    }
+}
+
+#[test]
+fn every_row_names_living_tests() {
+    let faults = faults(&requirements(), look_up);
+    assert!(faults.is_empty(), "docs/requirements.toml:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_item_has_a_row() {
+    assert_eq!(without_row(&requirements(), &ITEMS), Vec::<&str>::new());
+}
