@@ -1,0 +1,172 @@
+//! Frames: `u32 LE length ‖ FORMAT ‖ u64 LE correlation ‖ postcard value`, the length counting all behind itself.
+
+use std::io;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::wire::rpc::FORMAT;
+
+/// The correlation number of an answer that is about the connection and not about one request.
+pub const ABOUT_CONNECTION: u64 = 0;
+
+/// Format byte and correlation number.
+const HEADER: usize = 1 + 8;
+
+/// Grown by at most this much before more bytes have arrived.
+const STEP: usize = 64 << 10;
+
+/// Why bytes are no frame, or a value none of ours.
+#[derive(Debug, Error)]
+pub enum FrameError {
+    /// The stream broke.
+    #[error("connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The peer went away in the middle of a frame.
+    #[error("connection closed in the middle of a frame")]
+    Half,
+    /// Longer than this side takes; nothing was allocated for it.
+    #[error("a frame of {len} bytes was announced; at most {max} are allowed")]
+    TooLong {
+        /// As announced, or as the value would take.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Too short to hold format and correlation number.
+    #[error("a frame of {0} bytes is too short to be one")]
+    TooShort(usize),
+    /// Another version of the format, or no ALBA at all.
+    #[error("format {found} is not known here; this version speaks format {FORMAT}")]
+    WrongFormat {
+        /// The first byte of the body.
+        found: u8,
+    },
+    /// The value does not decode.
+    #[error("the message does not decode: {0}")]
+    Undecodable(String),
+}
+
+/// A frame whose value has not been looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Which request it is or answers.
+    pub correlation: u64,
+    /// The body, header included.
+    body: Vec<u8>,
+}
+
+impl Frame {
+    /// Bytes of the body.
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Never: a frame has a header.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// The value; bytes left over are an error.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
+        decode_body(self.body.get(HEADER..).unwrap_or_default())
+    }
+}
+
+/// Decodes one postcard value that must fill `bytes`.
+pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(FrameError::Undecodable(format!("{} bytes too many", rest.len()))),
+        Err(error) => Err(FrameError::Undecodable(error.to_string())),
+    }
+}
+
+/// A whole frame of `value`; refused when its body would be longer than `max`.
+pub fn encode_frame<T: Serialize>(correlation: u64, value: &T, max: usize) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = vec![0; 4];
+    bytes.push(FORMAT);
+    bytes.extend_from_slice(&correlation.to_le_bytes());
+    let mut bytes =
+        postcard::to_extend(value, bytes).map_err(|error| FrameError::Undecodable(error.to_string()))?;
+    let len = bytes.len() - 4;
+    match u32::try_from(len) {
+        Ok(prefix) if len <= max => {
+            bytes.splice(..4, prefix.to_le_bytes());
+            Ok(bytes)
+        }
+        _ => Err(FrameError::TooLong { len, max }),
+    }
+}
+
+/// Reads frames from a stream.
+pub struct FrameReader<R> {
+    stream: R,
+    max: usize,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Bodies longer than `max` bytes are refused.
+    pub fn new(stream: R, max: usize) -> Self {
+        Self { stream, max }
+    }
+
+    /// Waits for the beginning of a frame: its announced length, checked; `None` when the peer closed between frames.
+    /// Not cancellation-safe: a dropped call may have eaten part of the length.
+    pub async fn announced(&mut self) -> Result<Option<usize>, FrameError> {
+        let mut prefix = [0; 4];
+        let mut have = 0;
+        while have < prefix.len() {
+            // `have` is below 4: the slice is never empty, so 0 means the end of the stream.
+            match self.stream.read(&mut prefix[have..]).await? {
+                0 if have == 0 => return Ok(None),
+                0 => return Err(FrameError::Half),
+                more => have += more,
+            }
+        }
+        let len = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
+        if len > self.max {
+            return Err(FrameError::TooLong { len, max: self.max });
+        }
+        if len < HEADER {
+            return Err(FrameError::TooShort(len));
+        }
+        Ok(Some(len))
+    }
+
+    /// The frame behind an announced length. The buffer grows as bytes arrive.
+    pub async fn body(&mut self, len: usize) -> Result<Frame, FrameError> {
+        let mut body = Vec::with_capacity(len.min(STEP));
+        let mut format_checked = false;
+        while body.len() < len {
+            let missing = len - body.len();
+            let known = body.len();
+            // At most doubles what has arrived.
+            body.reserve(missing.min(STEP.max(known)));
+            let mut limited = (&mut self.stream).take(u64::try_from(missing).unwrap_or(u64::MAX));
+            if limited.read_buf(&mut body).await? == 0 {
+                return Err(FrameError::Half);
+            }
+            if let (false, Some(&found)) = (format_checked, body.first()) {
+                if found != FORMAT {
+                    return Err(FrameError::WrongFormat { found });
+                }
+                format_checked = true;
+            }
+        }
+        let mut correlation = [0; 8];
+        // `announced` saw to it that the header is there.
+        correlation.copy_from_slice(body.get(1..HEADER).ok_or(FrameError::TooShort(len))?);
+        Ok(Frame { correlation: u64::from_le_bytes(correlation), body })
+    }
+
+    /// The next frame; `None` when the peer closed between frames.
+    pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        match self.announced().await? {
+            None => Ok(None),
+            Some(len) => self.body(len).await.map(Some),
+        }
+    }
+}
