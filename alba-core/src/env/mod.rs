@@ -5,10 +5,12 @@
 
 pub mod clock;
 pub mod disk;
+pub mod disk_conformance;
 pub mod files;
 pub mod meta;
 pub mod net;
 pub mod osd;
+pub mod osd_conformance;
 pub mod real;
 pub mod rng;
 pub mod sim;

@@ -123,10 +123,11 @@ impl Kv for FjallKv {
     fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
         check_keys(&batch)?;
         let mode = match durability {
-            Durability::Sync => Some(PersistMode::SyncData),
-            Durability::Eventual => None,
+            Durability::Sync => PersistMode::SyncData,
+            // Out of the process at least: what a kill loses has to be replayed.
+            Durability::Eventual => PersistMode::Buffer,
         };
-        let mut writes = self.database.batch().durability(mode);
+        let mut writes = self.database.batch().durability(Some(mode));
         for (key, value) in batch.0 {
             match value {
                 Some(value) => writes.insert(&self.keyspace, key, value),

@@ -1,6 +1,8 @@
 //! The real outside: tokio's clock, sockets and threads, the kernel's randomness.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this module is the door")]
 
+pub mod disk;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

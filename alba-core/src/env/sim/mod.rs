@@ -6,7 +6,10 @@
 //! connection is as unreliable as TCP, a disk keeps only what was synced.
 
 mod clock;
+pub mod disk;
 mod executor;
+mod image;
+pub mod memory_osd;
 mod net;
 mod rng;
 mod spawn;

@@ -1,0 +1,165 @@
+//! An OSD that is a map: the model real engines are compared with, and the quick stand-in for one in tests. Nothing of
+//! it survives a crash; it never fails but as the contract of [`Osd`] says.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::env::osd::{DiskUsage, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
+use crate::env::{Deadline, Osd, OsdError};
+use crate::range::{Page, RangeQuery};
+use crate::units::ByteCount;
+
+/// An OSD in memory.
+#[derive(Debug)]
+pub struct MemoryOsd {
+    state: Mutex<State>,
+    capacity: ByteCount,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    values: BTreeMap<OsdKey, StoredValue>,
+    full: bool,
+}
+
+impl MemoryOsd {
+    /// An empty one that takes values of `capacity` bytes in sum (and the batch that goes above it).
+    pub fn new(capacity: ByteCount) -> Self {
+        Self { state: Mutex::default(), capacity }
+    }
+
+    /// Makes it refuse data, or accept it again.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// All it holds.
+    pub fn content(&self) -> BTreeMap<OsdKey, StoredValue> {
+        self.lock().values.clone()
+    }
+
+    /// No code panics while it holds the lock, so a poisoned lock holds a sound state.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn used(&self) -> u64 {
+        self.values.values().map(|stored| ByteCount::from(stored.value.len()).get()).sum()
+    }
+}
+
+/// The bytes of `slice`, or none when it leaves the value.
+fn cut(value: &Bytes, slice: ValueSlice) -> Option<Bytes> {
+    let start = usize::try_from(slice.offset).ok()?;
+    let end = start.checked_add(usize::try_from(slice.len).ok()?)?;
+    (end <= value.len()).then(|| value.slice(start..end))
+}
+
+#[async_trait]
+impl Osd for MemoryOsd {
+    async fn apply(&self, batch: OsdBatch, _: Priority, _: Deadline) -> Result<(), OsdError> {
+        let mut state = self.lock();
+        let full = state.full || state.used() >= self.capacity.get();
+        if full && batch.updates.iter().any(|update| matches!(update, OsdUpdate::Set(..))) {
+            return Err(OsdError::Full);
+        }
+        for assert in batch.asserts {
+            let stored = state.values.get(assert.key()).map(|stored| &stored.value);
+            let holds = match &assert {
+                OsdAssert::Absent(_) => stored.is_none(),
+                OsdAssert::Value(_, expected) => stored == Some(expected),
+            };
+            if !holds {
+                return Err(OsdError::AssertFailed(assert.key().clone()));
+            }
+        }
+        for update in batch.updates {
+            match update {
+                OsdUpdate::Set(key, stored) => state.values.insert(key, stored),
+                OsdUpdate::Delete(key) => state.values.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    async fn multi_get(
+        &self,
+        keys: Vec<OsdKey>,
+        _: Priority,
+        _: Deadline,
+    ) -> Result<Vec<Option<StoredValue>>, OsdError> {
+        let state = self.lock();
+        Ok(keys.iter().map(|key| state.values.get(key).cloned()).collect())
+    }
+
+    async fn multi_exists(&self, keys: Vec<OsdKey>, _: Priority, _: Deadline) -> Result<Vec<bool>, OsdError> {
+        let state = self.lock();
+        Ok(keys.iter().map(|key| state.values.contains_key(key)).collect())
+    }
+
+    async fn partial_get(
+        &self,
+        key: OsdKey,
+        slices: Vec<ValueSlice>,
+        _: Priority,
+        _: Deadline,
+    ) -> Result<Option<Vec<Bytes>>, OsdError> {
+        let state = self.lock();
+        let Some(stored) = state.values.get(&key) else { return Ok(None) };
+        let cut = |slice| {
+            cut(&stored.value, slice).ok_or_else(|| OsdError::BadRequest("slice outside the value".into()))
+        };
+        slices.into_iter().map(cut).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn range(&self, query: RangeQuery, _: Priority, _: Deadline) -> Result<Page<OsdKey>, OsdError> {
+        let state = self.lock();
+        let found = state.values.keys().filter(|key| query.contains(key)).cloned();
+        let wanted = query.limit() + 1;
+        let mut items: Vec<OsdKey> =
+            if query.reverse { found.rev().take(wanted).collect() } else { found.take(wanted).collect() };
+        let has_more = items.len() == wanted;
+        items.truncate(query.limit());
+        Ok(Page { items, has_more })
+    }
+
+    async fn disk_usage(&self, _: Deadline) -> Result<DiskUsage, OsdError> {
+        Ok(DiskUsage { used: ByteCount(self.lock().used()), capacity: self.capacity })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::env::real::TokioClock;
+
+    #[tokio::test]
+    async fn conforms() {
+        let osd = Arc::new(MemoryOsd::new(ByteCount::mib(1024)));
+        crate::env::osd_conformance::run(osd, Arc::new(TokioClock::new())).await;
+    }
+
+    #[tokio::test]
+    async fn a_full_one_takes_deletes_only() {
+        let osd = MemoryOsd::new(ByteCount(10));
+        let deadline = Deadline(crate::env::Moment::default());
+        let key = OsdKey::from_static(b"k");
+        let stored = StoredValue {
+            value: Bytes::from_static(b"ten bytes!"),
+            checksum: crate::checksum::Checksum::None,
+        };
+        let set = OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Set(key.clone(), stored)] };
+        osd.apply(set.clone(), Priority::High, deadline).await.unwrap();
+        assert_eq!(osd.apply(set.clone(), Priority::High, deadline).await, Err(OsdError::Full));
+        let delete = OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Delete(key)] };
+        osd.apply(delete, Priority::High, deadline).await.unwrap();
+        osd.apply(set, Priority::High, deadline).await.unwrap();
+    }
+}
