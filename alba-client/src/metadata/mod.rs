@@ -1,1 +1,353 @@
 //! The typed RPC client of the metadata groups.
+//!
+//! One multiplexed connection per server, one session per group. A command keeps its request id through every retry, so
+//! that it happens once however many answers are lost; it must never be sent under a second id while it may still
+//! have happened under the first.
+
+mod session;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use alba_core::env::{Deadline, Directory, Env, MetaError, NamespaceStore, within};
+use alba_core::ids::{GroupId, LongId, OsdId};
+use alba_core::net::rpc::{RpcConnection, RpcError};
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
+use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
+use alba_core::wire::rpc::{Refusal, Reply, Request, RequestId};
+use async_trait::async_trait;
+
+use session::{Session, Ticket};
+
+/// First pause between two attempts; doubles up to [`LONGEST_PAUSE`], each time jittered down to half.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest one attempt waits for a connection before the next server is tried.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// Longest one attempt waits for its answer before it is repeated, under the same request id.
+const ATTEMPT_TIME: Duration = Duration::from_secs(8);
+
+/// How often a group's storage may refuse before the caller hears of it.
+const STORAGE_ATTEMPTS: u32 = 4;
+
+/// A client of all metadata groups; shared by everything in a process.
+pub struct MetadataClient {
+    env: Env,
+    seeds: Vec<SocketAddr>,
+    abm: GroupId,
+    state: Mutex<State>,
+    connections: Mutex<BTreeMap<SocketAddr, Arc<Slot>>>,
+}
+
+/// The connection to one server; the async lock lets only one caller connect.
+type Slot = tokio::sync::Mutex<Option<Arc<RpcConnection>>>;
+
+#[derive(Default)]
+struct State {
+    sessions: BTreeMap<GroupId, Arc<Session>>,
+    /// Who answered last for a group.
+    leaders: BTreeMap<GroupId, SocketAddr>,
+    /// What the ABM says about where groups are.
+    servers: BTreeMap<GroupId, Vec<SocketAddr>>,
+}
+
+/// What came of one attempt at one server.
+enum Attempt {
+    Answered(Reply),
+    /// Not executed, or unknown: try again.
+    Again(String),
+}
+
+impl MetadataClient {
+    /// A client of the servers at these addresses. Connects when first asked something.
+    pub fn connect(env: Env, servers: Vec<SocketAddr>) -> Arc<Self> {
+        // The name is valid: not empty and short.
+        #[allow(clippy::expect_used)]
+        let abm = GroupId::new("abm").expect("a valid name");
+        Arc::new(Self { env, seeds: servers, abm, state: Mutex::default(), connections: Mutex::default() })
+    }
+
+    /// Takes a registered OSD into the backend: writes the ownership keys on the device, registers the claim and tells
+    /// the device its namespaces. Idempotent.
+    pub async fn claim_osd(&self, long_id: &LongId, deadline: Deadline) -> Result<OsdId, MetaError> {
+        let reply = self.ask(&self.abm, || Request::ClaimOsd(long_id.clone()), deadline).await?;
+        match reply {
+            Reply::Abm(Ok(AbmOutcome::OsdId(id))) => Ok(id),
+            Reply::Abm(Err(error)) => Err(error.into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Consistent between any two statements that hold the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends one command, exactly once.
+    async fn execute(
+        &self,
+        group: &GroupId,
+        request: impl Fn(RequestId) -> Request + Send + Sync,
+        deadline: Deadline,
+    ) -> Result<Reply, MetaError> {
+        let mut storage_refusals = 0;
+        loop {
+            let session = self.session(group, deadline).await?;
+            let Some(ticket) = Ticket::take(&session) else {
+                // Too far ahead of an unanswered command: a fresh session has room, and this one ends with its tickets.
+                self.forget_session(group, &session);
+                continue;
+            };
+            loop {
+                match self.ask(group, || request(ticket.request_id()), deadline).await? {
+                    Reply::Refused(Refusal::SessionUnknown) => {
+                        self.forget_session(group, &session);
+                        // `ask` may have sent it more than once; then the first may have been executed.
+                        if ticket.sends() > 1 {
+                            return Err(MetaError::SessionUnknown);
+                        }
+                        break;
+                    }
+                    Reply::Refused(Refusal::Storage(reason)) => {
+                        storage_refusals += 1;
+                        if storage_refusals >= STORAGE_ATTEMPTS {
+                            return Err(MetaError::Storage(reason));
+                        }
+                        self.pause(storage_refusals, deadline, group, &reason).await?;
+                    }
+                    reply => return Ok(reply),
+                }
+            }
+        }
+    }
+
+    /// The session with a group; opened when there is none.
+    async fn session(&self, group: &GroupId, deadline: Deadline) -> Result<Arc<Session>, MetaError> {
+        if let Some(session) = self.lock().sessions.get(group) {
+            return Ok(session.clone());
+        }
+        let mut nonce = [0; 16];
+        self.env.rng.fill(&mut nonce);
+        let open = || Request::OpenSession { group: group.clone(), nonce };
+        let mut refusals = 0;
+        loop {
+            match self.ask(group, open, deadline).await? {
+                // Two callers may have opened one each: the first stays, the other is never used and expires.
+                Reply::Session(id) => {
+                    let mut state = self.lock();
+                    let session = state.sessions.entry(group.clone());
+                    return Ok(session.or_insert_with(|| Arc::new(Session::new(id))).clone());
+                }
+                Reply::Refused(Refusal::Storage(reason)) => {
+                    refusals += 1;
+                    if refusals >= STORAGE_ATTEMPTS {
+                        return Err(MetaError::Storage(reason));
+                    }
+                    self.pause(refusals, deadline, group, &reason).await?;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    fn forget_session(&self, group: &GroupId, session: &Arc<Session>) {
+        let mut state = self.lock();
+        if state.sessions.get(group).is_some_and(|known| Arc::ptr_eq(known, session)) {
+            state.sessions.remove(group);
+        }
+    }
+
+    /// Asks the group's servers in turn until one answers for it or the deadline passes.
+    async fn ask(
+        &self,
+        group: &GroupId,
+        mut request: impl FnMut() -> Request + Send,
+        deadline: Deadline,
+    ) -> Result<Reply, MetaError> {
+        let mut round = 0;
+        loop {
+            let mut seen = "no server is known; check the configured addresses".to_owned();
+            for server in self.candidates(group) {
+                match self.attempt(server, &mut request, deadline).await? {
+                    Attempt::Answered(reply) => {
+                        self.lock().leaders.insert(group.clone(), server);
+                        return Ok(reply);
+                    }
+                    Attempt::Again(reason) => seen = reason,
+                }
+                self.lock().leaders.remove(group);
+                if deadline.left(self.env.clock.as_ref()).is_zero() {
+                    return Err(MetaError::Unreachable { group: group.clone(), reason: seen });
+                }
+            }
+            round += 1;
+            self.pause(round, deadline, group, &seen).await?;
+            if *group != self.abm {
+                self.learn_groups(deadline).await;
+            }
+        }
+    }
+
+    /// Servers that may host the group, the likeliest first.
+    fn candidates(&self, group: &GroupId) -> Vec<SocketAddr> {
+        let state = self.lock();
+        let known = state.servers.get(group).into_iter().flatten();
+        let mut all = Vec::new();
+        for server in state.leaders.get(group).into_iter().chain(known).chain(&self.seeds) {
+            if !all.contains(server) {
+                all.push(*server);
+            }
+        }
+        all
+    }
+
+    /// Asks the ABM where the groups are. Failing leaves what was known.
+    async fn learn_groups(&self, deadline: Deadline) {
+        for server in self.candidates(&self.abm) {
+            let asked = self.attempt(server, &mut || Request::AbmQuery(AbmQuery::Groups), deadline).await;
+            if let Ok(Attempt::Answered(Reply::AbmAnswer(Ok(AbmAnswer::Groups(groups))))) = asked {
+                let mut state = self.lock();
+                for group in groups {
+                    let servers = group.servers.iter().filter_map(|server| server.parse().ok()).collect();
+                    state.servers.insert(group.id, servers);
+                }
+                return;
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        server: SocketAddr,
+        request: &mut (impl FnMut() -> Request + Send),
+        deadline: Deadline,
+    ) -> Result<Attempt, MetaError> {
+        let clock = self.env.clock.as_ref();
+        let connection = match self.connection(server, deadline.capped(clock, CONNECT_TIME)).await {
+            Ok(connection) => connection,
+            Err(error) => return Ok(Attempt::Again(error.to_string())),
+        };
+        let request = request();
+        match connection.call(&request, deadline.capped(clock, ATTEMPT_TIME)).await {
+            Ok(Reply::Refused(Refusal::UnknownGroup)) => {
+                Ok(Attempt::Again(format!("{server} does not host the group")))
+            }
+            Ok(Reply::Refused(Refusal::Overloaded)) => Ok(Attempt::Again(format!("{server} is overloaded"))),
+            Ok(Reply::Refused(Refusal::BadRequest(reason))) => Err(MetaError::Protocol(reason)),
+            Ok(reply) => Ok(Attempt::Answered(reply)),
+            Err(RpcError::TooLarge { len, max }) => Err(too_large(&request, len, max)),
+            Err(error) => Ok(Attempt::Again(format!("{server}: {error}"))),
+        }
+    }
+
+    async fn connection(
+        &self,
+        server: SocketAddr,
+        deadline: Deadline,
+    ) -> Result<Arc<RpcConnection>, RpcError> {
+        let slot = {
+            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            connections.entry(server).or_default().clone()
+        };
+        let clock = self.env.clock.as_ref();
+        // Whoever holds the lock connects, by its own deadline.
+        let mut slot = within(clock, deadline, slot.lock()).await.map_err(|_| RpcError::Timeout)?;
+        if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_broken()) {
+            return Ok(connection.clone());
+        }
+        *slot = None;
+        let connection = Arc::new(RpcConnection::open(&self.env, server, deadline).await?);
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Waits before attempt `round`; the error when there is no time left for another.
+    async fn pause(
+        &self,
+        round: u32,
+        deadline: Deadline,
+        group: &GroupId,
+        reason: &str,
+    ) -> Result<(), MetaError> {
+        let longest = FIRST_PAUSE.saturating_mul(1 << round.min(10)).min(LONGEST_PAUSE);
+        // Between half of it and all of it: clients that failed together don't come back together.
+        let thousandths = u32::try_from(self.env.rng.u64() % 500).unwrap_or(0) + 500;
+        let pause = longest / 1000 * thousandths;
+        let clock = self.env.clock.as_ref();
+        if pause >= deadline.left(clock) {
+            return Err(MetaError::Unreachable { group: group.clone(), reason: reason.to_owned() });
+        }
+        clock.sleep_until(clock.now().plus(pause)).await;
+        Ok(())
+    }
+}
+
+fn unexpected(reply: &Reply) -> MetaError {
+    match reply {
+        Reply::Refused(Refusal::SessionUnknown) => MetaError::SessionUnknown,
+        Reply::Refused(Refusal::Storage(reason)) => MetaError::Storage(reason.clone()),
+        Reply::Refused(refusal) => MetaError::Protocol(format!("refused: {refusal:?}")),
+        _ => MetaError::Protocol("the answer is not one to the question".to_owned()),
+    }
+}
+
+fn too_large(request: &Request, len: usize, max: usize) -> MetaError {
+    let text = format!("the command takes {len} bytes; at most {max} are allowed");
+    match request {
+        Request::Nsm(..) => NsmError::TooLarge(text).into(),
+        Request::Abm(..) => AbmError::BadArgument(text).into(),
+        _ => MetaError::Protocol(text),
+    }
+}
+
+#[async_trait]
+impl Directory for MetadataClient {
+    async fn command(&self, command: AbmCommand, deadline: Deadline) -> Result<AbmOutcome, MetaError> {
+        let request = |id| Request::Abm(id, command.clone());
+        match self.execute(&self.abm, request, deadline).await? {
+            Reply::Abm(outcome) => Ok(outcome?),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn query(&self, query: AbmQuery, deadline: Deadline) -> Result<AbmAnswer, MetaError> {
+        match self.ask(&self.abm, || Request::AbmQuery(query.clone()), deadline).await? {
+            Reply::AbmAnswer(answer) => Ok(answer?),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+#[async_trait]
+impl NamespaceStore for MetadataClient {
+    async fn command(
+        &self,
+        group: &GroupId,
+        command: NsmCommand,
+        deadline: Deadline,
+    ) -> Result<NsmOutcome, MetaError> {
+        let request = |id| Request::Nsm(group.clone(), id, command.clone());
+        match self.execute(group, request, deadline).await? {
+            Reply::Nsm(outcome) => Ok(outcome?),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn query(
+        &self,
+        group: &GroupId,
+        query: NsmQuery,
+        deadline: Deadline,
+    ) -> Result<NsmAnswer, MetaError> {
+        match self.ask(group, || Request::NsmQuery(group.clone(), query.clone()), deadline).await? {
+            Reply::NsmAnswer(answer) => Ok(answer?),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
