@@ -1,4 +1,5 @@
 //! Connections, for servers and clients alike.
 
 pub mod asd;
+pub mod frame;
 pub mod rpc;

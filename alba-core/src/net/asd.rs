@@ -1,1 +1,0 @@
-//! The ALBA ASD protocol, client side.

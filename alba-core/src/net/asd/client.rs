@@ -1,0 +1,262 @@
+//! An ASD over the network, as [`Osd`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::connection::{Connection, Failed};
+use super::pool::{Permit, Pool};
+use crate::env::osd::{DiskUsage, OsdBatch, OsdKey, Priority, StoredValue, ValueSlice};
+use crate::env::{Deadline, Env, Osd, OsdError, within};
+use crate::ids::LongId;
+use crate::range::{Page, RangeQuery};
+use crate::units::ByteCount;
+use crate::wire::asd::{AsdStatistics, Request, Response, Slowness};
+use crate::wire::common::Version;
+use crate::wire::llio::Message;
+
+/// Limits of an [`AsdClient`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsdClientConfig {
+    /// Connections to one ASD; further calls wait for one. At least 1.
+    pub max_connections: usize,
+    /// For each address.
+    pub connect_timeout: Duration,
+    /// For the prologue.
+    pub handshake_timeout: Duration,
+    /// A longer answer is refused and its connection closed.
+    pub max_answer: ByteCount,
+}
+
+impl Default for AsdClientConfig {
+    /// The original's numbers (features, appendix A); answers up to 128 MiB.
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(5),
+            max_answer: ByteCount::mib(128),
+        }
+    }
+}
+
+impl AsdClientConfig {
+    fn answer_max(&self) -> usize {
+        self.max_answer.as_len().unwrap_or(usize::MAX)
+    }
+}
+
+/// A client of one ASD: a bounded pool of plain connections, each carrying one request at a time.
+pub struct AsdClient {
+    env: Env,
+    addresses: Vec<SocketAddr>,
+    /// Where the last connection was made: tried first.
+    last_good: AtomicUsize,
+    expected: LongId,
+    config: AsdClientConfig,
+    pool: Pool,
+}
+
+impl AsdClient {
+    /// Connects when first used. Whoever answers at `addresses` must be `expected`.
+    pub fn new(env: Env, addresses: Vec<SocketAddr>, expected: LongId, config: AsdClientConfig) -> Arc<Self> {
+        let pool = Pool::new(config.max_connections);
+        Arc::new(Self { env, addresses, last_good: AtomicUsize::new(0), expected, config, pool })
+    }
+
+    /// Who it talks to.
+    pub fn long_id(&self) -> &LongId {
+        &self.expected
+    }
+
+    /// Version of the server.
+    pub async fn version(&self, deadline: Deadline) -> Result<Version, OsdError> {
+        match self.call(Request::GetVersion, deadline).await? {
+            Response::Version(version) => Ok(version),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    /// Counts and durations per operation; `clear` starts them anew.
+    pub async fn statistics(&self, clear: bool, deadline: Deadline) -> Result<AsdStatistics, OsdError> {
+        match self.call(Request::Statistics { clear }, deadline).await? {
+            Response::Statistics(statistics) => Ok(statistics),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    /// Delays every later request to that ASD, from anyone; none ends it. A test aid.
+    pub async fn set_slowness(&self, slowness: Option<Slowness>, deadline: Deadline) -> Result<(), OsdError> {
+        self.done(Request::Slowness(slowness), deadline).await
+    }
+
+    /// Makes the ASD refuse data as if it were full, or ends that.
+    pub async fn set_full(&self, full: bool, deadline: Deadline) -> Result<(), OsdError> {
+        self.done(Request::SetFull(full), deadline).await
+    }
+
+    async fn done(&self, request: Request, deadline: Deadline) -> Result<(), OsdError> {
+        match self.call(request, deadline).await? {
+            Response::Done => Ok(()),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn call(&self, request: Request, deadline: Deadline) -> Result<Response, OsdError> {
+        let message = request.encode().map_err(|error| OsdError::BadRequest(error.to_string()))?;
+        let clock = self.env.clock.as_ref();
+        let busy =
+            || OsdError::Overloaded(format!("all {} connections are busy", self.config.max_connections));
+        let permit = within(clock, deadline, self.pool.permit()).await.ok().flatten().ok_or_else(busy)?;
+        // Cancelled by the deadline, or by our caller: the connection is dropped with the future, the permit freed.
+        within(clock, deadline, self.exchange(permit, &request, &message, deadline))
+            .await
+            .unwrap_or(Err(OsdError::Timeout))
+    }
+
+    async fn exchange(
+        &self,
+        permit: Permit<'_>,
+        request: &Request,
+        message: &Message,
+        deadline: Deadline,
+    ) -> Result<Response, OsdError> {
+        let answer_max = self.config.answer_max();
+        if let Some(mut connection) = permit.take_idle().await {
+            match connection.exchange(message, request, answer_max).await {
+                Ok(answer) => {
+                    permit.give_back(connection);
+                    return Ok(answer?);
+                }
+                // The ASD was restarted since, and we did not see it yet. A request that was not handed over
+                // completely cannot have been acted on: a frame counts only when it is whole. One that was sent and
+                // not answered may have been: a batch that is repeated then would fail on its own assert, or undo
+                // what someone else did in between. So only what is harmless to repeat is sent again.
+                Err(Failed::Unanswered(_)) if !is_harmless_to_repeat(request) => {
+                    permit.forget_idle();
+                    return Err(OsdError::Connection("closed before it answered".to_owned()));
+                }
+                Err(Failed::NotSent(_) | Failed::Unanswered(_)) => permit.forget_idle(),
+                Err(failed @ Failed::Final(_)) => return Err(failed.into_error()),
+            }
+        }
+        let mut connection = self.connect(deadline).await?;
+        let answer = connection.exchange(message, request, answer_max).await.map_err(Failed::into_error)?;
+        permit.give_back(connection);
+        Ok(answer?)
+    }
+
+    /// Tries all addresses, the one that worked last first.
+    async fn connect(&self, deadline: Deadline) -> Result<Connection, OsdError> {
+        let count = self.addresses.len();
+        let first = self.last_good.load(Ordering::Relaxed);
+        let mut failure = OsdError::Connection("it has no address".to_owned());
+        for position in (0..count).map(|i| first.wrapping_add(i) % count) {
+            let Some(address) = self.addresses.get(position) else { continue };
+            match Connection::open(&self.env, *address, Some(&self.expected), &self.config, deadline).await {
+                Ok((connection, _)) => {
+                    self.last_good.store(position, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                // That another device answers at one address says more than that nobody does at the other.
+                Err(error) if !matches!(failure, OsdError::WrongOsd { .. }) => failure = error,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// Would doing it twice be the same as once, whoever else is at work?
+fn is_harmless_to_repeat(request: &Request) -> bool {
+    !matches!(request, Request::Apply { .. } | Request::Statistics { clear: true })
+}
+
+fn misplaced(response: &Response) -> OsdError {
+    // Answers are decoded by their request, so each request has one kind.
+    OsdError::Connection(format!("an answer to another request: {response:?}"))
+}
+
+/// Asks who answers at `address`.
+pub async fn probe(env: &Env, address: SocketAddr, deadline: Deadline) -> Result<LongId, OsdError> {
+    let (_, found) = Connection::open(env, address, None, &AsdClientConfig::default(), deadline).await?;
+    LongId::new(found).map_err(|error| OsdError::Connection(format!("{address}: {error}")))
+}
+
+#[async_trait]
+impl Osd for AsdClient {
+    async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), OsdError> {
+        match self.call(Request::Apply { batch, priority }, deadline).await? {
+            // Tokens of files mean something only to the original's clients.
+            Response::Applied(_) => Ok(()),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn multi_get(
+        &self,
+        keys: Vec<OsdKey>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredValue>>, OsdError> {
+        match self.call(Request::MultiGet { keys, priority }, deadline).await? {
+            Response::Values(values) => Ok(values),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn multi_exists(
+        &self,
+        keys: Vec<OsdKey>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<bool>, OsdError> {
+        match self.call(Request::MultiExists { keys, priority }, deadline).await? {
+            Response::Exists(flags) => Ok(flags),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn partial_get(
+        &self,
+        key: OsdKey,
+        slices: Vec<ValueSlice>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<Bytes>>, OsdError> {
+        let wanted = slices.iter().fold(0_u64, |sum, slice| sum.saturating_add(u64::from(slice.len)));
+        if wanted > self.config.max_answer.get() {
+            return Err(OsdError::BadRequest(format!(
+                "{wanted} bytes in one answer; at most {} are accepted",
+                self.config.max_answer
+            )));
+        }
+        match self.call(Request::PartialGet { key, slices, priority }, deadline).await? {
+            Response::Slices(slices) => Ok(slices),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn range(
+        &self,
+        query: RangeQuery,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Page<OsdKey>, OsdError> {
+        match self.call(Request::Range { query, priority }, deadline).await? {
+            Response::Keys(page) => Ok(page),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn disk_usage(&self, deadline: Deadline) -> Result<DiskUsage, OsdError> {
+        match self.call(Request::GetDiskUsage, deadline).await? {
+            Response::DiskUsage(usage) => Ok(usage),
+            other => Err(misplaced(&other)),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One connection to an ASD: strict request and answer.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+
+use crate::env::{Deadline, Env, OsdError, Stream, within};
+use crate::ids::LongId;
+use crate::net::frame::{FrameError, FrameReader, write_message};
+use crate::wire::asd::{
+    AsdError, Decoded, EXPECTED_ID_MAX, Request, Response, decode_answer, decode_prologue_answer,
+    encode_prologue,
+};
+use crate::wire::llio::{Message, Reader, WireError};
+
+use super::AsdClientConfig;
+
+/// A connection whose prologue is done and on which no answer is outstanding.
+pub(super) struct Connection {
+    stream: Stream,
+    reader: FrameReader,
+}
+
+/// How far an exchange came before it failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The request was not handed over completely: the ASD cannot have acted on it.
+    NotSent(String),
+    /// Handed over, but not a byte of an answer came.
+    Unanswered(String),
+    /// Anything later.
+    Final(OsdError),
+}
+
+impl Failed {
+    /// What it means when nothing can be done about it.
+    pub(super) fn into_error(self) -> OsdError {
+        match self {
+            Self::NotSent(text) | Self::Unanswered(text) => OsdError::Connection(text),
+            Self::Final(error) => error,
+        }
+    }
+}
+
+impl Connection {
+    /// Connects, does the prologue and compares the long id; `expected` none: whoever answers.
+    pub(super) async fn open(
+        env: &Env,
+        address: SocketAddr,
+        expected: Option<&LongId>,
+        config: &AsdClientConfig,
+        deadline: Deadline,
+    ) -> Result<(Self, String), OsdError> {
+        let clock = env.clock.as_ref();
+        let broken = |error: &dyn std::fmt::Display| OsdError::Connection(format!("{address}: {error}"));
+        let connect_by = deadline.capped(clock, config.connect_timeout);
+        let stream = env.net.connect(address, connect_by).await.map_err(|error| broken(&error))?;
+        let mut connection = Self { stream, reader: FrameReader::new() };
+        let shaken_by = deadline.capped(clock, config.handshake_timeout);
+        let found = match within(clock, shaken_by, connection.prologue(expected)).await {
+            Err(_) => return Err(broken(&"no answer to the prologue in time")),
+            Ok(Err(error)) => return Err(broken(&error)),
+            Ok(Ok(Err(refused))) => return Err(broken(&format!("refused: {refused}"))),
+            Ok(Ok(Ok(found))) => found,
+        };
+        match expected {
+            Some(expected) if expected.as_str() != found => {
+                Err(OsdError::WrongOsd { expected: expected.clone(), found })
+            }
+            _ => Ok((connection, found)),
+        }
+    }
+
+    async fn prologue(&mut self, expected: Option<&LongId>) -> Result<Result<String, AsdError>, FrameError> {
+        let wrong = |error: WireError| FrameError::Io(std::io::Error::other(error));
+        let prologue = encode_prologue(expected.map(LongId::as_str)).map_err(wrong)?;
+        self.stream.write_all(&prologue).await?;
+        self.stream.flush().await?;
+        let status = self.reader.exact(&mut self.stream, 4).await?;
+        // Both answers carry one string.
+        let text = self.reader.frame(&mut self.stream, EXPECTED_ID_MAX).await?;
+        let len = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
+        let answer = [&status[..], &len, &text].concat();
+        decode_prologue_answer(&mut Reader::new(answer)).map_err(wrong)
+    }
+
+    /// Is it still as it was left? Closed by the other side, or with bytes nobody asked for, it is of no use. (What the
+    /// network has not told yet cannot be seen here.)
+    pub(super) async fn is_usable(&mut self) -> bool {
+        let mut byte = [0];
+        let readable = poll_fn(|cx| {
+            let mut buf = ReadBuf::new(&mut byte);
+            Poll::Ready(Pin::new(&mut self.stream).poll_read(cx, &mut buf).is_ready())
+        });
+        self.reader.is_empty() && !readable.await
+    }
+
+    /// Sends `message`, which is `request` encoded, and reads the answer (an error of the ASD is one). After [`Failed`],
+    /// and when dropped in the middle, the connection must not be used again: an answer may be outstanding.
+    pub(super) async fn exchange(
+        &mut self,
+        message: &Message,
+        request: &Request,
+        answer_max: usize,
+    ) -> Result<Result<Response, AsdError>, Failed> {
+        write_message(&mut self.stream, message).await.map_err(|error| Failed::NotSent(error.to_string()))?;
+        self.stream.flush().await.map_err(|error| Failed::Unanswered(error.to_string()))?;
+        if let Request::PartialGet { slices, .. } = request {
+            // Header and slices arrive together.
+            let len = slices.iter().fold(16_usize, |sum, slice| {
+                sum.saturating_add(usize::try_from(slice.len).unwrap_or(usize::MAX))
+            });
+            self.reader.expect(len.min(answer_max));
+        }
+        match self.reader.begin(&mut self.stream).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Failed::Unanswered("closed by the ASD".to_owned())),
+            Err(error) => return Err(Failed::Unanswered(error.to_string())),
+        }
+        self.answer(request, answer_max).await.map_err(Failed::Final)
+    }
+
+    async fn answer(
+        &mut self,
+        request: &Request,
+        answer_max: usize,
+    ) -> Result<Result<Response, AsdError>, OsdError> {
+        let broken = |error: FrameError| OsdError::Connection(error.to_string());
+        let malformed = |error: WireError| OsdError::Connection(format!("malformed answer: {error}"));
+        let frame = self.reader.frame(&mut self.stream, answer_max).await.map_err(broken)?;
+        match decode_answer(request, frame).map_err(malformed)? {
+            Decoded::Complete(answer) => Ok(answer),
+            Decoded::Outside(outside) => {
+                let len = usize::try_from(outside.len()).ok().filter(|len| *len <= answer_max);
+                let Some(len) = len else {
+                    let error = FrameError::TooLong { len: outside.len(), limit: answer_max };
+                    return Err(broken(error));
+                };
+                let bytes: Bytes = self.reader.exact(&mut self.stream, len).await.map_err(broken)?;
+                Ok(Ok(outside.complete(bytes).map_err(malformed)?))
+            }
+        }
+    }
+}
