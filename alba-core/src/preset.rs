@@ -20,6 +20,25 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    const ALL: [Self; 4] = [Self::None, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// The name used in presets.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// The codec of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.name() == name)
+    }
+}
+
 /// Which OSDs may hold the fragments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OsdSet {
@@ -56,4 +75,30 @@ pub struct Preset {
     pub fragment_checksum: ChecksumAlgorithm,
     /// Of whole objects.
     pub object_checksum: ObjectChecksums,
+}
+
+impl Preset {
+    /// The preset called `default` that every backend starts with (interfaces §4).
+    pub fn built_in() -> Self {
+        Self {
+            policies: [[5, 4, 8, 3], [2, 2, 3, 4]]
+                .into_iter()
+                .filter_map(|p| Policy::try_from(p).ok())
+                .collect(),
+            fragment_size: 1 << 20,
+            osds: OsdSet::All,
+            compression: Compression::None,
+            fragment_checksum: ChecksumAlgorithm::Blake3,
+            object_checksum: ObjectChecksums {
+                allowed: vec![
+                    ChecksumAlgorithm::None,
+                    ChecksumAlgorithm::Sha1,
+                    ChecksumAlgorithm::Crc32c,
+                    ChecksumAlgorithm::Blake3,
+                ],
+                default: ChecksumAlgorithm::Crc32c,
+                verify_upload: true,
+            },
+        }
+    }
 }

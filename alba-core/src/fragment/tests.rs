@@ -1,0 +1,187 @@
+use bytes::BytesMut;
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::FragmentIndex;
+use crate::manifest::PackedFragment;
+
+const CODECS: [Compression; 4] =
+    [Compression::None, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+
+fn shape(k: u8, m: u8) -> CodeShape {
+    CodeShape::new(k, m).unwrap()
+}
+
+/// What a reader gets: bytes that had the checksum of their entry.
+fn verified(packed: &Packed) -> VerifiedFragment {
+    let entry = packed.entry(None, ObjectVersion(0));
+    PackedFragment(packed.bytes.clone()).verify(&entry).unwrap()
+}
+
+/// Bytes as if they had been stored on purpose.
+fn raw(bytes: impl Into<Bytes>) -> VerifiedFragment {
+    let bytes = bytes.into();
+    let len = u32::try_from(bytes.len()).unwrap();
+    verified(&Packed { checksum: Checksum::None, len, bytes })
+}
+
+#[test]
+fn each_codec_has_its_golden_bytes() {
+    let text = Bytes::from_static(b"abcabcabcabcabcabcabcabcabcabcabcabc");
+    for (codec, golden) in [
+        (Compression::None, hex::encode(&text)),
+        (Compression::Snappy, "2408616263820300".to_owned()),
+        (Compression::Lz4, "240000003f61626303000860616263616263".to_owned()),
+        (Compression::Zstd, "28b52ffd20244d00001861626301008e6e08".to_owned()),
+    ] {
+        let packed = pack(&text, codec, ChecksumAlgorithm::Crc32c).unwrap();
+        assert_eq!(hex::encode(&packed.bytes), golden, "{}", codec.name());
+        let stored = raw(hex::decode(golden).unwrap());
+        assert_eq!(unpack(&stored, codec, text.len()).unwrap(), text, "{}", codec.name());
+    }
+    // The vector of the specification.
+    assert_eq!(unpack(&raw(hex::decode("0308616263").unwrap()), Compression::Snappy, 3).unwrap(), "abc");
+}
+
+#[test]
+fn nothing_is_copied_without_compression() {
+    let chunk = Bytes::from(vec![7; 64]);
+    let packed = pack_chunk(&chunk, shape(2, 1), Compression::None, ChecksumAlgorithm::Blake3).unwrap();
+    assert_eq!(packed[0].bytes.as_ptr(), chunk.as_ptr());
+    assert_eq!(packed[1].bytes.as_ptr(), chunk[32..].as_ptr());
+    let plain = unpack(&verified(&packed[1]), Compression::None, 32).unwrap();
+    assert_eq!(plain.as_ptr(), chunk[32..].as_ptr());
+}
+
+#[test]
+fn replicas_are_packed_once() {
+    let chunk = Bytes::from(vec![7; 65]);
+    for codec in CODECS {
+        let packed = pack_chunk(&chunk, shape(1, 2), codec, ChecksumAlgorithm::Sha1).unwrap();
+        assert_eq!(packed.len(), 3);
+        assert!(packed.iter().all(|p| *p == packed[0] && p.bytes.as_ptr() == packed[0].bytes.as_ptr()));
+        assert_eq!(unpack(&verified(&packed[2]), codec, 65).unwrap(), chunk);
+    }
+}
+
+#[test]
+fn a_bomb_is_an_error_and_not_an_allocation() {
+    let bomb = Bytes::from(vec![0; 16 << 20]);
+    for codec in CODECS {
+        let packed = verified(&pack(&bomb, codec, ChecksumAlgorithm::None).unwrap());
+        assert!(unpack(&packed, codec, 64).is_err(), "{} larger", codec.name());
+        let small = verified(&pack(&Bytes::from_static(b"0123"), codec, ChecksumAlgorithm::None).unwrap());
+        assert!(unpack(&small, codec, 64).is_err(), "{} smaller", codec.name());
+        assert!(unpack(&small, codec, 0).is_err(), "{} empty", codec.name());
+    }
+    // An announced length of 4 GiB.
+    let lz4 = raw(hex::decode("ffffffff3061626300").unwrap());
+    assert_eq!(
+        unpack(&lz4, Compression::Lz4, 3),
+        Err(UnpackError::Length { expected: 3, found: 0xffff_ffff })
+    );
+}
+
+#[test]
+fn verification_comes_before_unpacking() {
+    let packed = pack(&Bytes::from_static(b"data"), Compression::None, ChecksumAlgorithm::Blake3).unwrap();
+    let entry = packed.entry(None, ObjectVersion(0));
+    let damaged = PackedFragment(Bytes::from_static(b"dada"));
+    assert_eq!(damaged.clone().verify(&entry), Err(damaged));
+    let longer = PackedFragment(Bytes::from_static(b"data1"));
+    assert!(longer.verify(&entry).is_err());
+}
+
+#[test]
+fn padding_is_zeros() {
+    let mut buffer = BytesMut::from(&b"secretsecret"[..]);
+    buffer.truncate(3);
+    assert_eq!(pad(buffer, 6), &b"sec\0\0\0"[..]);
+}
+
+#[test]
+fn a_chunk_that_k_does_not_divide_is_refused() {
+    let chunk = Bytes::from_static(b"abc");
+    assert_eq!(split(&chunk, shape(2, 1)), Err(CodeError::Length { expected: 4, found: 3 }));
+    assert!(encode_chunk(&chunk, shape(2, 1)).is_err());
+}
+
+#[test]
+fn unequal_or_unknown_fragments_are_refused() {
+    let shape = shape(2, 1);
+    let present = |fragments: &[(u32, &'static [u8])]| -> Vec<(FragmentIndex, Bytes)> {
+        fragments.iter().map(|(i, bytes)| (FragmentIndex(*i), Bytes::from_static(bytes))).collect()
+    };
+    let data = |fragments: &[(u32, &'static [u8])]| data_fragments(shape, &present(fragments));
+    assert_eq!(data(&[(0, b"ab"), (1, b"c")]), Err(CodeError::Length { expected: 2, found: 1 }));
+    assert_eq!(data(&[(0, b"ab"), (3, b"cd")]), Err(CodeError::Index { index: FragmentIndex(3), total: 3 }));
+    assert_eq!(data(&[(2, b"ab")]), Err(CodeError::TooFew { needed: 2, found: 1 }));
+    assert_eq!(data(&[]), Err(CodeError::TooFew { needed: 2, found: 0 }));
+}
+
+#[test]
+fn present_data_is_passed_on_as_it_is() {
+    let chunk = Bytes::from((0..48).collect::<Vec<u8>>());
+    let shape = shape(3, 2);
+    let fragments = encode_chunk(&chunk, shape).unwrap();
+    let present: Vec<_> =
+        [4, 0, 2].map(|i| (FragmentIndex(i), fragments[usize::try_from(i).unwrap()].clone())).into();
+    let data = data_fragments(shape, &present).unwrap();
+    assert_eq!(data.concat(), chunk);
+    assert_eq!(data[0].as_ptr(), chunk.as_ptr());
+    assert_eq!(data[2].as_ptr(), chunk[32..].as_ptr());
+}
+
+#[test]
+fn trimming_ends_where_the_object_does() {
+    let fragments = || vec![Bytes::from_static(b"abcd"), Bytes::from_static(b"ef\0\0")];
+    assert_eq!(trim(fragments(), 6).concat(), b"abcdef");
+    assert_eq!(trim(fragments(), 3), [Bytes::from_static(b"abc")]);
+    assert_eq!(trim(fragments(), 0), Vec::<Bytes>::new());
+    assert_eq!(trim(fragments(), 100).concat(), b"abcdef\0\0");
+}
+
+fn codec() -> impl Strategy<Value = Compression> {
+    prop_oneof![
+        Just(Compression::None),
+        Just(Compression::Snappy),
+        Just(Compression::Lz4),
+        Just(Compression::Zstd)
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_chunk_comes_back_from_any_k_fragments(
+        k in 1_u8..7, m in 0_u8..5, units in 0_usize..5, codec in codec(), seed: u64, level in 0_u8..4
+    ) {
+        use rand::{Rng, SeedableRng};
+        let shape = shape(k, m);
+        let mut chunk = vec![0; units * 16 * shape.k()];
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        rng.fill_bytes(&mut chunk);
+        // From incompressible to all alike.
+        chunk.iter_mut().for_each(|byte| *byte >>= level * 2);
+        let chunk = Bytes::from(chunk);
+        let packed = pack_chunk(&chunk, shape, codec, ChecksumAlgorithm::Crc32c).unwrap();
+        prop_assert_eq!(packed.len(), shape.total());
+        let plain_len = chunk.len() / shape.k();
+        let mut present: Vec<(FragmentIndex, Bytes)> = (0..)
+            .map(FragmentIndex)
+            .zip(&packed)
+            .map(|(index, packed)| (index, unpack(&verified(packed), codec, plain_len).unwrap()))
+            .collect();
+        while present.len() > shape.k() {
+            let gone = rng.next_u64() % u64::try_from(present.len()).unwrap();
+            present.remove(usize::try_from(gone).unwrap());
+        }
+        prop_assert_eq!(data_fragments(shape, &present).unwrap().concat(), &chunk[..]);
+    }
+
+    #[test]
+    fn garbage_never_unpacks_to_another_length(bytes in proptest::collection::vec(any::<u8>(), 0..80), len in 0_usize..100, codec in codec()) {
+        if let Ok(plain) = unpack(&raw(bytes), codec, len) {
+            prop_assert_eq!(plain.len(), len);
+        }
+    }
+}
