@@ -5,8 +5,14 @@
     clippy::panic,
     clippy::disallowed_methods,
     clippy::disallowed_types,
+    clippy::print_stderr,
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
+pub mod cluster;
+pub mod content;
+pub mod ports;
+pub mod process;
 pub mod repository;
 pub mod requirements;
+pub mod wait;

@@ -1,2 +1,4 @@
-//! The multi-call binary that the process tests start.
-fn main() {}
+//! The `alba` binary as the process tests start it.
+fn main() {
+    alba_tests::process::end_with_owner();
+}
