@@ -1,6 +1,6 @@
 //! Pieces that several of the original's messages share: checksums, ranges, versions, statistics.
 
-use bytes::Bytes;
+use thiserror::Error;
 
 use super::llio::{Reader, WireError, Writer};
 use crate::checksum::{Checksum, ChecksumAlgorithm};
@@ -214,12 +214,15 @@ impl Stat {
     }
 }
 
-/// Decodes all of `message` with `read`; bytes that are left are ignored, as everywhere in these protocols (§1.4).
-pub fn decode<T>(
-    message: impl Into<Bytes>,
-    read: impl FnOnce(&mut Reader) -> Result<T, WireError>,
-) -> Result<T, WireError> {
-    read(&mut Reader::new(message))
+/// Why a frame is no request.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// The operation does not exist.
+    #[error("unknown operation {0}")]
+    UnknownOperation(u32),
+    /// Its arguments make no sense.
+    #[error("malformed request: {0}")]
+    Malformed(#[from] WireError),
 }
 
 #[cfg(test)]

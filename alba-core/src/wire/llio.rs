@@ -501,9 +501,18 @@ impl Writer {
 
     /// `string` and its likes; shared instead of copied when it is large.
     pub fn value(&mut self, value: &Bytes) {
-        self.length(value.len());
-        if value.len() < SHARE_FROM {
-            return self.raw(value);
+        self.value_pieces(std::slice::from_ref(value));
+    }
+
+    /// One string in several pieces, each shared instead of copied when it is large.
+    pub fn value_pieces(&mut self, pieces: &[Bytes]) {
+        self.length(pieces.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len())));
+        pieces.iter().for_each(|piece| self.piece(piece));
+    }
+
+    fn piece(&mut self, piece: &Bytes) {
+        if piece.len() < SHARE_FROM {
+            return self.raw(piece);
         }
         let before = self.tail.split();
         if self.head.is_none() {
@@ -511,7 +520,7 @@ impl Writer {
         } else if !before.is_empty() {
             self.parts.push(before.freeze());
         }
-        self.parts.push(value.clone());
+        self.parts.push(piece.clone());
     }
 
     /// `small_bytes`.

@@ -115,3 +115,241 @@ impl ClaimInfo {
         }
     }
 }
+
+/// Where an OSD listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnInfo {
+    /// Numeric addresses; the C++ client takes the first.
+    pub ips: Vec<String>,
+    /// The port.
+    pub port: u32,
+    /// TLS on that port.
+    pub use_tls: bool,
+    /// RDMA instead of TCP.
+    pub use_rdma: bool,
+}
+
+/// The layouts of [`ConnInfo`] and [`OsdInfo`] over time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum InfoSer {
+    V1,
+    V2,
+    V3,
+}
+
+impl ConnInfo {
+    fn read(r: &mut Reader, ser: InfoSer) -> Result<Self, WireError> {
+        Ok(Self {
+            ips: r.list(4, Reader::text_lossy)?,
+            port: r.uint32()?,
+            use_tls: ser >= InfoSer::V2 && r.bool()?,
+            use_rdma: ser >= InfoSer::V3 && r.bool()?,
+        })
+    }
+
+    fn write(&self, w: &mut Writer) {
+        w.list(&self.ips, |w, ip| w.bytes(ip));
+        w.uint32(self.port);
+        w.bool(self.use_tls);
+        w.bool(self.use_rdma);
+    }
+}
+
+/// The metadata cluster as the original described it (command 19), in its first and only working form.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// Names, addresses and ports of its nodes.
+    pub nodes: Vec<(String, Vec<String>, u32)>,
+}
+
+impl ClientConfig {
+    /// Reads it.
+    pub fn read(r: &mut Reader) -> Result<Self, WireError> {
+        match r.int8()? {
+            1 => Ok(Self {
+                cluster_id: r.text_lossy()?,
+                nodes: r.list(12, |r| Ok((r.text_lossy()?, r.list(4, Reader::text_lossy)?, r.uint32()?)))?,
+            }),
+            tag => Err(WireError::Tag { what: "cluster config version", tag: u32::from(tag) }),
+        }
+    }
+
+    /// Writes it.
+    pub fn write(&self, w: &mut Writer) {
+        w.int8(1);
+        w.bytes(&self.cluster_id);
+        w.list(&self.nodes, |w, (name, ips, port)| {
+            w.bytes(name);
+            w.list(ips, |w, ip| w.bytes(ip));
+            w.uint32(*port);
+        });
+    }
+}
+
+/// What an OSD is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OsdKind {
+    /// 1: an ASD and its long id.
+    Asd(ConnInfo, String),
+    /// 2: a kinetic drive and its id.
+    Kinetic(ConnInfo, String),
+    /// 3 (`false`) and 4 (`true`): another backend.
+    Alba {
+        /// Tag 4 instead of 3.
+        second: bool,
+        /// Where its metadata is.
+        config: ClientConfig,
+        /// Its id.
+        id: String,
+        /// Of the namespaces used there.
+        prefix: String,
+        /// Of those namespaces.
+        preset: String,
+    },
+    /// 5: another backend behind proxies.
+    AlbaProxy {
+        /// `tcp://host:port`, `rdma://host:port`.
+        endpoints: Vec<String>,
+        /// Its id.
+        id: String,
+        /// Of the namespaces used there.
+        prefix: String,
+        /// Of those namespaces.
+        preset: String,
+    },
+}
+
+impl OsdKind {
+    fn read(r: &mut Reader, ser: InfoSer) -> Result<Self, WireError> {
+        Ok(match r.int8()? {
+            1 => Self::Asd(ConnInfo::read(r, ser)?, r.text_lossy()?),
+            2 => Self::Kinetic(ConnInfo::read(r, ser)?, r.text_lossy()?),
+            tag @ (3 | 4) => Self::Alba {
+                second: tag == 4,
+                config: ClientConfig::read(r)?,
+                id: r.text_lossy()?,
+                prefix: r.text_lossy()?,
+                preset: r.text_lossy()?,
+            },
+            5 => Self::AlbaProxy {
+                endpoints: r.list(4, Reader::text_lossy)?,
+                id: r.text_lossy()?,
+                prefix: r.text_lossy()?,
+                preset: r.text_lossy()?,
+            },
+            tag => return Err(WireError::Tag { what: "OSD kind", tag: u32::from(tag) }),
+        })
+    }
+
+    fn write(&self, w: &mut Writer) {
+        match self {
+            Self::Asd(conn, id) => {
+                w.int8(1);
+                conn.write(w);
+                w.bytes(id);
+            }
+            Self::Kinetic(conn, id) => {
+                w.int8(2);
+                conn.write(w);
+                w.bytes(id);
+            }
+            Self::Alba { second, config, id, prefix, preset } => {
+                w.int8(if *second { 4 } else { 3 });
+                config.write(w);
+                [id, prefix, preset].into_iter().for_each(|text| w.bytes(text));
+            }
+            Self::AlbaProxy { endpoints, id, prefix, preset } => {
+                w.int8(5);
+                w.list(endpoints, |w, endpoint| w.bytes(endpoint));
+                [id, prefix, preset].into_iter().for_each(|text| w.bytes(text));
+            }
+        }
+    }
+}
+
+/// An OSD (§7.1). Times are Unix seconds, the most recent first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OsdInfo {
+    /// What it is and where.
+    pub kind: OsdKind,
+    /// Its node.
+    pub node_id: String,
+    /// Is it being emptied?
+    pub decommissioned: bool,
+    /// Free text.
+    pub other: String,
+    /// Bytes it may hold.
+    pub total: u64,
+    /// Bytes it holds.
+    pub used: u64,
+    /// When it was last seen.
+    pub seen: Vec<f64>,
+    /// When it was last read from.
+    pub read: Vec<f64>,
+    /// When it was last written to.
+    pub write: Vec<f64>,
+    /// What failed lately.
+    pub errors: Vec<(f64, String)>,
+    /// Damaged fragments found on it.
+    pub checksum_errors: u64,
+    /// Since when it belongs to the backend.
+    pub claimed_since: Option<f64>,
+}
+
+impl OsdInfo {
+    /// Reads any version.
+    pub fn read(r: &mut Reader) -> Result<Self, WireError> {
+        match r.int8()? {
+            1 => Self::read_inner(r, InfoSer::V1),
+            2 => Self::read_inner(&mut Reader::new(r.bytes()?), InfoSer::V2),
+            3 => Self::read_inner(&mut Reader::new(r.bytes()?), InfoSer::V3),
+            tag => Err(WireError::Tag { what: "OSD info version", tag: u32::from(tag) }),
+        }
+    }
+
+    fn read_inner(r: &mut Reader, ser: InfoSer) -> Result<Self, WireError> {
+        let mut info = Self {
+            kind: OsdKind::read(r, ser)?,
+            node_id: r.text_lossy()?,
+            decommissioned: r.bool()?,
+            other: r.text_lossy()?,
+            total: r.size("total")?,
+            used: r.size("used")?,
+            seen: r.list(8, Reader::float)?,
+            read: r.list(8, Reader::float)?,
+            write: r.list(8, Reader::float)?,
+            errors: r.list(12, |r| Ok((r.float()?, r.text_lossy()?)))?,
+            checksum_errors: 0,
+            claimed_since: None,
+        };
+        if ser == InfoSer::V3 {
+            info.checksum_errors = r.tail(|r| r.size("checksum errors"))?.unwrap_or_default();
+            info.claimed_since = r.tail(|r| r.option(Reader::float))?.flatten();
+        }
+        Ok(info)
+    }
+
+    /// Writes version 3, the one the C++ client accepts.
+    pub fn write(&self, w: &mut Writer) {
+        w.int8(3);
+        w.nested(|w| {
+            self.kind.write(w);
+            w.bytes(&self.node_id);
+            w.bool(self.decommissioned);
+            w.bytes(&self.other);
+            w.size(self.total);
+            w.size(self.used);
+            for times in [&self.seen, &self.read, &self.write] {
+                w.list(times, |w, time| w.float(*time));
+            }
+            w.list(&self.errors, |w, (time, text)| {
+                w.float(*time);
+                w.bytes(text);
+            });
+            w.size(self.checksum_errors);
+            w.option(self.claimed_since, Writer::float);
+        });
+    }
+}

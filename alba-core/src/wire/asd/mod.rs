@@ -8,10 +8,11 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+pub use super::common::RequestError;
 pub use answer::{
     AsdError, AsdStatistics, Decoded, KeyCheck, Outside, Response, StoredEntry, decode_answer, encode_answer,
 };
-pub use request::{Command, Request, RequestError, Slowness};
+pub use request::{Command, Request, Slowness};
 
 use bytes::Bytes;
 

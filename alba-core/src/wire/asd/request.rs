@@ -1,11 +1,10 @@
 //! What a client asks an ASD.
 
 use bytes::Bytes;
-use thiserror::Error;
 
 use crate::env::osd::{OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
 use crate::range::RangeQuery;
-use crate::wire::common::{RangeOrder, read_checksum, read_range, write_checksum, write_range};
+use crate::wire::common::{RangeOrder, RequestError, read_checksum, read_range, write_checksum, write_range};
 use crate::wire::llio::{Message, Reader, WireError, Writer};
 
 /// The operations by their codes.
@@ -160,17 +159,6 @@ pub enum Request {
     },
     /// Sets or clears the delay of every later request.
     Slowness(Option<Slowness>),
-}
-
-/// Why a frame is no request.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum RequestError {
-    /// The operation does not exist.
-    #[error("unknown operation {0}")]
-    UnknownOperation(u32),
-    /// Its arguments make no sense.
-    #[error("malformed request: {0}")]
-    Malformed(#[from] WireError),
 }
 
 impl Request {

@@ -1,1 +1,0 @@
-//! Messages of the ALBA proxy protocol (wire-protocol §2).
