@@ -7,9 +7,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
-use crate::ids::{ChunkIndex, FragmentIndex, ObjectId, ObjectName, ObjectVersion, OsdId};
-use crate::policy::CodeShape;
+use crate::ids::{ChunkIndex, FragmentIndex, NodeId, ObjectId, ObjectName, ObjectVersion, OsdId};
+use crate::layout::{ChunkMap, LayoutError, fragment_len};
+use crate::placement::bucket_of;
+use crate::policy::{Bucket, CodeShape};
 use crate::preset::Compression;
+
+mod stored;
+
+pub use stored::{Inconsistency, ManifestError};
 
 /// Which generator matrix made the parity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +129,29 @@ impl Manifest {
         self.chunks.get(chunk.index())?.fragments.get(fragment.index())
     }
 
+    /// Plain bytes of each fragment of a chunk, padding included; none past the last chunk.
+    pub fn fragment_len(&self, chunk: ChunkIndex) -> Option<u32> {
+        fragment_len(self.chunks.get(chunk.index())?.size, self.scheme.shape).ok()
+    }
+
+    /// Where its bytes are.
+    pub fn chunk_map(&self) -> Result<ChunkMap, LayoutError> {
+        ChunkMap::new(self.chunks.iter().map(|chunk| chunk.size), self.scheme.shape)
+    }
+
+    /// Bytes of the object in a chunk, without padding; none past the last chunk.
+    pub fn chunk_len(&self, chunk: ChunkIndex) -> Option<u32> {
+        let before: u64 = self.chunks.get(..chunk.index())?.iter().map(|chunk| u64::from(chunk.size)).sum();
+        let size = self.chunks.get(chunk.index())?.size;
+        Some(u32::try_from(self.size.saturating_sub(before)).map_or(size, |left| left.min(size)))
+    }
+
+    /// Its bucket, given the node of each OSD (features §2.3).
+    pub fn bucket<'a>(&self, node_of: impl Fn(OsdId) -> Option<&'a NodeId>) -> Bucket {
+        let locations = self.chunks.iter().map(|chunk| chunk.fragments.iter().map(|f| f.location));
+        bucket_of(self.scheme.shape, locations, node_of)
+    }
+
     /// All fragments with their positions.
     pub fn fragments(&self) -> impl Iterator<Item = (ChunkIndex, FragmentIndex, &Fragment)> {
         (0_u32..).zip(&self.chunks).flat_map(|(chunk, c)| {
@@ -154,3 +183,6 @@ impl VerifiedFragment {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

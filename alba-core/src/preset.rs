@@ -1,10 +1,28 @@
-//! Presets: what a namespace asks of its objects. A [`Preset`] is valid by construction.
+//! Presets: what a namespace asks of its objects.
+//!
+//! A [`Preset`] that was parsed or deserialised obeys the rules of [`Preset::check`]; code that builds one by hand calls
+//! it. The JSON that operators write is in [`json`]; stored and sent presets are postcard in field order, so fields may
+//! only be added at the end, with a new format version of what contains them.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::checksum::ChecksumAlgorithm;
 use crate::ids::OsdId;
+use crate::layout::{FRAGMENT_MULTIPLE, MAX_CHUNK_SIZE};
 use crate::policy::Policy;
+
+pub mod json;
+
+/// Largest fragment size in bytes: 64 MiB. A proxy holds whole chunks of k fragments in memory, and object sizes that
+/// volume drivers use end at 64 MiB.
+pub const MAX_FRAGMENT_SIZE: u32 = 64 << 20;
+
+/// Most policies of a preset: keeps a stored preset small.
+pub const MAX_POLICIES: usize = 64;
+
+/// Most OSDs of an explicit set: keeps a stored preset below the metadata store's limit of 90 KiB per value.
+pub const MAX_EXPLICIT_OSDS: usize = 4096;
 
 /// How fragments are compressed. Wire tags 1 none, 2 snappy; lz4 and zstd go out to old clients as snappy, which
 /// they never decompress themselves.
@@ -59,9 +77,9 @@ pub struct ObjectChecksums {
     pub verify_upload: bool,
 }
 
-/// What a namespace asks of its objects (features §2.2). Field invariants: policies not empty; fragment size >= 16;
-/// the default checksum is allowed.
+/// What a namespace asks of its objects (features §2.2). The rules are those of [`Preset::check`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Preset {
     /// Preferred first; the first satisfiable one is used.
     pub policies: Vec<Policy>,
@@ -77,7 +95,122 @@ pub struct Preset {
     pub object_checksum: ObjectChecksums,
 }
 
+/// A preset as it comes from outside: the same fields, any values.
+#[derive(Deserialize)]
+struct Unchecked {
+    policies: Vec<Policy>,
+    fragment_size: u32,
+    osds: OsdSet,
+    compression: Compression,
+    fragment_checksum: ChecksumAlgorithm,
+    object_checksum: ObjectChecksums,
+}
+
+impl TryFrom<Unchecked> for Preset {
+    type Error = PresetError;
+
+    fn try_from(fields: Unchecked) -> Result<Self, PresetError> {
+        let Unchecked { policies, fragment_size, osds, compression, fragment_checksum, object_checksum } =
+            fields;
+        let preset = Self { policies, fragment_size, osds, compression, fragment_checksum, object_checksum };
+        preset.check()?;
+        Ok(preset)
+    }
+}
+
+/// Which rule a preset breaks.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PresetError {
+    /// No JSON, or not an object.
+    #[error("a preset is a JSON object (comments are allowed): {0}")]
+    NotJson(String),
+    /// A field that presets don't have.
+    #[error("unknown field {field:?}; a preset has {known}")]
+    UnknownField {
+        /// Its name.
+        field: String,
+        /// Those there are.
+        known: String,
+    },
+    /// A field given twice.
+    #[error("field {0:?} is given twice")]
+    DuplicateField(String),
+    /// A field that is required.
+    #[error("field {field:?} is missing: {rule}")]
+    MissingField {
+        /// Its name.
+        field: &'static str,
+        /// What it has to be.
+        rule: &'static str,
+    },
+    /// A value against the rules.
+    #[error("{field} = {value}: {rule}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it has to be.
+        rule: String,
+    },
+    /// Understood, but not built yet.
+    #[error("{field} = {value} is not available yet in this version; use {instead}")]
+    NotAvailable {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What works.
+        instead: &'static str,
+    },
+}
+
+impl PresetError {
+    fn invalid(field: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
+        Self::Invalid { field, value: value.to_string(), rule: rule.into() }
+    }
+}
+
 impl Preset {
+    /// At least one policy; fragments of 16 bytes to 64 MiB, chunks of k of them below 2 GiB; a default checksum that is
+    /// allowed.
+    pub fn check(&self) -> Result<(), PresetError> {
+        if self.policies.is_empty() {
+            return Err(PresetError::invalid("policies", "[]", "at least one policy is needed"));
+        }
+        if self.policies.len() > MAX_POLICIES {
+            let rule = format!("at most {MAX_POLICIES} policies are possible");
+            return Err(PresetError::invalid("policies", format!("{} policies", self.policies.len()), rule));
+        }
+        if !(FRAGMENT_MULTIPLE..=MAX_FRAGMENT_SIZE).contains(&self.fragment_size) {
+            let rule = format!("it must be between {FRAGMENT_MULTIPLE} and {MAX_FRAGMENT_SIZE} bytes");
+            return Err(PresetError::invalid("fragment_size", self.fragment_size, rule));
+        }
+        for policy in &self.policies {
+            let k = u64::from(policy.shape().as_u8().0);
+            let chunk = u64::from(self.fragment_size) * k;
+            if chunk > u64::from(MAX_CHUNK_SIZE) {
+                let rule = format!(
+                    "with k = {k} of policy {policy} a chunk would have {chunk} bytes; at most {MAX_CHUNK_SIZE} are possible"
+                );
+                return Err(PresetError::invalid("fragment_size", self.fragment_size, rule));
+            }
+        }
+        if let OsdSet::Explicit(osds) = &self.osds
+            && osds.len() > MAX_EXPLICIT_OSDS
+        {
+            let rule = format!("at most {MAX_EXPLICIT_OSDS} OSDs can be listed; use [\"all\"]");
+            return Err(PresetError::invalid("osds", format!("{} OSDs", osds.len()), rule));
+        }
+        let ObjectChecksums { allowed, default, .. } = &self.object_checksum;
+        if !allowed.contains(default) {
+            let names: Vec<_> = allowed.iter().map(|algorithm| algorithm.name()).collect();
+            let rule = format!("the default must be among the allowed ones: {}", names.join(", "));
+            return Err(PresetError::invalid("object_checksum.default", default.name(), rule));
+        }
+        Ok(())
+    }
+
     /// The preset called `default` that every backend starts with (interfaces §4).
     pub fn built_in() -> Self {
         Self {
@@ -102,3 +235,6 @@ impl Preset {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
