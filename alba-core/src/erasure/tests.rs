@@ -67,6 +67,9 @@ fn parity_has_its_golden_bytes() {
         let mut parity = vec![vec![0; len]; shape.m()];
         let mut buffers: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
         code(shape).encode(&data, &mut buffers).unwrap();
+        // The documentation shows the same bytes.
+        let page = include_str!("../../../docs/formats/objects.md");
+        assert!(k == 1 || parity.iter().all(|fragment| page.contains(&hex::encode(fragment))));
         hex::encode(parity.concat())
     };
     assert_eq!(golden(2, 2, "0102030405060708"), "090a0b1c0d0e0f10");

@@ -36,6 +36,8 @@ fn each_codec_has_its_golden_bytes() {
     ] {
         let packed = pack(&text, codec, ChecksumAlgorithm::Crc32c).unwrap();
         assert_eq!(hex::encode(&packed.bytes), golden, "{}", codec.name());
+        let page = include_str!("../../../docs/formats/objects.md");
+        assert!(codec == Compression::None || page.contains(&golden), "{} is documented", codec.name());
         let stored = raw(hex::decode(golden).unwrap());
         assert_eq!(unpack(&stored, codec, text.len()).unwrap(), text, "{}", codec.name());
     }

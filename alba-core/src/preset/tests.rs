@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
 use serde_json::json;
 
 use super::*;
@@ -39,6 +41,13 @@ fn json_with_comments_is_a_preset() {
     assert_eq!(preset.fragment_checksum, ChecksumAlgorithm::Crc32c);
     assert_eq!(preset.object_checksum.allowed.len(), 3);
     assert!(preset.object_checksum.verify_upload);
+}
+
+#[test]
+fn the_example_of_the_documentation_is_the_built_in_preset() {
+    let page = include_str!("../../../docs/formats/manifest.md");
+    let example = page.split("```").find(|block| block.contains("\"policies\"")).unwrap();
+    assert_eq!(Preset::from_json(example), Ok(Preset::built_in()));
 }
 
 #[test]
@@ -213,4 +222,60 @@ fn deserialising_checks_too() {
     let json = serde_json::to_string(&preset).unwrap();
     let error = serde_json::from_str::<Preset>(&json).unwrap_err().to_string();
     assert!(error.contains("fragment_size = 3: it must be between 16"), "{error}");
+}
+
+const ALGORITHMS: [ChecksumAlgorithm; 4] =
+    [ChecksumAlgorithm::None, ChecksumAlgorithm::Sha1, ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Blake3];
+
+fn policy() -> impl Strategy<Value = Policy> {
+    (1_u32..32, 0_u32..20, any::<proptest::sample::Index>(), 1_u32..).prop_map(|(k, m, c, x)| {
+        let c = k + u32::try_from(c.index(usize::try_from(m).unwrap() + 1)).unwrap();
+        Policy::new(k, m, c, x).unwrap()
+    })
+}
+
+fn osds() -> impl Strategy<Value = OsdSet> {
+    let ids = proptest::collection::btree_set(0..=i64::MAX.unsigned_abs(), 0..5);
+    let explicit = ids.prop_map(|ids| ids.into_iter().map(|id| OsdId::new(id).unwrap()).collect());
+    prop_oneof![Just(OsdSet::All), explicit.prop_map(OsdSet::Explicit)]
+}
+
+fn preset() -> impl Strategy<Value = Preset> {
+    let checksums =
+        (subsequence(ALGORITHMS.to_vec(), 1..=4), any::<proptest::sample::Index>(), any::<bool>()).prop_map(
+            |(allowed, default, verify_upload)| {
+                let default = *default.get(&allowed);
+                ObjectChecksums { allowed, default, verify_upload }
+            },
+        );
+    (
+        proptest::collection::vec(policy(), 1..4),
+        FRAGMENT_MULTIPLE..=MAX_FRAGMENT_SIZE,
+        osds(),
+        select(&Compression::ALL[..]),
+        select(&ALGORITHMS[..]),
+        checksums,
+    )
+        .prop_map(|(policies, fragment_size, osds, compression, fragment_checksum, object_checksum)| {
+            Preset { policies, fragment_size, osds, compression, fragment_checksum, object_checksum }
+        })
+}
+
+proptest! {
+    #[test]
+    fn every_valid_preset_survives_both_forms(preset in preset()) {
+        prop_assert_eq!(preset.check(), Ok(()));
+        prop_assert_eq!(Preset::from_json(&preset.to_json().to_string()), Ok(preset.clone()));
+        let bytes = postcard::to_stdvec(&preset).unwrap();
+        prop_assert_eq!(postcard::from_bytes::<Preset>(&bytes), Ok(preset));
+    }
+
+    #[test]
+    fn a_damaged_preset_is_an_error_or_valid(position in 0_usize..EXAMPLE.len(), byte in 0x20_u8..0x7f) {
+        let mut text = EXAMPLE.as_bytes().to_vec();
+        text[position] = byte;
+        if let Ok(preset) = Preset::from_json(std::str::from_utf8(&text).unwrap()) {
+            prop_assert_eq!(preset.check(), Ok(()));
+        }
+    }
 }

@@ -1,0 +1,150 @@
+//! The erasure code beside memcpy, in the same run: `cargo bench -p alba-core --bench erasure`.
+//!
+//! Ids: `erasure/<encode|reconstruct1|reconstruct_m>/<kernel>/<k>+<m>/<fragment bytes>` and
+//! `erasure/memcpy/<k>+<m>/<fragment bytes>`. Throughput counts user data: k × fragment bytes, whatever is computed.
+//! Kernels: `reference` is what ALBA runs (`alba_core::erasure`), `crate` is `reed-solomon-erasure` through its own
+//! interface, for comparison. `reconstruct1` loses one data fragment, `reconstruct_m` m of them. memcpy copies the k data
+//! fragments: about what it costs to touch the data at all. After the runs a table shows medians and ratios to memcpy.
+
+// A bench is an edge: it measures real time and prints.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use alba_core::erasure;
+use alba_core::ids::FragmentIndex;
+use alba_core::policy::CodeShape;
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use reed_solomon_erasure::galois_8::ReedSolomon;
+
+const SHAPES: [(u8, u8); 4] = [(4, 2), (5, 4), (8, 4), (16, 4)];
+const FRAGMENT: usize = 1 << 20;
+
+/// Time per iteration of every sample, by (shape, operation/kernel).
+type Samples = BTreeMap<(CodeShape, String), Vec<Duration>>;
+
+struct Bench<'a> {
+    criterion: &'a mut Criterion,
+    samples: RefCell<Samples>,
+}
+
+impl Bench<'_> {
+    fn run(&mut self, what: &str, shape: CodeShape, mut work: impl FnMut()) {
+        let mut group = self.criterion.benchmark_group(format!("erasure/{what}"));
+        group.throughput(Throughput::Bytes(u64::try_from(shape.k() * FRAGMENT).unwrap()));
+        group.sampling_mode(SamplingMode::Flat).sample_size(15);
+        group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_millis(1200));
+        let samples = &self.samples;
+        let id = BenchmarkId::new(format!("{}+{}", shape.k(), shape.m()), FRAGMENT);
+        group.bench_function(id, |bencher| {
+            bencher.iter_custom(|iterations| {
+                let start = Instant::now();
+                for _ in 0..iterations {
+                    work();
+                }
+                let elapsed = start.elapsed();
+                let each = elapsed / u32::try_from(iterations).unwrap();
+                samples.borrow_mut().entry((shape, what.to_owned())).or_default().push(each);
+                elapsed
+            });
+        });
+        group.finish();
+    }
+
+    fn memcpy(&mut self, shape: CodeShape, data: &[Vec<u8>]) {
+        let mut copies = vec![vec![0; FRAGMENT]; shape.k()];
+        self.run("memcpy", shape, || {
+            for (copy, source) in copies.iter_mut().zip(data) {
+                black_box(copy).copy_from_slice(black_box(source));
+            }
+        });
+    }
+
+    fn reference(&mut self, shape: CodeShape, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let code = erasure::code(shape);
+        let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let mut parity = vec![vec![0; FRAGMENT]; shape.m()];
+        let mut buffers: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+        self.run(&format!("encode/{}", code.kernel()), shape, || {
+            code.encode(black_box(&sources), black_box(&mut buffers)).unwrap();
+        });
+        let all: Vec<&[u8]> = data.iter().chain(&parity).map(Vec::as_slice).collect();
+        for (operation, lost) in [("reconstruct1", 1), ("reconstruct_m", shape.m())] {
+            let present: Vec<_> = (0..).map(FragmentIndex).zip(all.iter().copied()).skip(lost).collect();
+            let mut buffers = vec![vec![0; FRAGMENT]; lost];
+            let mut wanted: Vec<_> =
+                (0..).map(FragmentIndex).zip(buffers.iter_mut().map(Vec::as_mut_slice)).collect();
+            self.run(&format!("{operation}/{}", code.kernel()), shape, || {
+                code.reconstruct(black_box(&present), black_box(&mut wanted)).unwrap();
+            });
+            assert!(buffers.iter().zip(data).all(|(rebuilt, original)| rebuilt == original), "wrong bytes");
+        }
+        parity
+    }
+
+    fn crate_itself(&mut self, shape: CodeShape, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let code = ReedSolomon::new(shape.k(), shape.m()).unwrap();
+        let mut parity = vec![vec![0; FRAGMENT]; shape.m()];
+        self.run("encode/crate", shape, || {
+            code.encode_sep(black_box(data), black_box(&mut parity)).unwrap();
+        });
+        for (operation, lost) in [("reconstruct1", 1), ("reconstruct_m", shape.m())] {
+            // Present or not, with the buffer there in both cases: no allocation is measured.
+            let mut shards: Vec<(Vec<u8>, bool)> =
+                data.iter().chain(&parity).map(|fragment| (fragment.clone(), true)).collect();
+            self.run(&format!("{operation}/crate"), shape, || {
+                shards.iter_mut().take(lost).for_each(|shard| shard.1 = false);
+                code.reconstruct_data(black_box(&mut shards)).unwrap();
+            });
+            assert!(
+                shards.iter().zip(data).all(|((rebuilt, _), original)| rebuilt == original),
+                "wrong bytes"
+            );
+        }
+        parity
+    }
+}
+
+fn median(samples: &[Duration]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2].as_secs_f64()
+}
+
+fn print_table(samples: &Samples) {
+    println!("\nGB/s of user data (medians), and the share of memcpy's speed in the same run");
+    println!("| k+m | memcpy | operation | kernel | GB/s | of memcpy |\n|-|-|-|-|-|-|");
+    for ((shape, what), times) in samples {
+        let Some((operation, kernel)) = what.split_once('/') else { continue };
+        #[allow(clippy::cast_precision_loss)]
+        let rate = |times: &[Duration]| (shape.k() * FRAGMENT) as f64 / median(times) / 1e9;
+        let Some(memcpy) = samples.get(&(*shape, "memcpy".to_owned())).map(|times| rate(times)) else {
+            continue;
+        };
+        let speed = rate(times);
+        let (k, m) = (shape.k(), shape.m());
+        println!("| {k}+{m} | {memcpy:.1} | {operation} | {kernel} | {speed:.2} | {:.3} |", speed / memcpy);
+    }
+}
+
+fn erasure_code(criterion: &mut Criterion) {
+    let mut bench = Bench { criterion, samples: RefCell::default() };
+    for (k, m) in SHAPES {
+        let shape = CodeShape::new(k, m).unwrap();
+        let mut rng = StdRng::seed_from_u64(u64::from(k));
+        let mut data = vec![vec![0; FRAGMENT]; shape.k()];
+        data.iter_mut().for_each(|fragment| rng.fill_bytes(fragment));
+        bench.memcpy(shape, &data);
+        let parity = bench.reference(shape, &data);
+        assert!(parity == bench.crate_itself(shape, &data), "the kernels disagree on parity");
+    }
+    print_table(&bench.samples.borrow());
+}
+
+criterion_group!(benches, erasure_code);
+criterion_main!(benches);
