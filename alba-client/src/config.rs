@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
-    /// Metadata servers; any one that answers is enough.
+    /// Metadata servers; any one that answers is enough. Without any, [`Client::connect`](crate::Client::connect)
+    /// refuses; daemons that embed this may name them elsewhere.
+    #[serde(default)]
     pub metadata: Vec<SocketAddr>,
     /// Limit of one call to one OSD.
     #[serde(default = "defaults::osd_timeout_ms")]

@@ -14,18 +14,18 @@ use alba_core::checksum::Checksum;
 use alba_core::env::{Clock, Deadline, Env, Stream, within};
 use alba_core::ids::{AlbaId, IdError, NamespaceName, ObjectName, PresetName, text_or_hex};
 use alba_core::range::{Page, RangeQuery};
+use alba_core::wire::llio::WireError;
+pub use alba_core::wire::manifest::{LocatedManifest, ManifestSer, WireManifest};
+pub use alba_core::wire::proxy::{Assert, ObjectInfo, Update};
+use alba_core::wire::proxy::{
+    MANIFEST_SER, ObjectSlices, Request, Response, SliceRequest, WriteObjectFs, decode_answer,
+    encode_prologue,
+};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 
 use crate::frame::{Inbox, PREFIX};
-
-mod encode;
-
-use encode::{Answer, Arguments};
-
-/// First eight bytes of a connection: magic and version (wire-protocol §2.1).
-const PROLOGUE: [u8; 8] = [0x1b, 0xde, 0x79, 0x44, 1, 0, 0, 0];
 
 /// What the proxy refused, as it said it.
 #[derive(Clone, PartialEq, Eq)]
@@ -73,6 +73,12 @@ impl From<IdError> for CallError {
     }
 }
 
+impl From<WireError> for CallError {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
 /// What runs on the other side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyVersion {
@@ -81,6 +87,9 @@ pub struct ProxyVersion {
     /// The source it was built from.
     pub revision: String,
 }
+
+/// Slices of one object as a request names them: offset and length in bytes.
+pub type SlicesOf = (ObjectName, Vec<(i64, i32)>);
 
 /// Size and checksum of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +112,8 @@ impl ProxyClient {
     /// Connects and sends the prologue.
     pub async fn connect(env: &Env, addr: SocketAddr, deadline: Deadline) -> Result<Self, CallError> {
         let mut stream = env.net.connect(addr, deadline).await?;
-        within(env.clock.as_ref(), deadline, stream.write_all(&PROLOGUE))
+        let prologue = encode_prologue();
+        within(env.clock.as_ref(), deadline, stream.write_all(&prologue))
             .await
             .map_err(|_| CallError::Deadline)??;
         Ok(Self { clock: env.clock.clone(), stream: Some(stream), inbox: Inbox::default() })
@@ -115,10 +125,10 @@ impl ProxyClient {
         range: &RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<NamespaceName>, CallError> {
-        let mut answer = self.call(Arguments::of(1).range(range), deadline).await?;
-        let names = answer.list(Answer::string)?;
-        let items = names.into_iter().map(NamespaceName::new).collect::<Result<_, _>>()?;
-        Ok(Page { items, has_more: answer.bool()? })
+        match self.call(&Request::ListNamespaces(range.clone()), deadline).await? {
+            Response::Names(page) => named(page, NamespaceName::new),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 30: names of namespaces with their presets.
@@ -127,13 +137,12 @@ impl ProxyClient {
         range: &RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<(NamespaceName, PresetName)>, CallError> {
-        let mut answer = self.call(Arguments::of(30).range(range), deadline).await?;
-        let pairs = answer.list(|a| Ok((a.string()?, a.text()?)))?;
-        let items = pairs
-            .into_iter()
-            .map(|(name, preset)| Ok((NamespaceName::new(name)?, PresetName::new(preset)?)))
-            .collect::<Result<_, IdError>>()?;
-        Ok(Page { items, has_more: answer.bool()? })
+        match self.call(&Request::ListNamespaces2(range.clone()), deadline).await? {
+            Response::NamesWithPresets(page) => named(page, |(name, preset)| {
+                Ok((NamespaceName::new(name)?, PresetName::new(text_or_hex(&preset))?))
+            }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 2: does a namespace exist?
@@ -142,7 +151,10 @@ impl ProxyClient {
         namespace: &NamespaceName,
         deadline: Deadline,
     ) -> Result<bool, CallError> {
-        self.call(Arguments::of(2).string(namespace.as_bytes()), deadline).await?.bool()
+        match self.call(&Request::NamespaceExists(bytes_of(namespace.as_bytes())), deadline).await? {
+            Response::Flag(exists) => Ok(exists),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 3: creates a namespace; without a preset the default one. It can be written to when this returns.
@@ -152,9 +164,8 @@ impl ProxyClient {
         preset: Option<&PresetName>,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        let arguments = Arguments::of(3).string(namespace.as_bytes());
-        let arguments = arguments.option(preset, |a, preset| a.string(preset.as_str().as_bytes()));
-        self.call(arguments, deadline).await.map(drop)
+        let preset = preset.map(|preset| bytes_of(preset.as_str().as_bytes()));
+        self.run(&Request::CreateNamespace { name: bytes_of(namespace.as_bytes()), preset }, deadline).await
     }
 
     /// 4: deletes a namespace with all its objects.
@@ -163,7 +174,7 @@ impl ProxyClient {
         namespace: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        self.call(Arguments::of(4).string(namespace.as_bytes()), deadline).await.map(drop)
+        self.run(&Request::DeleteNamespace(bytes_of(namespace.as_bytes())), deadline).await
     }
 
     /// 5: names of objects.
@@ -173,11 +184,11 @@ impl ProxyClient {
         range: &RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<ObjectName>, CallError> {
-        let arguments = Arguments::of(5).string(namespace.as_bytes()).range(range);
-        let mut answer = self.call(arguments, deadline).await?;
-        let names = answer.list(Answer::string)?;
-        let items = names.into_iter().map(ObjectName::new).collect::<Result<_, _>>()?;
-        Ok(Page { items, has_more: answer.bool()? })
+        let namespace = bytes_of(namespace.as_bytes());
+        match self.call(&Request::ListObjects { namespace, query: range.clone() }, deadline).await? {
+            Response::Names(page) => named(page, ObjectName::new),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 8: deletes an object.
@@ -188,8 +199,8 @@ impl ProxyClient {
         may_not_exist: bool,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        let arguments = Arguments::of(8).string(namespace.as_bytes()).string(object.as_bytes());
-        self.call(arguments.bool(may_not_exist), deadline).await.map(drop)
+        let (namespace, object) = (bytes_of(namespace.as_bytes()), bytes_of(object.as_bytes()));
+        self.run(&Request::DeleteObject { namespace, object, may_not_exist }, deadline).await
     }
 
     /// 9: size and checksum of an object.
@@ -200,9 +211,16 @@ impl ProxyClient {
         consistent: bool,
         deadline: Deadline,
     ) -> Result<ObjectSummary, CallError> {
-        let arguments = Arguments::of(9).string(namespace.as_bytes()).string(object.as_bytes());
-        let mut answer = self.call(arguments.bool(consistent).bool(true), deadline).await?;
-        Ok(ObjectSummary { size: answer.u64()?, checksum: answer.checksum()? })
+        let request = Request::GetObjectInfo {
+            namespace: bytes_of(namespace.as_bytes()),
+            object: bytes_of(object.as_bytes()),
+            consistent_read: consistent,
+            should_cache: true,
+        };
+        match self.call(&request, deadline).await? {
+            Response::Summary { size, checksum } => Ok(ObjectSummary { size, checksum }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 10: the **proxy** writes the object to `file` on its host, relative to its working directory.
@@ -214,9 +232,14 @@ impl ProxyClient {
         consistent: bool,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        let arguments = Arguments::of(10).string(namespace.as_bytes()).string(object.as_bytes());
-        let arguments = arguments.string(file.as_os_str().as_bytes()).bool(consistent).bool(false);
-        self.call(arguments, deadline).await.map(drop)
+        let request = Request::ReadObjectFs {
+            namespace: bytes_of(namespace.as_bytes()),
+            object: bytes_of(object.as_bytes()),
+            dest_file: bytes_of(file.as_os_str().as_bytes()),
+            consistent_read: consistent,
+            should_cache: false,
+        };
+        self.run(&request, deadline).await
     }
 
     /// 11: the **proxy** reads `file` on its host, relative to its working directory, and stores it.
@@ -229,25 +252,74 @@ impl ProxyClient {
         checksum: Option<Checksum>,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        let arguments = Arguments::of(11).string(namespace.as_bytes()).string(object.as_bytes());
-        let arguments = arguments.string(file.as_os_str().as_bytes()).bool(allow_overwrite);
-        let arguments = arguments.option(checksum, |a, checksum| a.checksum(&checksum));
-        self.call(arguments, deadline).await.map(drop)
+        let write = write_object(namespace, object, file, allow_overwrite, checksum);
+        self.run(&Request::WriteObjectFs(write), deadline).await
+    }
+
+    /// 21: the same, and how it was stored.
+    pub async fn upload_object_with_manifest(
+        &mut self,
+        namespace: &NamespaceName,
+        object: &ObjectName,
+        file: &Path,
+        allow_overwrite: bool,
+        checksum: Option<Checksum>,
+        deadline: Deadline,
+    ) -> Result<LocatedManifest, CallError> {
+        let write = write_object(namespace, object, file, allow_overwrite, checksum);
+        match self.call(&Request::WriteObjectFs2(write), deadline).await? {
+            Response::Manifest(manifest) => Ok(*manifest),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 13: pieces of objects, back to back in request order.
     pub async fn read_slices(
         &mut self,
         namespace: &NamespaceName,
-        requests: &[(ObjectName, Vec<(i64, i32)>)],
+        requests: &[SlicesOf],
         consistent: bool,
         deadline: Deadline,
     ) -> Result<Bytes, CallError> {
-        let arguments = Arguments::of(13).string(namespace.as_bytes());
-        let arguments = arguments.list(requests, |a, (name, slices)| {
-            a.string(name.as_bytes()).list(slices, |a, &(offset, length)| a.i64(offset).i32(length))
-        });
-        self.call(arguments.bool(consistent), deadline).await?.string()
+        let (namespace, objects) = (bytes_of(namespace.as_bytes()), slices_of(requests));
+        let request = Request::ReadObjectsSlices { namespace, objects, consistent_read: consistent };
+        match self.call(&request, deadline).await? {
+            Response::Data(data) => Ok(joined(data)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// 23: the same, and the objects they are of.
+    pub async fn read_slices_with_manifests(
+        &mut self,
+        namespace: &NamespaceName,
+        requests: &[SlicesOf],
+        consistent: bool,
+        deadline: Deadline,
+    ) -> Result<(Bytes, Vec<ObjectInfo>), CallError> {
+        let (namespace, objects) = (bytes_of(namespace.as_bytes()), slices_of(requests));
+        let request = Request::ReadObjectsSlices2 { namespace, objects, consistent_read: consistent };
+        match self.call(&request, deadline).await? {
+            Response::DataAndObjects(data, objects) => Ok((joined(data), objects)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// 24: asserts and updates in one atomic step; the objects that were uploaded. Of several updates of one name the
+    /// first counts.
+    pub async fn apply_sequence(
+        &mut self,
+        namespace: &NamespaceName,
+        asserts: Vec<Assert>,
+        updates: Vec<Update>,
+        deadline: Deadline,
+    ) -> Result<Vec<ObjectInfo>, CallError> {
+        let namespace = bytes_of(namespace.as_bytes());
+        let request = Request::ApplySequence { namespace, write_barrier: false, asserts, updates };
+        match self.call(&request, deadline).await? {
+            Response::Objects(objects) => Ok(objects),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 14: reads that need not be consistent see at least the state of now afterwards.
@@ -256,7 +328,7 @@ impl ProxyClient {
         namespace: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        self.call(Arguments::of(14).string(namespace.as_bytes()), deadline).await.map(drop)
+        self.run(&Request::InvalidateCache(bytes_of(namespace.as_bytes())), deadline).await
     }
 
     /// 16: this namespace will not be used soon.
@@ -265,19 +337,26 @@ impl ProxyClient {
         namespace: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), CallError> {
-        self.call(Arguments::of(16).string(namespace.as_bytes()), deadline).await.map(drop)
+        self.run(&Request::DropCache(bytes_of(namespace.as_bytes())), deadline).await
     }
 
     /// 17: what runs there.
     pub async fn version(&mut self, deadline: Deadline) -> Result<ProxyVersion, CallError> {
-        let mut answer = self.call(Arguments::of(17), deadline).await?;
-        let number = (answer.i32()?, answer.i32()?, answer.i32()?);
-        Ok(ProxyVersion { number, revision: answer.text()? })
+        match self.call(&Request::GetVersion, deadline).await? {
+            Response::Version(version) => Ok(ProxyVersion {
+                number: (version.major, version.minor, version.patch),
+                revision: version.revision,
+            }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 20: the proxy waits `delay_seconds`, then tells its time (Unix seconds).
     pub async fn ping(&mut self, delay_seconds: f64, deadline: Deadline) -> Result<f64, CallError> {
-        self.call(Arguments::of(20).f64(delay_seconds), deadline).await?.f64()
+        match self.call(&Request::Ping { delay: delay_seconds }, deadline).await? {
+            Response::Time(seconds) => Ok(seconds),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 26: which of these objects exist.
@@ -287,27 +366,58 @@ impl ProxyClient {
         names: &[ObjectName],
         deadline: Deadline,
     ) -> Result<Vec<bool>, CallError> {
-        let arguments = Arguments::of(26).string(namespace.as_bytes());
-        let arguments = arguments.list(names, |a, name| a.string(name.as_bytes()));
-        self.call(arguments, deadline).await?.list(Answer::bool)
+        let objects = names.iter().map(|name| bytes_of(name.as_bytes())).collect();
+        let request = Request::MultiExists { namespace: bytes_of(namespace.as_bytes()), objects };
+        match self.call(&request, deadline).await? {
+            Response::Exists(flags) => Ok(flags),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// 29: the backend's id.
     pub async fn alba_id(&mut self, deadline: Deadline) -> Result<AlbaId, CallError> {
-        let text = self.call(Arguments::of(29), deadline).await?.text()?;
-        Ok(AlbaId::new(text)?)
+        match self.call(&Request::GetAlbaId, deadline).await? {
+            Response::AlbaId(id) => Ok(AlbaId::new(text_or_hex(&id))?),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// 32: asks for manifests in this form from now on; the form that was agreed on.
+    pub async fn use_manifests(
+        &mut self,
+        wanted: ManifestSer,
+        deadline: Deadline,
+    ) -> Result<ManifestSer, CallError> {
+        let key = Bytes::from_static(MANIFEST_SER);
+        let value = bytes_of(&[wanted.number()]);
+        match self.call(&Request::UpdateSession(vec![(key, Some(value))]), deadline).await? {
+            Response::Session(agreed) => match agreed.as_slice() {
+                [(_, value)] if value[..] == [ManifestSer::V2.number()] => Ok(ManifestSer::V2),
+                _ => Ok(ManifestSer::V1),
+            },
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A request that only succeeds or fails.
+    async fn run(&mut self, request: &Request, deadline: Deadline) -> Result<(), CallError> {
+        self.call(request, deadline).await.map(drop)
     }
 
     /// Sends one request and waits for its answer.
-    async fn call(&mut self, arguments: Arguments, deadline: Deadline) -> Result<Answer, CallError> {
+    async fn call(&mut self, request: &Request, deadline: Deadline) -> Result<Response, CallError> {
         let gone =
             || io::Error::new(io::ErrorKind::NotConnected, "an earlier call was cut off; connect anew");
+        // Before the stream is taken: what cannot be said leaves the connection as it is.
+        let message = request.encode()?;
         // Back in its place only when the answer is complete: whoever comes after a call that was cut off would take
         // the answer of that call for its own.
         let mut stream = self.stream.take().ok_or_else(gone)?;
         let inbox = &mut self.inbox;
         let exchange = async {
-            stream.write_all(&arguments.into_frame()?).await?;
+            for part in message.parts() {
+                stream.write_all(part).await?;
+            }
             let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
             if !inbox.read_until(&mut stream, PREFIX).await? {
                 return Err(closed());
@@ -322,6 +432,57 @@ impl ProxyClient {
         let frame =
             within(self.clock.as_ref(), deadline, exchange).await.map_err(|_| CallError::Deadline)??;
         self.stream = Some(stream);
-        Answer::parse(frame)
+        let status = frame.first_chunk().copied().map_or(0, u32::from_le_bytes);
+        match decode_answer(request.command(), frame)? {
+            Ok(response) => Ok(response),
+            // By its number: a newer proxy may have codes that we do not know.
+            Err(error) => Err(ProxyError { code: status, text: error.payload.to_vec() }.into()),
+        }
     }
+}
+
+fn bytes_of(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+fn write_object(
+    namespace: &NamespaceName,
+    object: &ObjectName,
+    file: &Path,
+    allow_overwrite: bool,
+    checksum: Option<Checksum>,
+) -> WriteObjectFs {
+    WriteObjectFs {
+        namespace: bytes_of(namespace.as_bytes()),
+        object: bytes_of(object.as_bytes()),
+        input_file: bytes_of(file.as_os_str().as_bytes()),
+        allow_overwrite,
+        checksum,
+    }
+}
+
+fn slices_of(requests: &[SlicesOf]) -> Vec<ObjectSlices> {
+    let slice = |&(offset, length): &(i64, i32)| SliceRequest { offset, length };
+    let entry = |(object, slices): &SlicesOf| ObjectSlices {
+        object: bytes_of(object.as_bytes()),
+        slices: slices.iter().map(slice).collect(),
+    };
+    requests.iter().map(entry).collect()
+}
+
+/// The wire has it in one piece.
+fn joined(mut data: Vec<Bytes>) -> Bytes {
+    match data.as_mut_slice() {
+        [only] => std::mem::take(only),
+        pieces => pieces.concat().into(),
+    }
+}
+
+fn named<T, U>(page: Page<T>, item: impl Fn(T) -> Result<U, IdError>) -> Result<Page<U>, CallError> {
+    let items = page.items.into_iter().map(item).collect::<Result<_, _>>()?;
+    Ok(Page { items, has_more: page.has_more })
+}
+
+fn unexpected(response: &Response) -> CallError {
+    CallError::Protocol(format!("it is of another operation: {:.100}", format!("{response:?}")))
 }

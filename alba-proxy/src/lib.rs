@@ -3,5 +3,22 @@
 //! Stateless but for caches. It must never hang on a client, grow with what a client promises to send, or leave
 //! something behind for one that has gone.
 
+mod admission;
+mod backend;
 pub mod client;
+mod config;
+mod connection;
+mod daemon;
+mod files;
 mod frame;
+mod handler;
+mod objects;
+mod op;
+mod refusal;
+mod sequence;
+mod server;
+
+pub use backend::{Backend, SlicesAnswer};
+pub use config::ProxyConfig;
+pub use daemon::ProxyDaemon;
+pub use server::Server;

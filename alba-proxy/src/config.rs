@@ -1,0 +1,198 @@
+//! The proxy's configuration. Sizes are in bytes, times in milliseconds.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use alba_client::ClientConfig;
+use serde::{Deserialize, Serialize};
+
+/// What an operator can set. Only `metadata` has no default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// Where volume drivers connect. The protocol has no authentication: anything but loopback needs
+    /// `insecure_listen`.
+    #[serde(default = "defaults::listen")]
+    pub listen: SocketAddr,
+    /// Allows `listen` to be an address that others can reach.
+    #[serde(default)]
+    pub insecure_listen: bool,
+    /// Where `/metrics` and `/health` are served; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Metadata servers; any one that answers is enough.
+    #[serde(default)]
+    pub metadata: Vec<SocketAddr>,
+    /// Connections beyond this many are closed at once.
+    #[serde(default = "defaults::max_client_connections")]
+    pub max_client_connections: usize,
+    /// Deadline of a request, without what its bytes add (`min_transfer_rate`).
+    #[serde(default = "defaults::request_timeout_ms")]
+    pub request_timeout_ms: u64,
+    /// In bytes per second: a request that moves n bytes has n / `min_transfer_rate` more time.
+    #[serde(default = "defaults::min_transfer_rate")]
+    pub min_transfer_rate: u64,
+    /// How long a new connection may take to say magic and version.
+    #[serde(default = "defaults::handshake_timeout_ms")]
+    pub handshake_timeout_ms: u64,
+    /// Longest request frame (uploads by value) and longest answer.
+    #[serde(default = "defaults::max_frame_bytes")]
+    pub max_frame_bytes: u64,
+    /// All large request frames in memory together; requests wait for room, to their deadline.
+    #[serde(default = "defaults::max_request_bytes_in_flight")]
+    pub max_request_bytes_in_flight: u64,
+    /// How long running requests may take to end when the proxy is told to stop.
+    #[serde(default = "defaults::drain_timeout_ms")]
+    pub drain_timeout_ms: u64,
+    /// The original's name for `client.upload_slack`, which it overrides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_slack: Option<f64>,
+    /// The object engine. Its `metadata` is that of above.
+    #[serde(default)]
+    pub client: ClientConfig,
+}
+
+mod defaults {
+    use super::{Ipv4Addr, SocketAddr};
+
+    pub(super) fn listen() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 10_000).into()
+    }
+    pub(super) fn max_client_connections() -> usize {
+        128
+    }
+    pub(super) fn request_timeout_ms() -> u64 {
+        20_000
+    }
+    pub(super) fn min_transfer_rate() -> u64 {
+        4 << 20
+    }
+    pub(super) fn handshake_timeout_ms() -> u64 {
+        5_000
+    }
+    pub(super) fn max_frame_bytes() -> u64 {
+        256 << 20
+    }
+    pub(super) fn max_request_bytes_in_flight() -> u64 {
+        512 << 20
+    }
+    pub(super) fn drain_timeout_ms() -> u64 {
+        8_000
+    }
+}
+
+impl ProxyConfig {
+    /// The defaults, with these metadata servers.
+    pub fn new(metadata: Vec<SocketAddr>) -> Self {
+        Self {
+            listen: defaults::listen(),
+            insecure_listen: false,
+            metrics_listen: None,
+            metadata,
+            max_client_connections: defaults::max_client_connections(),
+            request_timeout_ms: defaults::request_timeout_ms(),
+            min_transfer_rate: defaults::min_transfer_rate(),
+            handshake_timeout_ms: defaults::handshake_timeout_ms(),
+            max_frame_bytes: defaults::max_frame_bytes(),
+            max_request_bytes_in_flight: defaults::max_request_bytes_in_flight(),
+            drain_timeout_ms: defaults::drain_timeout_ms(),
+            upload_slack: None,
+            client: ClientConfig::default(),
+        }
+    }
+
+    /// The first thing that is wrong with the values, in words for the operator.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+            return Err(format!(
+                "listen = \"{}\" can be reached from other machines, and the ALBA protocol has no authentication: \
+                 listen on 127.0.0.1, or set insecure_listen = true if the network is trusted",
+                self.listen
+            ));
+        }
+        if self.metadata.is_empty() && self.client.metadata.is_empty() {
+            return Err("metadata is missing: name the metadata servers, for instance \
+                        metadata = [\"127.0.0.1:4000\"]"
+                .to_owned());
+        }
+        let at_least_one = [
+            ("request_timeout_ms", self.request_timeout_ms),
+            ("handshake_timeout_ms", self.handshake_timeout_ms),
+            ("min_transfer_rate", self.min_transfer_rate),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err(format!("{key} must be at least 1"));
+            }
+        }
+        if self.max_client_connections == 0 || self.max_client_connections > 100_000 {
+            return Err("max_client_connections must be from 1 to 100000".to_owned());
+        }
+        if !(1 << 20..=0x7fff_ffff).contains(&self.max_frame_bytes) {
+            return Err(
+                "max_frame_bytes must be from 1048576 (1 MiB) to 2147483647, the protocol's limit".to_owned()
+            );
+        }
+        if self.max_request_bytes_in_flight < self.max_frame_bytes {
+            return Err("max_request_bytes_in_flight must not be below max_frame_bytes".to_owned());
+        }
+        self.engine().check().map_err(|reason| format!("client: {reason}"))
+    }
+
+    /// The object engine's configuration, with what is set here.
+    pub fn engine(&self) -> ClientConfig {
+        let mut engine = self.client.clone();
+        if !self.metadata.is_empty() {
+            engine.metadata.clone_from(&self.metadata);
+        }
+        if let Some(slack) = self.upload_slack {
+            engine.upload_slack = slack;
+        }
+        engine
+    }
+
+    /// Time for a request that moves `bytes`: the fixed part and what the bytes add.
+    pub(crate) fn time_for(&self, bytes: u64) -> Duration {
+        let moving = Duration::from_secs(bytes / self.min_transfer_rate.max(1));
+        Duration::from_millis(self.request_timeout_ms).saturating_add(moving)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut ProxyConfig)) -> String {
+        let mut config = ProxyConfig::new(vec![([127, 0, 0, 1], 4000).into()]);
+        assert_eq!(config.check(), Ok(()));
+        change(&mut config);
+        config.check().unwrap_err()
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let open = refused(|c| c.listen = ([0, 0, 0, 0], 10_000).into());
+        assert!(open.contains("insecure_listen = true"), "{open}");
+        assert!(refused(|c| c.metadata.clear()).contains("metadata"));
+        assert!(refused(|c| c.request_timeout_ms = 0).contains("request_timeout_ms"));
+        assert!(refused(|c| c.max_client_connections = 0).contains("max_client_connections"));
+        assert!(refused(|c| c.max_frame_bytes = 1 << 31).contains("max_frame_bytes"));
+        assert!(refused(|c| c.max_request_bytes_in_flight = 1).contains("max_request_bytes_in_flight"));
+        assert!(refused(|c| c.upload_slack = Some(-1.0)).contains("upload_slack"));
+    }
+
+    #[test]
+    fn an_open_listener_is_allowed_when_asked_for() {
+        let mut config = ProxyConfig::new(vec![([127, 0, 0, 1], 4000).into()]);
+        config.listen = ([0, 0, 0, 0], 10_000).into();
+        config.insecure_listen = true;
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn bytes_add_time() {
+        let config = ProxyConfig::new(Vec::new());
+        assert_eq!(config.time_for(0), Duration::from_secs(20));
+        assert_eq!(config.time_for(1 << 30), Duration::from_secs(20 + 256));
+    }
+}

@@ -1,0 +1,279 @@
+//! One connection: prologue, then one request after the other (wire-protocol §2.1, §1.5).
+//!
+//! A client that sends nonsense, half of something or nothing at all costs its own connection only: everything it
+//! can make this task wait for has a deadline, and everything it can make it keep has a bound.
+
+use std::io;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alba_core::env::{Deadline, Stream, within};
+use alba_core::wire::llio::WireError;
+use alba_core::wire::proxy::{ErrorCode, MAGIC, ProxyError, Session, VERSION};
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+
+use crate::admission::Room;
+use crate::frame::{Inbox, PREFIX};
+use crate::handler::Answer;
+use crate::refusal::Refusal;
+use crate::server::{Phase, Shared};
+
+/// Magic and version.
+const PROLOGUE: usize = 8;
+
+/// Longest frame of commands other than ApplySequence: they carry names and numbers. Decoded they take up to
+/// [`DECODED`] times their bytes, so the limit is far below that of uploads.
+const MAX_SMALL_FRAME: usize = 1 << 20;
+
+/// Frames up to this length are read without asking for room: what 128 connections may take anyway.
+const FREE: usize = 64 * 1024;
+
+/// A list of empty names takes 4 bytes per name on the wire and 24 in memory, a slice 12 and 16.
+const DECODED: u64 = 8;
+
+/// Bytes kept that a client sent ahead of the answer it waits for.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// A client that ended its side while its request runs has gone, or only has nothing more to ask (`nc`): the request
+/// has this long to end before it is cancelled.
+const HALF_CLOSED: Duration = Duration::from_millis(250);
+
+/// After a last word the connection is read for this long before it is closed: the kernel would answer unread bytes
+/// with a reset, which destroys the last word on its way.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why a connection is closed.
+enum Close {
+    /// Nothing to say: the client has gone, or never was one.
+    Silently,
+    /// After this answer.
+    Saying(Refusal),
+}
+
+impl From<io::Error> for Close {
+    fn from(_: io::Error) -> Self {
+        Self::Silently
+    }
+}
+
+impl From<WireError> for Close {
+    /// No answer can be made: only the end of the connection tells the client.
+    fn from(_: WireError) -> Self {
+        Self::Silently
+    }
+}
+
+/// What came off the wire.
+enum Arrived {
+    Request(Bytes, Room),
+    /// It was read and dropped; the connection goes on after this answer.
+    Refused(Refusal),
+}
+
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    stream: Stream,
+    inbox: Inbox,
+    session: Session,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, stream: Stream) -> Self {
+        Self { shared, stream, inbox: Inbox::default(), session: Session::default() }
+    }
+
+    /// Serves it to its end.
+    pub(crate) async fn run(mut self) {
+        let shared = self.shared.clone();
+        let served = tokio::select! {
+            biased;
+            () = shared.reached(Phase::Ended) => return,
+            served = self.serve() => served,
+        };
+        let Err(Close::Saying(refusal)) = served else { return };
+        tracing::debug!(error = %refusal, "closing a connection");
+        if let Ok(answer) = Answer::refused(&refusal) {
+            let deadline = shared.deadline_in(LINGER);
+            let goodbye = async {
+                self.send(&answer, deadline).await?;
+                self.stream.shutdown().await?;
+                self.inbox.discard(&mut self.stream, usize::MAX).await
+            };
+            // However it ends, the connection does.
+            drop(within(shared.env.clock.as_ref(), deadline, goodbye).await);
+        }
+    }
+
+    /// Returns when the connection is to be closed.
+    async fn serve(&mut self) -> Result<(), Close> {
+        self.handshake().await?;
+        loop {
+            if self.inbox.len() == 0 && !self.wait_for_request().await? {
+                return Ok(());
+            }
+            match self.receive().await? {
+                Arrived::Request(frame, room) => self.answer(frame, room).await?,
+                Arrived::Refused(refusal) => {
+                    let answer = Answer::refused(&refusal)?;
+                    let deadline = self.deadline_for(answer.len());
+                    self.send(&answer, deadline).await?;
+                }
+            }
+        }
+    }
+
+    async fn handshake(&mut self) -> Result<(), Close> {
+        let deadline = Duration::from_millis(self.shared.config.handshake_timeout_ms);
+        let deadline = self.shared.deadline_in(deadline);
+        // Four bytes are enough to know a stranger.
+        self.fill(4, deadline, || Close::Silently).await?;
+        if self.inbox.peek().map(u32::from_le_bytes) != Some(MAGIC) {
+            return Err(Close::Silently);
+        }
+        self.fill(PROLOGUE, deadline, || Close::Silently).await?;
+        let prologue = self.inbox.take(PROLOGUE).ok_or(Close::Silently)?;
+        let version = prologue.last_chunk().copied().map_or(0, i32::from_le_bytes);
+        if version != VERSION {
+            return Err(Close::Saying(other_version(version)));
+        }
+        Ok(())
+    }
+
+    /// Waits, for as long as it takes, for the first byte of a request; false when none will come.
+    async fn wait_for_request(&mut self) -> Result<bool, Close> {
+        tokio::select! {
+            biased;
+            () = self.shared.reached(Phase::Draining) => Ok(false),
+            more = self.inbox.read_some(&mut self.stream, PREFIX) => Ok(more?),
+        }
+    }
+
+    /// Reads one request, of which at least one byte is there.
+    async fn receive(&mut self) -> Result<Arrived, Close> {
+        let shared = self.shared.clone();
+        self.fill(PREFIX, self.deadline_for(0), late(PREFIX)).await?;
+        let len = self.inbox.prefix().and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
+        let limit = usize::try_from(shared.config.max_frame_bytes).unwrap_or(usize::MAX);
+        if len > limit {
+            return Err(too_long(len, limit, "max_frame_bytes"));
+        }
+        let whole = PREFIX.saturating_add(len);
+        let deadline = self.deadline_for(len);
+        self.fill(PREFIX + len.min(4), deadline, late(len)).await?;
+        let command = self.inbox.peek::<8>().and_then(|head| head.last_chunk().copied());
+        let uploads = len >= 4 && command.map(u32::from_le_bytes).is_some_and(crate::handler::carries_data);
+        if len > MAX_SMALL_FRAME && !uploads {
+            return Err(too_long(len, MAX_SMALL_FRAME, "which is the most for this command"));
+        }
+        self.fill(whole.min(FREE), deadline, late(len)).await?;
+        let mut room = Room::default();
+        if len > FREE {
+            let bytes = u64::try_from(len).unwrap_or(u64::MAX);
+            let bytes = if uploads { bytes } else { bytes.saturating_mul(DECODED) };
+            // Half the time for waiting, so that a client gets its answer before it gives up itself.
+            let patience = shared.deadline_in(deadline.left(shared.env.clock.as_ref()) / 2);
+            match shared.admission.take(shared.env.clock.as_ref(), bytes, patience).await {
+                Ok(reserved) => room = reserved,
+                Err(full) => {
+                    let dropped = self.inbox.discard(&mut self.stream, whole);
+                    return match within(shared.env.clock.as_ref(), deadline, dropped).await {
+                        Ok(Ok(true)) => Ok(Arrived::Refused(full.into())),
+                        Ok(_) => Err(Close::Silently),
+                        Err(_) => Err(late(len)()),
+                    };
+                }
+            }
+        }
+        self.fill(whole, deadline, late(len)).await?;
+        let frame = self.inbox.take_frame(len).ok_or(Close::Silently)?;
+        Ok(Arrived::Request(frame, room))
+    }
+
+    /// Runs a request and sends its answer. When the client goes away, the request is cancelled.
+    async fn answer(&mut self, frame: Bytes, room: Room) -> Result<(), Close> {
+        let shared = self.shared.clone();
+        let Self { stream, inbox, session, .. } = self;
+        let mut work = Box::pin(crate::handler::handle(&shared, session, frame));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut work => break answer,
+                more = inbox.read_ahead(stream, READ_AHEAD) => if !more? {
+                    let grace = shared.deadline_in(HALF_CLOSED);
+                    let last = within(shared.env.clock.as_ref(), grace, &mut work).await;
+                    break last.map_err(|_| Close::Silently)?;
+                },
+            }
+        };
+        drop(work);
+        drop(room);
+        let answer = answer?;
+        let deadline = self.deadline_for(answer.len());
+        Ok(self.send(&answer, deadline).await?)
+    }
+
+    /// Sends an answer without copying its parts together.
+    async fn send(&mut self, answer: &Answer, deadline: Deadline) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> =
+            answer.parts().iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+        let stream = &mut self.stream;
+        let write = async {
+            let mut rest = slices.as_mut_slice();
+            while !rest.is_empty() {
+                let written = stream.write_vectored(rest).await?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            stream.flush().await
+        };
+        within(self.shared.env.clock.as_ref(), deadline, write)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    /// Reads until `wanted` bytes wait. Half of them and then the end: silence. Not in time: `late`.
+    async fn fill(
+        &mut self,
+        wanted: usize,
+        deadline: Deadline,
+        late: impl FnOnce() -> Close,
+    ) -> Result<(), Close> {
+        let read = self.inbox.read_until(&mut self.stream, wanted);
+        match within(self.shared.env.clock.as_ref(), deadline, read).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false) | Err(_)) => Err(Close::Silently),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// Until when `bytes` must have moved.
+    fn deadline_for(&self, bytes: usize) -> Deadline {
+        self.shared.deadline_for(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a client of another version is told.
+fn other_version(client: i32) -> Refusal {
+    let text = format!("protocol version: (server) {VERSION} <> {client} (client)");
+    Refusal(ProxyError { code: ErrorCode::ProtocolVersionMismatch, payload: text.into() })
+}
+
+/// The rest of a frame did not come.
+fn late(len: usize) -> impl Fn() -> Close {
+    move || {
+        let text = format!("the rest of a request of {len} bytes did not arrive in time; connection closed");
+        Close::Saying(Refusal::unknown(text))
+    }
+}
+
+/// A frame that is not even read.
+fn too_long(len: usize, limit: usize, which: &str) -> Close {
+    let text = format!(
+        "a request of {len} bytes is too long; at most {limit} bytes are accepted ({which}); connection closed"
+    );
+    Close::Saying(Refusal::unknown(text))
+}

@@ -1,0 +1,75 @@
+//! The proxy as a daemon: from its configuration to a server that serves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alba_client::Client;
+use alba_core::daemon::{Context, Daemon};
+use anyhow::Context as _;
+
+use crate::{ProxyConfig, Server};
+
+/// First and longest pause between attempts to reach the metadata servers at start.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// `alba-proxy`.
+pub struct ProxyDaemon;
+
+impl Daemon for ProxyDaemon {
+    type Config = ProxyConfig;
+
+    const NAME: &'static str = "proxy";
+
+    const ABOUT: &'static str = "ALBA's proxy: serves the ALBA protocol to volume drivers";
+
+    fn check(config: &ProxyConfig) -> Result<(), String> {
+        config.check()
+    }
+
+    fn metrics_listen(config: &ProxyConfig) -> Option<SocketAddr> {
+        config.metrics_listen
+    }
+
+    async fn run(config: ProxyConfig, context: Context) -> anyhow::Result<()> {
+        if !config.listen.ip().is_loopback() {
+            tracing::warn!(
+                listen = %config.listen,
+                "insecure_listen: anybody who reaches this address can read and delete everything"
+            );
+        }
+        // First the port: one that is taken should stop the start at once, not after the metadata is there.
+        let listener = context.env.net.listen(config.listen).await?;
+        let Some(client) = connect(&config, &context).await? else { return Ok(()) };
+        tracing::info!(listen = %listener.local_addr().context("listening socket")?, "serving");
+        context.health.set_ready();
+        let server = Server::new(context.env.clone(), config, Arc::new(client));
+        server.run(listener, context.stop).await.context("serving")
+    }
+}
+
+/// Connects to the metadata servers, for as long as it takes: at a restart of everything they may come up last. None
+/// when told to stop before.
+async fn connect(config: &ProxyConfig, context: &Context) -> anyhow::Result<Option<Client>> {
+    let clock = context.env.clock.as_ref();
+    let mut pause = RETRY.0;
+    loop {
+        let attempt = Client::connect(context.env.clone(), config.engine());
+        let error = tokio::select! {
+            biased;
+            () = context.stop.wait() => return Ok(None),
+            client = attempt => match client {
+                Ok(client) => return Ok(Some(client)),
+                Err(alba_client::ClientError::Config(reason)) => anyhow::bail!("configuration: {reason}"),
+                Err(error) => error,
+            },
+        };
+        tracing::warn!(%error, "metadata servers cannot be reached; trying again");
+        context.health.set_not_ready(format!("metadata servers cannot be reached: {error}"));
+        tokio::select! {
+            biased;
+            () = context.stop.wait() => return Ok(None),
+            () = clock.sleep_until(clock.now().plus(pause)) => pause = (pause * 2).min(RETRY.1),
+        }
+    }
+}

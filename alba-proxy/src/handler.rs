@@ -1,0 +1,358 @@
+//! From a request's bytes to its answer's: decodes, asks the engine, encodes.
+
+use std::any::Any;
+use std::time::Duration;
+
+use alba_client::{Consistency, Slice, StoredObject};
+use alba_core::env::Clock;
+use alba_core::ids::{NamespaceName, ObjectName, PresetName};
+use alba_core::range::{Page, RangeQuery};
+use alba_core::wire::common::Version;
+use alba_core::wire::llio::{Message, WireError};
+use alba_core::wire::manifest::{LocatedManifest, ManifestSer, WireManifest};
+use alba_core::wire::proxy::{
+    Command, ErrorCode, ObjectInfo, ObjectSlices, Request, Response, Session, WriteObjectFs, encode_answer,
+};
+use bytes::Bytes;
+
+use crate::op;
+use crate::refusal::Refusal;
+use crate::server::Shared;
+use crate::{objects, sequence};
+
+/// Longest delay of a ping, in seconds. It costs a connection, and the client ends it by going away.
+const MAX_PING: f64 = 3600.0;
+
+/// Revision of the source, when the build says it.
+const REVISION: Option<&str> = option_env!("ALBA_REVISION");
+
+/// An answer's bytes, with what must live until they are sent.
+pub(crate) struct Answer {
+    message: Message,
+    _hold: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Answer {
+    /// The answer to a request that failed, or could not even be read.
+    pub(crate) fn refused(refusal: &Refusal) -> Result<Self, WireError> {
+        // An error looks the same whatever it answers.
+        let message = encode_answer(Command::GetVersion, &Err(refusal.0.clone()), ManifestSer::V1)?;
+        Ok(Self { message, _hold: None })
+    }
+
+    pub(crate) fn parts(&self) -> &[Bytes] {
+        self.message.parts()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.message.len()
+    }
+}
+
+/// May frames of this command be large?
+pub(crate) fn carries_data(command: u32) -> bool {
+    command == Command::ApplySequence.code()
+}
+
+/// Serves one request. `WireError` is for what no answer can say.
+pub(crate) async fn handle(
+    shared: &Shared,
+    session: &mut Session,
+    frame: Bytes,
+) -> Result<Answer, WireError> {
+    let started = shared.env.clock.now();
+    let request = decode(frame);
+    let command = request.as_ref().ok().map(Request::command);
+    let served = match request {
+        Ok(request) => Box::pin(serve(shared, session, request)).await,
+        Err(refusal) => Err(refusal),
+    };
+    let ser = session.manifest_ser;
+    let limit = usize::try_from(shared.config.max_frame_bytes).unwrap_or(usize::MAX);
+    let answer = served.and_then(|served| {
+        let command = command.unwrap_or(Command::GetVersion);
+        let message = encode_answer(command, &Ok(served.response), ser)?;
+        if message.len() > limit {
+            let text = format!("the answer has {} bytes; at most {limit} are sent", message.len());
+            return Err(Refusal::unknown(text));
+        }
+        Ok((Answer { message, _hold: served.hold }, served.moved))
+    });
+    let op = command.map_or("unknown", op::name);
+    let took = shared.env.clock.now().since(started);
+    metrics::histogram!("alba_proxy_request_seconds", "op" => op).record(took.as_secs_f64());
+    match answer {
+        Ok((answer, moved)) => {
+            tracing::debug!(op, ?took, moved, "request served");
+            metrics::counter!("alba_proxy_bytes_total", "op" => op).increment(moved);
+            Ok(answer)
+        }
+        Err(refusal) => {
+            let code = refusal.0.code;
+            metrics::counter!("alba_proxy_errors_total", "op" => op, "code" => code.number().to_string())
+                .increment(1);
+            match code {
+                ErrorCode::Unknown => tracing::warn!(op, ?took, error = %refusal, "request failed"),
+                _ => tracing::debug!(op, ?took, error = %refusal, "request refused"),
+            }
+            Answer::refused(&refusal)
+        }
+    }
+}
+
+fn decode(frame: Bytes) -> Result<Request, Refusal> {
+    let code = frame.first_chunk().copied().map(u32::from_le_bytes);
+    if code.is_some_and(carries_data) {
+        sequence::check_counts(&frame)?;
+    }
+    match code.and_then(Command::from_code) {
+        // Whatever its arguments are.
+        Some(later) if !is_built(later) => Err(not_built(later)),
+        _ => Ok(Request::decode(frame)?),
+    }
+}
+
+/// Is there anything behind this command yet?
+fn is_built(command: Command) -> bool {
+    !matches!(
+        command,
+        Command::ProxyStatistics
+            | Command::OsdView
+            | Command::GetClientConfig
+            | Command::OsdInfo
+            | Command::OsdInfo2
+            | Command::ReadObjects
+            | Command::HasLocalFragmentCache
+            | Command::GetFragmentEncryptionKey
+    )
+}
+
+/// What old servers tell newer clients: these go on without.
+fn not_built(command: Command) -> Refusal {
+    let text = format!("operation {} ({}) is not supported", command.code(), op::name(command));
+    Refusal::new(ErrorCode::UnknownOperation, text)
+}
+
+/// What a request gave.
+struct Served {
+    response: Response,
+    /// Bytes of objects that were moved, for the metrics.
+    moved: u64,
+    hold: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl From<Response> for Served {
+    fn from(response: Response) -> Self {
+        Self { response, moved: 0, hold: None }
+    }
+}
+
+async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Result<Served, Refusal> {
+    let backend = shared.backend.as_ref();
+    let by = shared.deadline_for(0);
+    let response = match request {
+        Request::ListNamespaces(range) => {
+            let page = shared.within(by, backend.list_namespaces(checked(range)?, by)).await?;
+            Response::Names(map_page(page, |record| bytes_of(record.name.as_bytes())))
+        }
+        Request::ListNamespaces2(range) => {
+            let page = shared.within(by, backend.list_namespaces(checked(range)?, by)).await?;
+            Response::NamesWithPresets(map_page(page, |record| {
+                (bytes_of(record.name.as_bytes()), bytes_of(record.preset.as_str().as_bytes()))
+            }))
+        }
+        Request::NamespaceExists(name) => {
+            let name = namespace_name(&name)?;
+            Response::Flag(shared.within(by, backend.namespace_exists(&name, by)).await?)
+        }
+        Request::CreateNamespace { name, preset } => {
+            let name = namespace_name(&name)?;
+            let preset = preset.map(|preset| preset_name(&preset)).transpose()?;
+            shared.within(by, backend.create_namespace(&name, preset, by)).await?;
+            Response::Done
+        }
+        Request::DeleteNamespace(name) => {
+            let name = namespace_name(&name)?;
+            shared.within(by, backend.delete_namespace(&name, by)).await?;
+            Response::Done
+        }
+        Request::ListObjects { namespace, query } => {
+            let namespace = namespace_name(&namespace)?;
+            let page = shared.within(by, backend.list_objects(&namespace, checked(query)?, by)).await?;
+            Response::Names(map_page(page, |name| bytes_of(name.as_bytes())))
+        }
+        Request::DeleteObject { namespace, object, may_not_exist } => {
+            let (namespace, object) = (namespace_name(&namespace)?, object_name(&object)?);
+            shared.within(by, backend.delete_object(&namespace, &object, !may_not_exist, by)).await?;
+            Response::Done
+        }
+        Request::GetObjectInfo { namespace, object, consistent_read, should_cache: _ } => {
+            let (namespace, object) = (namespace_name(&namespace)?, object_name(&object)?);
+            let stored = objects::lookup(shared, &namespace, &object, consistency(consistent_read)).await?;
+            Response::Summary { size: stored.manifest.size, checksum: stored.manifest.checksum }
+        }
+        Request::ReadObjectFs { namespace, object, dest_file, consistent_read, should_cache: _ } => {
+            let (namespace, object) = (namespace_name(&namespace)?, object_name(&object)?);
+            let consistency = consistency(consistent_read);
+            let stored = objects::read_to_file(shared, &namespace, &object, &dest_file, consistency).await?;
+            return Ok(Served { response: Response::Done, moved: stored.manifest.size, hold: None });
+        }
+        Request::WriteObjectFs(write) => {
+            let stored = write_object(shared, write).await?;
+            return Ok(Served { response: Response::Done, moved: stored.manifest.size, hold: None });
+        }
+        Request::WriteObjectFs2(write) => {
+            let stored = write_object(shared, write).await?;
+            let response = Response::Manifest(Box::new(located(&stored)));
+            return Ok(Served { response, moved: stored.manifest.size, hold: None });
+        }
+        Request::ReadObjectsSlices { namespace, objects, consistent_read } => {
+            return read_slices(shared, &namespace, objects, consistent_read, |data, _| Response::Data(data))
+                .await;
+        }
+        Request::ReadObjectsSlices2 { namespace, objects, consistent_read } => {
+            return read_slices(shared, &namespace, objects, consistent_read, |data, objects| {
+                Response::DataAndObjects(data, objects.iter().map(object_info).collect())
+            })
+            .await;
+        }
+        // DropCache is a hint that the caller is done with the namespace; what it may have cached is the same.
+        Request::InvalidateCache(namespace) | Request::DropCache(namespace) => {
+            let namespace = namespace_name(&namespace)?;
+            shared.within(by, backend.invalidate_cache(&namespace, by)).await?;
+            Response::Done
+        }
+        Request::GetVersion => Response::Version(version()),
+        Request::Ping { delay } => ping(shared, delay).await?,
+        // The barrier asks for nothing more: every sequence is durable before it is answered.
+        Request::ApplySequence { namespace, write_barrier: _, asserts, updates } => {
+            let namespace = namespace_name(&namespace)?;
+            let (stored, moved) = sequence::apply(shared, &namespace, asserts, updates).await?;
+            let response = Response::Objects(stored.iter().map(object_info).collect());
+            return Ok(Served { response, moved, hold: None });
+        }
+        Request::MultiExists { namespace, objects } => {
+            let namespace = namespace_name(&namespace)?;
+            let names = objects.iter().map(object_name).collect::<Result<_, _>>()?;
+            Response::Exists(shared.within(by, backend.multi_exists(&namespace, names, by)).await?)
+        }
+        Request::GetAlbaId => {
+            let id = shared.within(by, backend.alba_id(by)).await?;
+            Response::AlbaId(bytes_of(id.as_str().as_bytes()))
+        }
+        Request::UpdateSession(wishes) => {
+            let (updated, processed) = session.updated(&wishes);
+            *session = updated;
+            Response::Session(processed)
+        }
+        Request::ProxyStatistics { .. }
+        | Request::OsdView
+        | Request::GetClientConfig
+        | Request::OsdInfo
+        | Request::OsdInfo2
+        | Request::ReadObjects { .. }
+        | Request::HasLocalFragmentCache
+        | Request::GetFragmentEncryptionKey { .. } => {
+            return Err(not_built(request.command()));
+        }
+    };
+    Ok(response.into())
+}
+
+async fn write_object(shared: &Shared, write: WriteObjectFs) -> Result<StoredObject, Refusal> {
+    let (namespace, object) = (namespace_name(&write.namespace)?, object_name(&write.object)?);
+    let WriteObjectFs { input_file, allow_overwrite, checksum, .. } = write;
+    objects::write_from_file(shared, &namespace, &object, &input_file, allow_overwrite, checksum).await
+}
+
+async fn read_slices(
+    shared: &Shared,
+    namespace: &Bytes,
+    requests: Vec<ObjectSlices>,
+    consistent_read: bool,
+    response: impl FnOnce(Vec<Bytes>, &[StoredObject]) -> Response,
+) -> Result<Served, Refusal> {
+    let namespace = namespace_name(namespace)?;
+    let slice =
+        |slice: &alba_core::wire::proxy::SliceRequest| Slice { offset: slice.offset, length: slice.length };
+    let requests = requests
+        .iter()
+        .map(|entry| Ok((object_name(&entry.object)?, entry.slices.iter().map(slice).collect())))
+        .collect::<Result<_, Refusal>>()?;
+    let read = objects::read_slices(shared, &namespace, requests, consistency(consistent_read)).await?;
+    let moved = objects::len_of(&read.data);
+    Ok(Served { response: response(read.data, &read.objects), moved, hold: Some(read.hold) })
+}
+
+/// 20: sleeps, then tells the time.
+async fn ping(shared: &Shared, delay: f64) -> Result<Response, Refusal> {
+    if delay.is_nan() || delay > MAX_PING {
+        let text = format!("a delay of {delay} s; at most {MAX_PING} s are waited");
+        return Err(Refusal::unknown(text));
+    }
+    let clock: &dyn Clock = shared.env.clock.as_ref();
+    let delay = Duration::try_from_secs_f64(delay.max(0.0)).unwrap_or_default();
+    clock.sleep_until(clock.now().plus(delay)).await;
+    // Doubles hold microseconds exactly until the year 2255.
+    #[allow(clippy::cast_precision_loss)]
+    let now = clock.wall_micros() as f64;
+    Ok(Response::Time(now / 1e6))
+}
+
+fn version() -> Version {
+    let part = |text: &str| text.parse().unwrap_or(-1);
+    Version {
+        major: part(env!("CARGO_PKG_VERSION_MAJOR")),
+        minor: part(env!("CARGO_PKG_VERSION_MINOR")),
+        patch: part(env!("CARGO_PKG_VERSION_PATCH")),
+        revision: REVISION.unwrap_or(concat!("v", env!("CARGO_PKG_VERSION"))).to_owned(),
+    }
+}
+
+fn located(stored: &StoredObject) -> LocatedManifest {
+    LocatedManifest { manifest: WireManifest::from(stored.manifest.as_ref()), namespace: stored.namespace }
+}
+
+fn object_info(stored: &StoredObject) -> ObjectInfo {
+    let name = bytes_of(stored.manifest.name.as_bytes());
+    // The empty id stands for the proxy's own backend.
+    ObjectInfo { name, alba_id: Bytes::new(), manifest: located(stored) }
+}
+
+fn consistency(consistent_read: bool) -> Consistency {
+    if consistent_read { Consistency::Consistent } else { Consistency::Cached }
+}
+
+fn bytes_of(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+fn map_page<T, U>(page: Page<T>, item: impl FnMut(T) -> U) -> Page<U> {
+    Page { items: page.items.into_iter().map(item).collect(), has_more: page.has_more }
+}
+
+/// Copied out of the frame, which should not live as long as names do.
+fn namespace_name(name: &Bytes) -> Result<NamespaceName, Refusal> {
+    Ok(NamespaceName::new(name.as_ref())?)
+}
+
+pub(crate) fn object_name(name: &Bytes) -> Result<ObjectName, Refusal> {
+    Ok(ObjectName::new(name.as_ref())?)
+}
+
+fn preset_name(name: &Bytes) -> Result<PresetName, Refusal> {
+    let text = std::str::from_utf8(name).map_err(|_| {
+        let text = format!("preset {}: names of presets are text", alba_core::ids::text_or_hex(name));
+        Refusal::new(ErrorCode::PresetDoesNotExist, text)
+    })?;
+    Ok(PresetName::new(text)?)
+}
+
+/// Bounds that no name can have are as wrong as names that are too long.
+fn checked(range: RangeQuery) -> Result<RangeQuery, Refusal> {
+    object_name(&Bytes::copy_from_slice(&range.first))?;
+    if let Some((last, _)) = &range.last {
+        object_name(&Bytes::copy_from_slice(last))?;
+    }
+    Ok(range)
+}

@@ -1,0 +1,131 @@
+//! Requests about the bytes of objects: files in and out, and slices.
+
+use std::any::Any;
+
+use alba_client::{ClientError, Consistency, ObjectSource, Slice, StoredObject, UploadOptions};
+use alba_core::checksum::Checksum;
+use alba_core::env::Deadline;
+use alba_core::ids::{NamespaceName, ObjectName};
+use alba_core::wire::proxy::ErrorCode;
+use alba_core::wire::rpc::nsm::Overwrite;
+use bytes::Bytes;
+
+use crate::backend::SlicesAnswer;
+use crate::files;
+use crate::refusal::Refusal;
+use crate::server::Shared;
+
+/// Object entries of one slices request: each is answered with a manifest, so few bytes could ask for very many.
+const MAX_ENTRIES: usize = 4096;
+
+/// An object's manifest.
+pub(crate) async fn lookup(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    object: &ObjectName,
+    consistency: Consistency,
+) -> Result<StoredObject, Refusal> {
+    let deadline = shared.deadline_for(0);
+    let manifest = shared.backend.manifest(namespace, object, consistency, deadline);
+    let stored = shared.within(deadline, manifest).await?;
+    Ok(stored.ok_or_else(|| ClientError::ObjectUnknown(object.clone()))?)
+}
+
+/// 10: writes an object to a file of this host.
+pub(crate) async fn read_to_file(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    object: &ObjectName,
+    file: &[u8],
+    consistency: Consistency,
+) -> Result<StoredObject, Refusal> {
+    // Asked first because the time a download may take depends on the object's size.
+    let stored = lookup(shared, namespace, object, consistency).await?;
+    let deadline = shared.deadline_for(stored.manifest.size);
+    let mut sink = files::output(&shared.env, file, deadline).await?;
+    let download = shared.backend.download(namespace, object, consistency, &mut sink, deadline);
+    shared.within(deadline, download).await.map_err(|mut refusal| {
+        // That code is for checksums that clients give.
+        if refusal.0.code == ErrorCode::ChecksumMismatch {
+            refusal.0.code = ErrorCode::Unknown;
+        }
+        refusal
+    })
+}
+
+/// 11, 21: stores a file of this host.
+pub(crate) async fn write_from_file(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    object: &ObjectName,
+    file: &[u8],
+    overwrite: bool,
+    checksum: Option<Checksum>,
+) -> Result<StoredObject, Refusal> {
+    let mut source = open_input(shared, namespace, file).await?;
+    let overwrite = if overwrite { Overwrite::Unconditionally } else { Overwrite::NoPrevious };
+    let options = UploadOptions { overwrite, checksum };
+    let deadline = shared.deadline_for(source.size());
+    let upload = shared.backend.upload(namespace, object, &mut source, options, deadline);
+    shared.within(deadline, upload).await
+}
+
+/// Opens a file to upload to `namespace`. A namespace that does not exist is the first thing to say.
+pub(crate) async fn open_input(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    file: &[u8],
+) -> Result<alba_client::FileSource, Refusal> {
+    let deadline = shared.deadline_for(0);
+    match files::input(&shared.env, file, deadline).await {
+        Ok(source) => Ok(source),
+        Err(refusal) => {
+            namespace_must_exist(shared, namespace, deadline).await?;
+            Err(refusal)
+        }
+    }
+}
+
+/// Error 5 when there is no such namespace.
+pub(crate) async fn namespace_must_exist(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    deadline: Deadline,
+) -> Result<(), Refusal> {
+    match shared.within(deadline, shared.backend.namespace_exists(namespace, deadline)).await? {
+        true => Ok(()),
+        false => Err(ClientError::NamespaceUnknown(namespace.clone()).into()),
+    }
+}
+
+/// 13, 23: parts of objects.
+pub(crate) async fn read_slices(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    requests: Vec<(ObjectName, Vec<Slice>)>,
+    consistency: Consistency,
+) -> Result<SlicesAnswer, Refusal> {
+    if requests.is_empty() {
+        // Succeeds even for an unknown namespace (wire-protocol §2.4).
+        let hold: Box<dyn Any + Send + Sync> = Box::new(());
+        return Ok(SlicesAnswer { data: Vec::new(), objects: Vec::new(), hold });
+    }
+    if requests.len() > MAX_ENTRIES {
+        let text = format!("{} objects in one request; at most {MAX_ENTRIES} are accepted", requests.len());
+        return Err(Refusal::unknown(text));
+    }
+    let total: i64 =
+        requests.iter().flat_map(|(_, slices)| slices).map(|slice| i64::from(slice.length)).sum();
+    // The original finds this before it looks at anything else (wire-protocol §2.4, the corner).
+    let total = u64::try_from(total)
+        .map_err(|_| Refusal::unknown("the lengths of the slices together are negative"))?;
+    // The engine refuses what is more than it may keep in memory; more time than for that makes no sense.
+    let deadline = shared.deadline_for(total.min(shared.config.max_frame_bytes));
+    let read = shared.backend.read_slices(namespace, requests, consistency, deadline);
+    shared.within(deadline, read).await
+}
+
+/// Bytes of an answer's data.
+pub(crate) fn len_of(data: &[Bytes]) -> u64 {
+    data.iter().map(|piece| u64::try_from(piece.len()).unwrap_or(u64::MAX)).sum()
+}

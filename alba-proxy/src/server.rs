@@ -1,0 +1,151 @@
+//! Listens, admits connections, and ends them in order.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alba_client::ClientError;
+use alba_core::daemon::StopSignal;
+use alba_core::env::{Deadline, Env, Listener, Stream, within};
+use alba_core::units::ByteCount;
+use tokio::sync::{Semaphore, watch};
+
+use crate::admission::Admission;
+use crate::backend::Backend;
+use crate::config::ProxyConfig;
+use crate::connection::Connection;
+use crate::refusal::Refusal;
+
+/// Where the server is in its life; only ever goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Takes connections and requests.
+    Serving,
+    /// Takes no more of them, and lets running requests end.
+    Draining,
+    /// Cuts off what still runs.
+    Ended,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) config: ProxyConfig,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) admission: Admission,
+    phase: watch::Sender<Phase>,
+}
+
+impl Shared {
+    /// Returns once the server's life has come to `phase`.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        // An error would mean that the sender is gone, which `self` holds.
+        drop(self.phase.subscribe().wait_for(|now| *now >= phase).await);
+    }
+
+    /// A deadline `after` from now.
+    pub(crate) fn deadline_in(&self, after: Duration) -> Deadline {
+        self.env.deadline_in(after)
+    }
+
+    /// Until when a request that moves `bytes` must be done.
+    pub(crate) fn deadline_for(&self, bytes: u64) -> Deadline {
+        self.env.deadline_in(self.config.time_for(bytes))
+    }
+
+    /// Waits for the engine. It keeps deadlines itself; this is for the day it does not.
+    pub(crate) async fn within<T>(
+        &self,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, Refusal> {
+        match within(self.env.clock.as_ref(), deadline, work).await {
+            Ok(result) => Ok(result?),
+            Err(exceeded) => Err(Refusal::unknown(exceeded)),
+        }
+    }
+}
+
+/// The proxy's server, on any byte streams and any object engine.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+    connections: Arc<Semaphore>,
+}
+
+/// What a semaphore counts at most here; far above any configuration.
+const MOST_CONNECTIONS: usize = 1 << 20;
+
+/// Pause after a failed `accept` (out of file descriptors): time for others to close theirs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Server {
+    /// A server that serves nothing yet.
+    pub fn new(env: Env, config: ProxyConfig, backend: Arc<dyn Backend>) -> Self {
+        let (phase, _) = watch::channel(Phase::Serving);
+        let admission = Admission::new(ByteCount(config.max_request_bytes_in_flight));
+        let connections = Arc::new(Semaphore::new(config.max_client_connections.min(MOST_CONNECTIONS)));
+        Self { shared: Arc::new(Shared { env, config, backend, admission, phase }), connections }
+    }
+
+    /// Serves connections of `listener` until `stop`, then lets what runs end, for as long as the configuration says.
+    pub async fn run(&self, listener: Box<dyn Listener>, stop: StopSignal) -> io::Result<()> {
+        self.accept_until(listener, &stop).await;
+        self.drain().await;
+        Ok(())
+    }
+
+    async fn accept_until(&self, mut listener: Box<dyn Listener>, stop: &StopSignal) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.wait() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    let clock = &self.shared.env.clock;
+                    clock.sleep_until(clock.now().plus(ACCEPT_PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one connection in a task of its own, or closes it at once when there are too many.
+    pub fn admit(&self, stream: Stream, peer: SocketAddr) {
+        let Ok(slot) = self.connections.clone().try_acquire_owned() else {
+            metrics::counter!("alba_proxy_connections_refused_total").increment(1);
+            tracing::warn!(
+                %peer,
+                max_client_connections = self.shared.config.max_client_connections,
+                "too many connections: closed this one"
+            );
+            return;
+        };
+        let connection = Connection::new(self.shared.clone(), stream);
+        let serve = async move {
+            metrics::gauge!("alba_proxy_connections").increment(1.0);
+            connection.run().await;
+            metrics::gauge!("alba_proxy_connections").decrement(1.0);
+            drop(slot);
+        };
+        // Runs to its end whether anybody holds the handle or not; `drain` waits for its slot.
+        drop(self.shared.env.spawn.spawn("proxy connection", Box::pin(serve)));
+    }
+
+    /// Ends idle connections at once and the others after their request, or when the time for it is over.
+    async fn drain(&self) {
+        let Shared { env, config, phase, .. } = self.shared.as_ref();
+        phase.send_replace(Phase::Draining);
+        let all = u32::try_from(config.max_client_connections).unwrap_or(u32::MAX);
+        let deadline = env.deadline_in(Duration::from_millis(config.drain_timeout_ms));
+        if within(env.clock.as_ref(), deadline, self.connections.acquire_many(all)).await.is_err() {
+            tracing::warn!("requests still run after drain_timeout_ms: cut off");
+        }
+        phase.send_replace(Phase::Ended);
+    }
+}
