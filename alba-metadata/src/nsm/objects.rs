@@ -1,0 +1,107 @@
+//! Changes of single objects.
+
+use std::collections::BTreeSet;
+
+use alba_core::ids::{
+    ChunkIndex, FragmentIndex, GcEpoch, NamespaceId, ObjectId, ObjectName, ObjectVersion, OsdId,
+};
+use alba_core::kv::{KvError, KvRead};
+use alba_core::manifest::Manifest;
+use alba_core::policy::Bucket;
+use alba_core::wire::rpc::nsm::{NsmError, NsmOutcome};
+
+use super::indexes::{self, ObjectRecord};
+use super::keys::Table;
+use super::{Refused, checks, epochs, keys, owned, refuse};
+use crate::model::Fault;
+use crate::txn::KvTxn;
+
+/// Do all of these OSDs take new fragments?
+pub(super) fn check_linked(
+    txn: &KvTxn<'_>,
+    namespace: NamespaceId,
+    osds: BTreeSet<OsdId>,
+) -> Result<(), Refused> {
+    for osd in osds {
+        if txn.get(&keys::of_osd(namespace, Table::ActiveOsds, osd))?.is_none() {
+            return refuse(NsmError::InactiveOsd(osd));
+        }
+    }
+    Ok(())
+}
+
+/// The bucket a manifest belongs in.
+pub(super) fn bucket_of(
+    store: &(impl KvRead + ?Sized),
+    namespace: NamespaceId,
+    manifest: &Manifest,
+) -> Result<Bucket, KvError> {
+    let nodes = indexes::nodes(store, namespace, &indexes::osds_of(manifest))?;
+    Ok(checks::bucket(manifest, &nodes))
+}
+
+/// Takes an object out; its fragments become deletable in the same command.
+pub(super) fn replace(
+    txn: &mut KvTxn<'_>,
+    namespace: NamespaceId,
+    record: &ObjectRecord,
+) -> Result<(), KvError> {
+    indexes::remove(txn, namespace, record)?;
+    indexes::queue_fragments(txn, namespace, &record.manifest);
+    Ok(())
+}
+
+pub(super) fn delete(
+    txn: &mut KvTxn<'_>,
+    namespace: NamespaceId,
+    name: &ObjectName,
+    must_exist: bool,
+) -> Result<(), Refused> {
+    match indexes::by_name(txn, namespace, name)? {
+        Some(record) => {
+            replace(txn, namespace, &record)?;
+            txn.delete(keys::name(namespace, name));
+            Ok(())
+        }
+        None if must_exist => refuse(NsmError::ObjectNotFound),
+        None => Ok(()),
+    }
+}
+
+/// Fills holes with fragments that arrived after the commit (invariant 2): the stored version must be 0 and becomes
+/// 1, the fragments keep version 0.
+pub(super) fn add_late_fragments(
+    txn: &mut KvTxn<'_>,
+    namespace: NamespaceId,
+    object: &ObjectId,
+    fragments: &[(ChunkIndex, FragmentIndex, OsdId)],
+    epoch: GcEpoch,
+) -> Result<NsmOutcome, Refused> {
+    let header = owned(txn, namespace)?;
+    let Some(old) = indexes::object(txn, namespace, object)? else {
+        return refuse(NsmError::ObjectNotFound);
+    };
+    let version = old.manifest.version;
+    if version != ObjectVersion(0) {
+        return refuse(NsmError::InvalidVersion(version));
+    }
+    let mut manifest = old.manifest.clone();
+    manifest.version = ObjectVersion(1);
+    for (chunk, fragment, osd) in fragments {
+        let chunk = manifest.chunks.get_mut(chunk.index());
+        match chunk.and_then(|chunk| chunk.fragments.get_mut(fragment.index())) {
+            Some(entry) if entry.location.is_none() => entry.location = Some(*osd),
+            // No hole there: the caller works from another manifest than the stored one.
+            _ => return refuse(NsmError::InvalidVersion(version)),
+        }
+    }
+    checks::spread(&manifest).map_err(Fault::Refused)?;
+    epochs::get(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
+    check_linked(txn, namespace, fragments.iter().map(|(_, _, osd)| *osd).collect())?;
+    let bucket = bucket_of(txn, namespace, &manifest)?;
+    checks::satisfies(&bucket, &header.preset).map_err(Fault::Refused)?;
+    indexes::remove(txn, namespace, &old)?;
+    let record = ObjectRecord { bucket, manifest };
+    indexes::insert(txn, namespace, &record)?;
+    Ok(NsmOutcome::Updated(Box::new(record.manifest)))
+}

@@ -1,0 +1,136 @@
+//! Makes every index and counter of a namespace again from its manifests, and says where the stored ones differ.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use alba_core::ids::{NamespaceId, ObjectId};
+use alba_core::kv::{KvError, KvRead};
+use alba_core::wire::rpc::nsm::FragmentKey;
+
+use super::indexes::{self, ObjectRecord};
+use super::keys::{self, Table};
+use super::objects;
+use crate::value::{PRESENT, damaged, decode, get_long, last_number, scan_prefix};
+
+/// Something stored that does not follow from the manifests, or that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What is wrong.
+    pub what: String,
+    /// The key it is about.
+    pub key: Vec<u8>,
+    /// What is stored there.
+    pub stored: Option<Vec<u8>>,
+    /// What the manifests say should be.
+    pub expected: Option<Vec<u8>>,
+}
+
+/// Tables that follow from the manifests.
+const DERIVED: [Table; 8] = [
+    Table::Names,
+    Table::ObjectsOnOsd,
+    Table::Buckets,
+    Table::BucketCounts,
+    Table::OsdBytes,
+    Table::ObjectCount,
+    Table::LogicalBytes,
+    Table::StorageBytes,
+];
+
+/// Compares. Needs memory for the keys of the whole namespace: for tests and for an operator's check.
+pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Difference>, KvError> {
+    let mut differences = Vec::new();
+    let mut expected: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut counters: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+    let mut referenced = BTreeSet::new();
+    for record in records(store, namespace)? {
+        let manifest = &record.manifest;
+        let id = manifest.object_id;
+        let bucket = objects::bucket_of(store, namespace, manifest)?;
+        if bucket != record.bucket {
+            differences.push(Difference {
+                what: format!("object {id} is of bucket {bucket:?} and indexed as {:?}", record.bucket),
+                key: keys::object(namespace, &id),
+                stored: None,
+                expected: None,
+            });
+        }
+        let mut name_value = PRESENT.to_vec();
+        name_value.extend_from_slice(id.as_bytes());
+        if expected.insert(keys::name(namespace, &manifest.name), name_value).is_some() {
+            differences.push(Difference {
+                what: format!("two objects of the name {}", manifest.name),
+                key: keys::name(namespace, &manifest.name),
+                stored: None,
+                expected: None,
+            });
+        }
+        expected.insert(keys::object_in_bucket(namespace, &bucket, &id), PRESENT.to_vec());
+        let mut stored_bytes = 0;
+        for (osd, bytes) in indexes::bytes_per_osd(manifest) {
+            expected.insert(keys::object_on_osd(namespace, osd, &id), PRESENT.to_vec());
+            *counters.entry(keys::of_osd(namespace, Table::OsdBytes, osd)).or_default() += bytes;
+            stored_bytes += bytes;
+        }
+        *counters.entry(keys::bucket_count(namespace, &bucket)).or_default() += 1;
+        *counters.entry(keys::table(namespace, Table::ObjectCount)).or_default() += 1;
+        *counters.entry(keys::table(namespace, Table::LogicalBytes)).or_default() += manifest.size;
+        *counters.entry(keys::table(namespace, Table::StorageBytes)).or_default() += stored_bytes;
+        for (chunk, fragment, entry) in manifest.fragments() {
+            if let Some(osd) = entry.location {
+                referenced.insert((osd, FragmentKey { object: id, chunk, fragment, version: entry.version }));
+            }
+        }
+    }
+    // A counter at zero is not stored.
+    let counters = counters.into_iter().filter(|(_, value)| *value > 0);
+    expected.extend(counters.map(|(key, value)| (key, value.to_le_bytes().to_vec())));
+    let mut stored = BTreeMap::new();
+    for table in DERIVED {
+        stored.extend(scan_prefix(store, &keys::table(namespace, table), usize::MAX)?);
+    }
+    let all: BTreeSet<&Vec<u8>> = stored.keys().chain(expected.keys()).collect();
+    for key in all {
+        let (stored, expected) = (stored.get(key), expected.get(key));
+        if stored != expected {
+            differences.push(Difference {
+                what: "an index or counter".to_owned(),
+                key: key.clone(),
+                stored: stored.cloned(),
+                expected: expected.cloned(),
+            });
+        }
+    }
+    let queue = keys::table(namespace, Table::DeleteQueue);
+    for (key, _) in scan_prefix(store, &queue, usize::MAX)? {
+        let (osd, rest) = key
+            .get(queue.len()..)
+            .and_then(|rest| rest.split_at_checked(8))
+            .ok_or_else(|| damaged("a short delete queue key"))?;
+        let osd = alba_core::ids::OsdId::new(last_number(osd)?).map_err(damaged)?;
+        if referenced.contains(&(osd, keys::parse_to_delete(rest)?)) {
+            differences.push(Difference {
+                what: "the delete queue names a fragment that a manifest names".to_owned(),
+                stored: Some(PRESENT.to_vec()),
+                key,
+                expected: None,
+            });
+        }
+    }
+    Ok(differences)
+}
+
+/// All objects, by id.
+fn records(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<ObjectRecord>, KvError> {
+    let table = keys::table(namespace, Table::Objects);
+    let mut ids = BTreeSet::new();
+    for (key, _) in scan_prefix(store, &table, usize::MAX)? {
+        let id = key.get(table.len()..table.len() + 32).ok_or_else(|| damaged("a short object key"))?;
+        ids.insert(ObjectId::try_from(id).map_err(damaged)?);
+    }
+    ids.iter()
+        .map(|id| {
+            let bytes = get_long(store, &keys::object(namespace, id))?;
+            decode(&bytes.ok_or_else(|| damaged(format!("object {id} lost its first piece")))?)
+        })
+        .collect()
+}

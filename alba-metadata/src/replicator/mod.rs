@@ -1,0 +1,85 @@
+//! What agrees on the order of a group's inputs and makes them durable.
+
+mod local;
+
+use alba_core::env::Deadline;
+use alba_core::kv::KvError;
+use async_trait::async_trait;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::machine::{Input, OutputOf};
+use crate::model::{Fault, Model};
+
+pub use local::{Local, LocalLimits, StoreOpener};
+
+/// Why an input did not get to the model, or may not have.
+#[derive(Debug, Clone, Error)]
+pub enum ReplicationError {
+    /// The store refused; whether the input counts is unknown until it is tried again.
+    #[error(transparent)]
+    Store(#[from] KvError),
+    /// Too many inputs wait; nothing happened.
+    #[error("too many commands wait")]
+    Overloaded,
+    /// Not done by the deadline; whether the input counts is unknown.
+    #[error("not done by the deadline")]
+    Timeout,
+    /// The group is being shut down; whether the input counts is unknown.
+    #[error("the group is being shut down")]
+    Stopped,
+}
+
+/// A replica of a group through which commands and reads go.
+#[async_trait]
+pub trait Replicator<M: Model>: Send + Sync + 'static {
+    /// Has the group agree on an input and apply it; durable when it returns.
+    async fn propose(
+        &self,
+        input: Input<M::Command>,
+        deadline: Deadline,
+    ) -> Result<OutputOf<M>, ReplicationError>;
+
+    /// Answers from a state that holds all inputs that were acknowledged before the call.
+    async fn query(
+        &self,
+        query: M::Query,
+        deadline: Deadline,
+    ) -> Result<Result<M::Answer, M::Error>, ReplicationError>;
+
+    /// Runs a read of the server's own on such a state.
+    async fn read(&self, read: ReadWork, deadline: Deadline) -> Result<(), ReplicationError>;
+
+    /// Counts commits: whoever waits for a change of the state waits for this.
+    fn commits(&self) -> watch::Receiver<u64>;
+}
+
+/// A read that keeps its result itself.
+pub type ReadWork = Box<dyn FnOnce(&dyn alba_core::kv::KvRead) -> Result<(), KvError> + Send>;
+
+/// Tells what the model says apart from what the store says.
+pub(crate) fn answer_of<M: Model>(
+    answer: Result<M::Answer, Fault<M::Error>>,
+) -> Result<Result<M::Answer, M::Error>, KvError> {
+    match answer {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Fault::Refused(error)) => Ok(Err(error)),
+        Err(Fault::Store(error)) => Err(error),
+    }
+}
+
+/// Reads with a closure and hands its result back.
+pub async fn read_with<M: Model, T: Send + 'static>(
+    group: &dyn Replicator<M>,
+    deadline: Deadline,
+    read: impl FnOnce(&dyn alba_core::kv::KvRead) -> Result<T, KvError> + Send + 'static,
+) -> Result<T, ReplicationError> {
+    let (answer, result) = tokio::sync::oneshot::channel();
+    let work: ReadWork = Box::new(move |store| {
+        // The caller may have gone.
+        drop(answer.send(read(store)?));
+        Ok(())
+    });
+    group.read(work, deadline).await?;
+    result.await.map_err(|_| ReplicationError::Stopped)
+}

@@ -1,0 +1,383 @@
+//! A metadata server: hosts groups, answers clients, delivers the ABM's messages.
+//!
+//! It decides nothing about metadata: that is the models'. What it adds is the outside: claims on devices, delivery, the
+//! wait until a new namespace can be written to.
+
+mod claim;
+mod deliver;
+mod devices;
+mod on_device;
+mod remote;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use alba_core::env::spawn::AbortOnDrop;
+use alba_core::env::{Deadline, Env, within};
+use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceName};
+use alba_core::net::rpc::Handler;
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
+use alba_core::wire::rpc::nsm::NsmError;
+use alba_core::wire::rpc::{Refusal, Reply, Request, RequestId};
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::abm::{Abm, Readiness, readiness};
+use crate::machine::{Input, Output, OutputOf};
+use crate::model::Model;
+use crate::nsm::Nsm;
+use crate::replicator::{Local, LocalLimits, ReplicationError, Replicator, StoreOpener, read_with};
+
+pub use devices::{AsdDevices, Devices};
+pub use on_device::{NamespaceOnDevice, OsdOnDevice};
+
+/// Longest a request may take inside the server; clients retry under the same request id.
+const REQUEST_TIME: Duration = Duration::from_secs(6);
+
+/// Longest a CreateNamespace waits until the namespace can be written to, and a DeleteNamespace until it is gone
+/// (features, appendix A).
+const NAMESPACE_WAIT: Duration = Duration::from_secs(4);
+
+/// How often each group is asked for left-over work, and with it whether its store is sound.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// The name of the ABM's group.
+pub const ABM: &str = "abm";
+
+/// What a server hosts.
+pub struct NodeConfig {
+    /// Groups with their stores; the one named [`ABM`] is the ABM, all others are NSM groups.
+    pub groups: BTreeMap<GroupId, StoreOpener>,
+    /// Where clients reach this server (`ip:port`).
+    pub advertise: String,
+    /// Per group.
+    pub limits: LocalLimits,
+}
+
+/// Why a server did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A group's store.
+    #[error("group {group}: {error}")]
+    Group {
+        /// Which.
+        group: GroupId,
+        /// What happened.
+        error: ReplicationError,
+    },
+    /// The ABM refused its own server.
+    #[error("ABM: {0}")]
+    Abm(AbmError),
+    /// It answered what is no answer.
+    #[error("the ABM gave an unexpected answer")]
+    Unexpected,
+}
+
+/// The groups of this process.
+pub(crate) struct Groups {
+    pub(crate) abm: Option<Arc<dyn Replicator<Abm>>>,
+    pub(crate) nsm: BTreeMap<GroupId, Arc<dyn Replicator<Nsm>>>,
+}
+
+/// A running server. Dropping it stops all that it runs.
+pub struct Node {
+    env: Env,
+    groups: Arc<Groups>,
+    alba_id: Option<AlbaId>,
+    devices: Arc<dyn Devices>,
+    troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
+    _tasks: Vec<AbortOnDrop>,
+}
+
+impl Node {
+    /// Opens the groups, bootstraps a new backend, registers the NSM groups hosted here, and starts delivering.
+    pub async fn start(
+        env: Env,
+        config: NodeConfig,
+        devices: Arc<dyn Devices>,
+    ) -> Result<Arc<Self>, StartError> {
+        let mut groups = Groups { abm: None, nsm: BTreeMap::new() };
+        for (id, open) in config.groups {
+            let named = id.clone();
+            let failed = |error| StartError::Group { group: named, error };
+            if id.as_str() == ABM {
+                let local = Local::start(env.clone(), &id, open, config.limits.clone()).await;
+                groups.abm = Some(Arc::new(local.map_err(failed)?));
+            } else {
+                let local = Local::start(env.clone(), &id, open, config.limits.clone()).await;
+                groups.nsm.insert(id, Arc::new(local.map_err(failed)?));
+            }
+        }
+        let groups = Arc::new(groups);
+        let troubles: Arc<Mutex<BTreeMap<GroupId, String>>> = Arc::default();
+        let mut tasks = Vec::new();
+        let mut alba_id = None;
+        if let Some(abm) = &groups.abm {
+            let id = bootstrap(&env, abm.as_ref(), &groups, &config.advertise).await?;
+            let deliverer = deliver::Deliverer::new(&env, abm, &groups, &devices, &id);
+            tasks.push(env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop());
+            alba_id = Some(id);
+            let tidy = tidy_loop(env.clone(), abm_id()?, abm.clone(), troubles.clone());
+            tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
+        }
+        for (id, group) in &groups.nsm {
+            let tidy = tidy_loop(env.clone(), id.clone(), group.clone(), troubles.clone());
+            tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
+        }
+        Ok(Arc::new(Self { env, groups, alba_id, devices, troubles, _tasks: tasks }))
+    }
+
+    /// Why the server cannot serve all that it hosts; none when it can.
+    pub fn trouble(&self) -> Option<String> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.iter().next().map(|(group, trouble)| format!("group {group}: {trouble}"))
+    }
+
+    async fn abm_command(&self, id: RequestId, command: AbmCommand) -> Reply {
+        let Some(abm) = &self.groups.abm else { return Reply::Refused(Refusal::UnknownGroup) };
+        if let AbmCommand::MarkClaimed { .. } | AbmCommand::MarkDelivered { .. } = command {
+            let error = AbmError::BadArgument("only the ABM's leader itself gives this command".to_owned());
+            return Reply::Abm(Err(error));
+        }
+        let waits_for = match &command {
+            AbmCommand::CreateNamespace { name, .. } => Some((name.clone(), true)),
+            AbmCommand::DeleteNamespace { name } => Some((name.clone(), false)),
+            _ => None,
+        };
+        let output = match abm.propose(Input::Command(id, command), self.deadline()).await {
+            Ok(output) => output,
+            Err(error) => return refused(&error),
+        };
+        let result = match done::<Abm>(output) {
+            Ok(result) => result,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
+        match (result, waits_for) {
+            (Ok(AbmOutcome::Namespace(record)), Some((name, true))) => {
+                // Later deletion and re-creation under the same name would be another namespace.
+                let now = self.wait_for(abm.as_ref(), &name, true).await;
+                let record = now.filter(|now| now.id == record.id).unwrap_or(record);
+                Reply::Abm(Ok(AbmOutcome::Namespace(record)))
+            }
+            (Ok(outcome), Some((name, false))) => {
+                self.wait_for(abm.as_ref(), &name, false).await;
+                Reply::Abm(Ok(outcome))
+            }
+            (result, _) => Reply::Abm(result),
+        }
+    }
+
+    /// Waits until a namespace can be written to, or is gone, or cannot get any further; not longer than
+    /// [`NAMESPACE_WAIT`]. Its record at the end.
+    async fn wait_for(
+        &self,
+        abm: &dyn Replicator<Abm>,
+        name: &NamespaceName,
+        usable: bool,
+    ) -> Option<alba_core::wire::rpc::abm::NamespaceRecord> {
+        let deadline = self.env.deadline_in(NAMESPACE_WAIT);
+        let mut commits = abm.commits();
+        loop {
+            commits.mark_unchanged();
+            let wanted = name.clone();
+            let found = read_with(abm, deadline, move |store| readiness(store, &wanted)).await.ok()?;
+            let (record, state) = found?;
+            let over = if usable { state != Readiness::Waiting } else { false };
+            if over || within(self.env.clock.as_ref(), deadline, commits.changed()).await.is_err() {
+                return Some(record);
+            }
+        }
+    }
+
+    async fn claim(&self, long_id: LongId) -> Reply {
+        let (Some(abm), Some(alba_id)) = (&self.groups.abm, &self.alba_id) else {
+            return Reply::Refused(Refusal::UnknownGroup);
+        };
+        let deadline = self.deadline();
+        let record = match abm.query(AbmQuery::Osd(long_id.clone()), deadline).await {
+            Ok(Ok(AbmAnswer::Osd(Some(record)))) => record,
+            Ok(Ok(_)) => return Reply::Abm(Err(AbmError::OsdUnknown(long_id))),
+            Ok(Err(error)) => return Reply::Abm(Err(error)),
+            Err(error) => return refused(&error),
+        };
+        if let Some(id) = record.osd_id {
+            return Reply::Abm(Ok(AbmOutcome::OsdId(id)));
+        }
+        let osd = self.devices.osd(&record.info);
+        if let Err(error) = claim::take(osd.as_ref(), &long_id, alba_id, deadline).await {
+            return Reply::Abm(Err(error));
+        }
+        // A crash here leaves a device that is ours and not registered: the next claim finds its own keys and goes on.
+        let command = Input::Internal(AbmCommand::MarkClaimed { long_id });
+        match abm.propose(command, deadline).await.map(done::<Abm>) {
+            Ok(Ok(result)) => Reply::Abm(result),
+            Ok(Err(refusal)) => Reply::Refused(refusal),
+            Err(error) => refused(&error),
+        }
+    }
+
+    async fn open_session(&self, group: &GroupId, nonce: [u8; 16]) -> Reply {
+        let deadline = self.deadline();
+        let opened = if group.as_str() == ABM {
+            match &self.groups.abm {
+                Some(abm) => abm.propose(Input::OpenSession(nonce), deadline).await.map(session::<Abm>),
+                None => return Reply::Refused(Refusal::UnknownGroup),
+            }
+        } else {
+            match self.groups.nsm.get(group) {
+                Some(nsm) => nsm.propose(Input::OpenSession(nonce), deadline).await.map(session::<Nsm>),
+                None => return Reply::Refused(Refusal::UnknownGroup),
+            }
+        };
+        opened.unwrap_or_else(|error| refused(&error))
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.env.deadline_in(REQUEST_TIME)
+    }
+}
+
+#[async_trait]
+impl Handler for Node {
+    async fn handle(&self, request: Request) -> Reply {
+        match request {
+            Request::Hello => match &self.alba_id {
+                Some(alba_id) => {
+                    let abm = abm_id().into_iter();
+                    let groups = abm.chain(self.groups.nsm.keys().cloned()).collect();
+                    let version = env!("CARGO_PKG_VERSION").to_owned();
+                    Reply::Hello { alba_id: alba_id.clone(), groups, version }
+                }
+                None => Reply::Refused(Refusal::UnknownGroup),
+            },
+            Request::OpenSession { group, nonce } => self.open_session(&group, nonce).await,
+            Request::Abm(id, command) => self.abm_command(id, command).await,
+            Request::AbmQuery(query) => match &self.groups.abm {
+                None => Reply::Refused(Refusal::UnknownGroup),
+                Some(abm) => match abm.query(query, self.deadline()).await {
+                    Ok(answer) => Reply::AbmAnswer(answer),
+                    Err(error) => refused(&error),
+                },
+            },
+            Request::Nsm(group, id, command) => match self.groups.nsm.get(&group) {
+                None => Reply::Refused(Refusal::UnknownGroup),
+                Some(nsm) => match nsm.propose(Input::Command(id, command), self.deadline()).await {
+                    Ok(output) => done::<Nsm>(output).map_or_else(Reply::Refused, Reply::Nsm),
+                    Err(error) => refused(&error),
+                },
+            },
+            Request::NsmQuery(group, query) => match self.groups.nsm.get(&group) {
+                None => Reply::Refused(Refusal::UnknownGroup),
+                Some(nsm) => match nsm.query(query, self.deadline()).await {
+                    Ok(answer) => Reply::NsmAnswer(answer),
+                    Err(error) => refused(&error),
+                },
+            },
+            Request::ClaimOsd(long_id) => self.claim(long_id).await,
+        }
+    }
+}
+
+fn abm_id() -> Result<GroupId, StartError> {
+    GroupId::new(ABM).map_err(|error| StartError::Abm(error.into()))
+}
+
+fn done<M: Model>(output: OutputOf<M>) -> Result<Result<M::Outcome, M::Error>, Refusal> {
+    match output {
+        Output::Done(result) => Ok(result),
+        Output::SessionUnknown => Err(Refusal::SessionUnknown),
+        Output::TooFar => Err(Refusal::Overloaded),
+        Output::Session(_) | Output::Tidied(_) => Err(Refusal::BadRequest("not a command".to_owned())),
+    }
+}
+
+fn session<M: Model>(output: OutputOf<M>) -> Reply {
+    match output {
+        Output::Session(id) => Reply::Session(id),
+        _ => Reply::Refused(Refusal::BadRequest("not a session".to_owned())),
+    }
+}
+
+fn refused(error: &ReplicationError) -> Reply {
+    Reply::Refused(match error {
+        ReplicationError::Overloaded => Refusal::Overloaded,
+        // Whether it happened is unknown, exactly as after a failure of the store; a retry tells.
+        ReplicationError::Store(_) | ReplicationError::Timeout | ReplicationError::Stopped => {
+            Refusal::Storage(error.to_string())
+        }
+    })
+}
+
+/// First start: makes the backend's id. Every start: tells the ABM where the NSM groups of this process are.
+async fn bootstrap(
+    env: &Env,
+    abm: &dyn Replicator<Abm>,
+    groups: &Groups,
+    advertise: &str,
+) -> Result<AlbaId, StartError> {
+    let deadline = env.deadline_in(Duration::from_secs(30));
+    let group = abm_id()?;
+    let failed = |error| StartError::Group { group: group.clone(), error };
+    let wanted = AlbaId::new(uuid(env)).map_err(|error| StartError::Abm(error.into()))?;
+    let first = Input::Internal(AbmCommand::Bootstrap { alba_id: wanted });
+    let alba_id = match abm.propose(first, deadline).await.map_err(failed)? {
+        Output::Done(Ok(AbmOutcome::AlbaId(id))) => id,
+        Output::Done(Err(error)) => return Err(StartError::Abm(error)),
+        _ => return Err(StartError::Unexpected),
+    };
+    for id in groups.nsm.keys() {
+        let command = AbmCommand::AddGroup { id: id.clone(), servers: vec![advertise.to_owned()] };
+        match abm.propose(Input::Internal(command), deadline).await.map_err(failed)? {
+            Output::Done(Ok(_)) => {}
+            Output::Done(Err(error)) => return Err(StartError::Abm(error)),
+            _ => return Err(StartError::Unexpected),
+        }
+    }
+    Ok(alba_id)
+}
+
+/// A random (version 4) UUID.
+fn uuid(env: &Env) -> String {
+    let random = u128::from(env.rng.u64()) << 64 | u128::from(env.rng.u64());
+    let versioned = random & !(0xf << 76) | 0x4 << 76;
+    let hex = format!("{:032x}", versioned & !(0x3 << 62) | 0x2 << 62);
+    let mut parts = Vec::new();
+    let mut rest = hex.as_str();
+    for len in [8, 4, 4, 4] {
+        // 32 ASCII digits: every cut is inside and between characters.
+        let (part, more) = rest.split_at(len);
+        parts.push(part);
+        rest = more;
+    }
+    parts.push(rest);
+    parts.join("-")
+}
+
+/// Clean-up in bounded steps; on the way it notices a store that failed, and has it opened again.
+async fn tidy_loop<M: Model>(
+    env: Env,
+    group: GroupId,
+    replicator: Arc<dyn Replicator<M>>,
+    troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
+) {
+    loop {
+        let tidied = replicator.propose(Input::Tidy, env.deadline_in(REQUEST_TIME)).await;
+        let more = matches!(tidied, Ok(Output::Tidied(true)));
+        {
+            let mut troubles = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            match tidied {
+                Ok(_) => troubles.remove(&group),
+                Err(error) => troubles.insert(group.clone(), error.to_string()),
+            };
+        }
+        if !more {
+            env.clock.sleep_until(env.clock.now().plus(TIDY_EVERY)).await;
+        }
+    }
+}
+
+/// The NSM's refusal of a message, as text.
+pub(crate) fn nsm_refusal(error: &NsmError) -> String {
+    format!("the group refuses: {error}")
+}

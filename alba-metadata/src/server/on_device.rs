@@ -1,0 +1,142 @@
+//! Messages to OSDs, and what they leave there (features §1.5, wire-protocol §5.3). The device keeps the number of the
+//! next message and every batch asserts it: each message has its effect once, whoever delivers it how often.
+
+use alba_core::checksum::Checksum;
+use alba_core::env::osd::{OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
+use alba_core::env::{Deadline, Osd, OsdError};
+use alba_core::ids::{AlbaId, MessageId, NamespaceId, OsdId, PresetName};
+use alba_core::osd_keys;
+use alba_core::preset::Preset;
+use alba_core::range::{RangeQuery, next_prefix};
+use alba_core::wire::rpc::abm::OsdMessage;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::value::encode;
+
+/// Kept on a claimed OSD so that a lost ABM can be rebuilt: `1 ‖ postcard` under [`osd_keys::osd_record`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OsdOnDevice {
+    /// Whose it is.
+    pub alba_id: AlbaId,
+    /// Its id there.
+    pub osd_id: OsdId,
+}
+
+/// Kept on each OSD of a namespace, for the same: `1 ‖ postcard` under [`osd_keys::namespace_preset`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceOnDevice {
+    /// The preset's name.
+    pub preset_name: PresetName,
+    /// The preset.
+    pub preset: Preset,
+}
+
+/// Why a message did not have its effect (yet).
+#[derive(Debug, Error)]
+pub(super) enum DeliveryError {
+    /// The device.
+    #[error(transparent)]
+    Osd(#[from] OsdError),
+    /// Earlier messages are missing there: it was wiped or belongs to another backend.
+    #[error("the OSD expects message {expected}; {message} is too far off")]
+    TooFarOff {
+        /// What it waits for.
+        expected: MessageId,
+        /// What there is.
+        message: MessageId,
+    },
+    /// What the device keeps does not decode.
+    #[error("the OSD holds {0}")]
+    Damaged(String),
+}
+
+/// A small value of ours: no checksum, so that it can be asserted.
+pub(super) fn value(bytes: impl Into<Bytes>) -> StoredValue {
+    StoredValue { value: bytes.into(), checksum: Checksum::None }
+}
+
+/// Keys deleted per batch (wire-protocol §5.3).
+const DELETE_STEP: i32 = 200;
+
+/// Gives one message its effect, once.
+pub(super) async fn deliver(
+    osd: &dyn Osd,
+    alba_id: &AlbaId,
+    id: MessageId,
+    message: &OsdMessage,
+    deadline: Deadline,
+) -> Result<(), DeliveryError> {
+    let next_key = osd_keys::next_message();
+    let found = osd.multi_get(vec![next_key.clone()], Priority::High, deadline).await?;
+    let found = found.into_iter().flatten().next();
+    let (expected, unchanged) = match found {
+        None => (MessageId::from_u32(0), OsdAssert::Absent(next_key.clone())),
+        Some(found) => {
+            let expected = osd_keys::parse_message_id(&found.value);
+            let expected = expected.map_err(|error| DeliveryError::Damaged(error.to_string()))?;
+            (expected, OsdAssert::Value(next_key.clone(), found.value))
+        }
+    };
+    if expected > id {
+        // It had its effect before; only the news of it was lost.
+        return Ok(());
+    }
+    if expected < id {
+        return Err(DeliveryError::TooFarOff { expected, message: id });
+    }
+    let next = id.next().ok_or_else(|| DeliveryError::Damaged("the last message".to_owned()))?;
+    let advance = OsdUpdate::Set(next_key, value(osd_keys::message_id_value(next)));
+    let mut batch = OsdBatch { asserts: vec![unchanged.clone()], updates: vec![advance] };
+    match message {
+        OsdMessage::Identify { osd_id } => {
+            let record = OsdOnDevice { alba_id: alba_id.clone(), osd_id: *osd_id };
+            batch.updates.push(OsdUpdate::Set(osd_keys::osd_record(), value(encoded(&record)?)));
+        }
+        OsdMessage::AddNamespace { id, name, preset_name, preset } => {
+            let marker = osd_keys::namespace_marker(*id);
+            let record =
+                NamespaceOnDevice { preset_name: preset_name.clone(), preset: preset.as_ref().clone() };
+            batch.asserts.push(OsdAssert::Absent(marker.clone()));
+            let set = |key, bytes: Bytes| OsdUpdate::Set(key, value(bytes));
+            batch.updates.push(set(marker, osd_keys::NAMESPACE_ACTIVE));
+            batch.updates.push(set(osd_keys::namespace_name(*id), Bytes::copy_from_slice(name.as_bytes())));
+            batch.updates.push(set(osd_keys::namespace_preset(*id), encoded(&record)?));
+        }
+        OsdMessage::RemoveNamespace { id } => {
+            // The marker goes first: every write to the namespace asserts it, so what is there then can only shrink.
+            // A crash between the steps leaves the message undelivered, and the next attempt goes on.
+            let unmark = OsdUpdate::Delete(osd_keys::namespace_marker(*id));
+            let first = OsdBatch { asserts: vec![unchanged], updates: vec![unmark] };
+            osd.apply(first, Priority::Low, deadline).await?;
+            delete_all(osd, *id, deadline).await?;
+        }
+    }
+    osd.apply(batch, Priority::High, deadline).await?;
+    Ok(())
+}
+
+fn encoded<T: Serialize>(record: &T) -> Result<Bytes, DeliveryError> {
+    encode(record).map(Bytes::from).map_err(|error| DeliveryError::Damaged(error.to_string()))
+}
+
+/// Deletes every key of a namespace.
+async fn delete_all(osd: &dyn Osd, namespace: NamespaceId, deadline: Deadline) -> Result<(), DeliveryError> {
+    let prefix: OsdKey = osd_keys::namespace_marker(namespace);
+    let range = RangeQuery {
+        last: next_prefix(&prefix).map(|end| (end, false)),
+        first: prefix.to_vec(),
+        first_included: true,
+        reverse: false,
+        max: DELETE_STEP,
+    };
+    loop {
+        let page = osd.range(range.clone(), Priority::Low, deadline).await?;
+        if page.items.is_empty() {
+            return Ok(());
+        }
+        let updates = page.items.into_iter().map(OsdUpdate::Delete).collect();
+        osd.apply(OsdBatch { asserts: Vec::new(), updates }, Priority::Low, deadline).await?;
+    }
+}

@@ -1,0 +1,54 @@
+//! Delivery to an NSM group of another process. Messages carry their own numbers, so a session of its own for each
+//! delivery is enough: a repeat has no second effect.
+
+use alba_core::env::{Deadline, Env};
+use alba_core::ids::GroupId;
+use alba_core::net::rpc::RpcConnection;
+use alba_core::wire::rpc::nsm::NsmCommand;
+use alba_core::wire::rpc::{Reply, Request, RequestId};
+
+use super::nsm_refusal;
+
+/// Delivers to the first of the servers that takes it.
+pub(super) async fn deliver(
+    env: &Env,
+    group: &GroupId,
+    servers: &[String],
+    command: NsmCommand,
+    deadline: Deadline,
+) -> Result<(), String> {
+    let mut seen = format!("group {group} has no servers");
+    for server in servers {
+        match deliver_to(env, group, server, command.clone(), deadline).await {
+            Ok(()) => return Ok(()),
+            Err(reason) => seen = format!("{server}: {reason}"),
+        }
+    }
+    Err(seen)
+}
+
+async fn deliver_to(
+    env: &Env,
+    group: &GroupId,
+    server: &str,
+    command: NsmCommand,
+    deadline: Deadline,
+) -> Result<(), String> {
+    let address = server.parse().map_err(|_| "not an address (ip:port)".to_owned())?;
+    let connection = RpcConnection::open(env, address, deadline).await.map_err(|error| error.to_string())?;
+    let mut nonce = [0; 16];
+    env.rng.fill(&mut nonce);
+    let open = Request::OpenSession { group: group.clone(), nonce };
+    let session = match connection.call(&open, deadline).await {
+        Ok(Reply::Session(session)) => session,
+        Ok(other) => return Err(format!("no session: {other:?}")),
+        Err(error) => return Err(error.to_string()),
+    };
+    let id = RequestId { session, sequence: 1, lowest_unacknowledged: 1 };
+    match connection.call(&Request::Nsm(group.clone(), id, command), deadline).await {
+        Ok(Reply::Nsm(Ok(_))) => Ok(()),
+        Ok(Reply::Nsm(Err(error))) => Err(nsm_refusal(&error)),
+        Ok(other) => Err(format!("not delivered: {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,233 @@
+//! A transaction over a store: an overlay of changes, so that many commands share one commit and a command that fails
+//! leaves nothing.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use alba_core::kv::{Entry, KvError, KvRead, WriteBatch};
+
+/// No value is longer, in bytes: an external engine may be behind the models one day (architecture §5).
+pub const MAX_VALUE: usize = 90 << 10;
+
+type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Changes on top of a store. What the current command changed is apart from what earlier ones did, until
+/// [`Self::accept`] or [`Self::reject`].
+pub struct KvTxn<'a> {
+    store: &'a dyn KvRead,
+    accepted: Changes,
+    current: Changes,
+}
+
+impl<'a> KvTxn<'a> {
+    /// No changes yet.
+    pub fn new(store: &'a dyn KvRead) -> Self {
+        Self { store, accepted: Changes::new(), current: Changes::new() }
+    }
+
+    /// Sets a key. The models see to it that no value exceeds [`MAX_VALUE`].
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        let value = value.into();
+        debug_assert!(value.len() < MAX_VALUE, "a value of {} bytes", value.len());
+        self.current.insert(key.into(), Some(value));
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.current.insert(key.into(), None);
+    }
+
+    /// Adds to a counter. A counter is a bare u64 LE, the form that engines with an atomic add of their own know; one
+    /// that comes to zero is removed. Below zero means that the store is damaged.
+    pub fn add(&mut self, key: impl Into<Vec<u8>>, delta: i64) -> Result<(), KvError> {
+        let key = key.into();
+        let old = self.counter(&key)?;
+        match old.checked_add_signed(delta) {
+            Some(0) => self.delete(key),
+            Some(new) => self.put(key, new.to_le_bytes()),
+            None => return Err(KvError::Damaged(format!("counter {key:02x?}: {old} plus {delta}"))),
+        }
+        Ok(())
+    }
+
+    fn counter(&self, key: &[u8]) -> Result<u64, KvError> {
+        counter(self, key)
+    }
+
+    /// Keeps what the current command changed.
+    pub fn accept(&mut self) {
+        self.accepted.append(&mut self.current);
+    }
+
+    /// Forgets what the current command changed.
+    pub fn reject(&mut self) {
+        self.current.clear();
+    }
+
+    /// All accepted changes, for one atomic commit.
+    pub fn into_batch(self) -> WriteBatch {
+        WriteBatch(self.accepted)
+    }
+}
+
+/// The value of a counter; absent is 0.
+pub fn counter(store: &(impl KvRead + ?Sized), key: &[u8]) -> Result<u64, KvError> {
+    match store.get(key)? {
+        None => Ok(0),
+        Some(bytes) => match <[u8; 8]>::try_from(bytes.as_slice()) {
+            Ok(bytes) => Ok(u64::from_le_bytes(bytes)),
+            Err(_) => Err(KvError::Damaged(format!("counter {key:02x?} has {} bytes", bytes.len()))),
+        },
+    }
+}
+
+/// `BTreeMap::range` panics on such bounds.
+fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+    match (lower, upper) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(first), Bound::Included(last)) => first > last,
+        (Bound::Included(first) | Bound::Excluded(first), Bound::Included(last) | Bound::Excluded(last)) => {
+            first >= last
+        }
+    }
+}
+
+impl KvRead for KvTxn<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        match self.current.get(key).or_else(|| self.accepted.get(key)) {
+            Some(change) => Ok(change.clone()),
+            None => self.store.get(key),
+        }
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<Entry>, KvError> {
+        if is_empty(lower, upper) || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut changed: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        for layer in [&self.accepted, &self.current] {
+            let range = layer.range::<[u8], _>((lower, upper));
+            changed.extend(range.map(|(key, value)| (key.as_slice(), value.as_deref())));
+        }
+        // Of the stored entries at most `changed.len()` are hidden: so many more are enough to fill the page.
+        let mut stored = self.store.scan(lower, upper, reverse, limit.saturating_add(changed.len()))?;
+        if changed.is_empty() {
+            stored.truncate(limit);
+            return Ok(stored);
+        }
+        let exhausted = stored.len() < limit.saturating_add(changed.len());
+        let last_stored = stored.last().map(|(key, _)| key.clone());
+        let mut merged: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
+        for (key, value) in changed {
+            match value {
+                Some(value) => merged.insert(key.to_vec(), value.to_vec()),
+                None => merged.remove(key),
+            };
+        }
+        // Beyond the last stored entry that was read, others may lie between the changed ones.
+        if let (false, Some(edge)) = (exhausted, last_stored) {
+            merged.retain(|key, _| if reverse { *key >= edge } else { *key <= edge });
+        }
+        Ok(if reverse {
+            merged.into_iter().rev().take(limit).collect()
+        } else {
+            merged.into_iter().take(limit).collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alba_core::kv::MemKv;
+    use alba_core::kv::{Durability, Kv};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_rejected_command_leaves_nothing() {
+        let store = MemKv::new();
+        let mut txn = KvTxn::new(&store);
+        txn.put("a", "1");
+        txn.accept();
+        txn.put("a", "2");
+        txn.delete("b");
+        txn.add("n", 3).unwrap();
+        assert_eq!(txn.get(b"a").unwrap().as_deref(), Some(&b"2"[..]));
+        txn.reject();
+        assert_eq!(txn.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
+        let batch = txn.into_batch();
+        assert_eq!(batch.0.len(), 1);
+    }
+
+    #[test]
+    fn counters_vanish_at_zero_and_never_go_below() {
+        let store = MemKv::new();
+        let mut txn = KvTxn::new(&store);
+        txn.add("n", 3).unwrap();
+        assert_eq!(counter(&txn, b"n").unwrap(), 3);
+        txn.add("n", -3).unwrap();
+        assert_eq!(txn.get(b"n").unwrap(), None);
+        assert!(txn.add("n", -1).is_err());
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(0_u8..4, 1..3)
+    }
+
+    proptest! {
+        /// Whatever lies in the store and in the two layers, a scan is that of a plain map.
+        #[test]
+        fn a_scan_sees_store_and_changes_as_one(
+            layers in proptest::collection::vec(
+                proptest::collection::btree_map(key(), proptest::option::of(any::<u8>()), 0..12), 3..4),
+            first in key(), last in key(), reverse: bool, limit in 0_usize..8,
+            first_included: bool, last_included: bool,
+        ) {
+            let store = MemKv::new();
+            let mut model = BTreeMap::new();
+            let mut batch = WriteBatch::default();
+            for (key, value) in &layers[0] {
+                if let Some(value) = value {
+                    batch.put(key.clone(), vec![*value]);
+                }
+            }
+            store.commit(batch, Durability::Sync).unwrap();
+            let mut txn = KvTxn::new(&store);
+            for (n, layer) in layers.iter().enumerate() {
+                for (key, value) in layer {
+                    match value {
+                        Some(value) => { model.insert(key.clone(), vec![*value]); }
+                        None => { model.remove(key); }
+                    }
+                    match value {
+                        _ if n == 0 => {}
+                        Some(value) => txn.put(key.clone(), vec![*value]),
+                        None => txn.delete(key.clone()),
+                    }
+                }
+                if n == 1 {
+                    txn.accept();
+                }
+            }
+            let lower = if first_included { Bound::Included(&first[..]) } else { Bound::Excluded(&first[..]) };
+            let upper = if last_included { Bound::Included(&last[..]) } else { Bound::Excluded(&last[..]) };
+            let mut expected: Vec<_> = model
+                .into_iter()
+                .filter(|(key, _)| (*key > first || (first_included && *key == first))
+                    && (*key < last || (last_included && *key == last)))
+                .collect();
+            if reverse {
+                expected.reverse();
+            }
+            expected.truncate(limit);
+            prop_assert_eq!(txn.scan(lower, upper, reverse, limit).unwrap(), expected);
+        }
+    }
+}
