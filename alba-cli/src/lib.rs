@@ -1,1 +1,38 @@
-//! alba-cli
+//! The `alba` command: the operator's tool, and the multi-call binary that runs every daemon.
+//!
+//! With `--to-json` a command writes exactly one object to standard output, whatever happens; everything else goes to
+//! standard error. Exit codes: 0 success, 1 failure, 2 wrong arguments or configuration; `alba status` adds 3.
+
+mod answer;
+mod args;
+mod client_file;
+mod commands;
+mod demo;
+mod down;
+mod error;
+mod json;
+mod names;
+mod progress;
+mod ranges;
+mod session;
+mod status;
+mod table;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use alba_core::daemon;
+
+/// Runs the program from its arguments (the first is its own name) to its end.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let run: fn(Vec<OsString>) -> ExitCode = match args.get(1).and_then(|name| name.to_str()) {
+        Some("metadata") => daemon::main::<alba_metadata::MetadataDaemon>,
+        Some("proxy") => daemon::main::<alba_proxy::ProxyDaemon>,
+        _ => return args::run(args),
+    };
+    // `alba proxy --config X` is the program `proxy` with its arguments.
+    args.remove(0);
+    run(args)
+}

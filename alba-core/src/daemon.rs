@@ -18,7 +18,6 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -79,7 +78,7 @@ pub struct Context {
 impl Context {
     /// A context for a daemon inside another process (tests), and what stops it.
     pub fn new(env: Env) -> (Self, Stopper) {
-        let (stopper, stop) = stop::pair();
+        let (stopper, stop) = StopSignal::pair();
         (Self { env, stop, health: Health::default() }, stopper)
     }
 }
@@ -119,10 +118,7 @@ async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let (orphaned, mut orphan) = tokio::sync::mpsc::channel::<()>(1);
-    if arguments.die_with_parent {
-        watch_parent(&env, orphaned.clone());
-    }
+    let parent = arguments.die_with_parent.then(|| watch_parent(&env));
     let _http = match D::metrics_listen(&config) {
         None => None,
         Some(at) => Some(http::start(&env, at, &config, context.health.clone()).await?),
@@ -134,7 +130,7 @@ async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -
             biased;
             _ = terminate.recv() => break DRAIN,
             _ = interrupt.recv() => break DRAIN,
-            Some(()) = orphan.recv() => break ORPHAN_DRAIN,
+            () = gone(parent.as_ref()) => break ORPHAN_DRAIN,
             _ = hang_up.recv() => match arguments.load::<D>() {
                 Ok(Outcome::Run(_, shared)) => logs.reload(&shared),
                 Ok(Outcome::Checked(_)) => {}
@@ -168,9 +164,10 @@ async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -
     }
 }
 
-/// Says so once standard input ends: the process that started this one holds its other end, and the kernel closes it
-/// however that process dies.
-fn watch_parent(env: &Env, orphaned: tokio::sync::mpsc::Sender<()>) {
+/// Gives a signal once standard input ends: the process that started this one holds its other end, and the kernel closes
+/// it however that process dies.
+pub fn watch_parent(env: &Env) -> StopSignal {
+    let (stopper, parent) = StopSignal::pair();
     env.spawn.run_blocking(Box::new(move || {
         let mut sink = [0; 64];
         let mut input = std::io::stdin().lock();
@@ -182,9 +179,17 @@ fn watch_parent(env: &Env, orphaned: tokio::sync::mpsc::Sender<()>) {
                 Err(_) => break,
             }
         }
-        // Nobody listens any more: it stops already.
-        let _ = orphaned.blocking_send(());
+        stopper.stop();
     }));
+    parent
+}
+
+/// Never, when there is no parent to watch.
+async fn gone(parent: Option<&StopSignal>) {
+    match parent {
+        Some(parent) => parent.wait().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn print(text: &str) -> std::io::Result<()> {
@@ -217,9 +222,6 @@ fn effective<C: Serialize>(config: &C, shared: &Shared) -> Result<toml::Table, t
     table.insert("log_format".to_owned(), toml::Value::String(shared.log_format.to_string()));
     Ok(table)
 }
-
-/// Readiness and configuration of a daemon, behind its HTTP end points.
-type Page = Arc<serde_json::Value>;
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Health, Page};
+use super::Health;
 use crate::config;
 use crate::env::clock::Clock;
 use crate::env::spawn::AbortOnDrop;
@@ -56,7 +56,7 @@ pub(super) async fn start<C: Serialize>(
     let mut tasks = Vec::new();
     let metrics = recorder()?;
     let upkeep = (metrics.clone(), env.clock.clone());
-    let shown: Page = Arc::new(serde_json::to_value(config::masked(config)?)?);
+    let shown = Arc::new(serde_json::to_value(config::masked(config)?)?);
     let app = Router::new()
         .route("/metrics", get(async move || metrics.render()))
         .route("/health/live", get(async || Json(serde_json::json!({ "live": true }))))

@@ -12,13 +12,13 @@ pub struct StopSignal(watch::Receiver<bool>);
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<watch::Sender<bool>>);
 
-/// A signal and what gives it.
-pub(super) fn pair() -> (Stopper, StopSignal) {
-    let (sender, receiver) = watch::channel(false);
-    (Stopper(Arc::new(sender)), StopSignal(receiver))
-}
-
 impl StopSignal {
+    /// A signal and what gives it.
+    pub fn pair() -> (Stopper, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (Stopper(Arc::new(sender)), Self(receiver))
+    }
+
     /// Returns once it is time to stop; at once when it already is. Safe to drop and await again.
     pub async fn wait(&self) {
         let mut receiver = self.0.clone();

@@ -48,3 +48,50 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)?;
     File::open(directory)?.sync_all()
 }
+
+/// Opens `path` for appending, for another process to log to. A log of more than `longest` bytes is first put aside as
+/// `path.old`, replacing the one that was put aside before.
+pub fn append_log(path: &Path, longest: u64) -> io::Result<File> {
+    if fs::metadata(path).is_ok_and(|meta| meta.len() > longest) {
+        let mut old = path.as_os_str().to_owned();
+        old.push(".old");
+        fs::rename(path, old)?;
+    }
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Takes the lock that `path` stands for, creating the file; none when another process has it. It is given back when
+/// the file is dropped, however this process ends.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        append_log(&path, 4).unwrap().write_all(b"12345").unwrap();
+        append_log(&path, 4).unwrap().write_all(b"6").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"6");
+        assert_eq!(fs::read(dir.path().join("x.log.old")).unwrap(), b"12345");
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = try_lock(&path).unwrap();
+        assert!(held.is_some() && try_lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(try_lock(&path).unwrap().is_some());
+    }
+}

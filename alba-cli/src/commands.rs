@@ -1,0 +1,8 @@
+//! The commands, one file per group.
+
+pub(crate) mod backend;
+pub(crate) mod namespaces;
+pub(crate) mod objects;
+pub(crate) mod osds;
+pub(crate) mod presets;
+pub(crate) mod proxy;

@@ -1,0 +1,244 @@
+//! Looking: asks the metadata groups, every OSD and every proxy, each under a deadline of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use alba_client::Client;
+use alba_core::env::osd::DiskUsage;
+use alba_core::env::{Deadline, within};
+use alba_core::ids::{AlbaId, ObjectId, OsdId, Place, PresetName};
+use alba_core::preset::Preset;
+use alba_core::wire::rpc::abm::{
+    Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord, OsdState,
+};
+use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
+
+use super::judge::{Safety, Wanted, wanted};
+use crate::client_file::ClientFile;
+use crate::commands::backend::Backend;
+use crate::error::CliError;
+use crate::ranges::Pager;
+use crate::session::Session;
+
+/// An OSD or proxy that takes longer does not answer, as far as people who watch are concerned.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Of everything together, unless --timeout says otherwise: a fault is to show within 5 s, and counting what an OSD
+/// held may take some more.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A queue whose oldest message stays the same for so long is stuck.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Objects on OSDs that do not answer whose manifests are looked at, per namespace. More take too long for a screen.
+const EXAMINED: usize = 2000;
+
+/// From here on an OSD refuses writes (architecture §6: 99 % by default).
+const FULL_PERCENT: u64 = 99;
+
+/// Everything that was seen.
+pub(super) struct Observed {
+    pub(super) alba_id: AlbaId,
+    pub(super) osds: Vec<OsdSeen>,
+    pub(super) groups: Vec<GroupRecord>,
+    pub(super) namespaces: Vec<NamespaceSeen>,
+    pub(super) queues: Vec<(Destination, u64)>,
+    /// Those of `queues` whose oldest message did not move.
+    pub(super) stuck: Vec<(Destination, u64)>,
+    pub(super) proxies: Vec<(SocketAddr, Result<(), String>)>,
+}
+
+/// An OSD.
+pub(super) struct OsdSeen {
+    pub(super) record: OsdRecord,
+    /// Its answer; none: it is not ours and was not asked.
+    pub(super) usage: Option<Result<DiskUsage, String>>,
+}
+
+impl OsdSeen {
+    /// Its id, or a dash.
+    pub(super) fn id_text(&self) -> String {
+        self.record.osd_id.map_or_else(|| "-".to_owned(), |id| id.to_string())
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> String {
+        let endpoint = &self.record.info.endpoint;
+        endpoint.ips.first().map_or_else(String::new, |ip| SocketAddr::new(*ip, endpoint.port).to_string())
+    }
+}
+
+/// A namespace.
+pub(super) struct NamespaceSeen {
+    pub(super) record: NamespaceRecord,
+    /// None: it is not active, so nothing was counted.
+    pub(super) counted: Option<Result<Counted, String>>,
+}
+
+/// A namespace's counters.
+pub(super) struct Counted {
+    pub(super) objects: u64,
+    pub(super) logical: u64,
+    pub(super) storage: u64,
+    pub(super) wanted: Option<Wanted>,
+    pub(super) safety: Safety,
+    /// Every object on an OSD that does not answer was looked at.
+    pub(super) all_examined: bool,
+}
+
+/// Does it refuse writes?
+pub(super) fn is_full(usage: &DiskUsage) -> bool {
+    let limit = usage.capacity.get() / 100 * FULL_PERCENT;
+    usage.capacity.get() > 0 && usage.used.get() >= limit
+}
+
+/// Looks at everything.
+pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Observed, CliError> {
+    let deadline = session.deadline_or(LIMIT);
+    let proxies = ask_proxies(session, &file.proxies).await;
+    let client = session.client_of(file).await?;
+    let backend = Backend::new(&client, deadline);
+    let alba_id = client.alba_id(deadline).await?;
+    let groups = backend.groups().await?;
+    let osds = ask_osds(session, &client, backend.osds(OsdFilter::All, Pager::all()).await?).await;
+    let presets: BTreeMap<PresetName, Preset> =
+        backend.presets(Pager::all()).await?.into_iter().map(|record| (record.name, record.preset)).collect();
+    let active: BTreeMap<OsdId, Place> = (osds.iter())
+        .filter(|osd| osd.record.state == OsdState::Active)
+        .filter_map(|osd| Some((osd.record.osd_id?, osd.record.info.place.clone())))
+        .collect();
+    let silent: BTreeSet<OsdId> = (osds.iter())
+        .filter(|osd| matches!(osd.usage, Some(Err(_))))
+        .filter_map(|osd| osd.record.osd_id)
+        .collect();
+    let mut namespaces = Vec::new();
+    for record in backend.namespaces(Pager::all()).await? {
+        let counted = if record.state == NamespaceState::Active {
+            let wanted = presets.get(&record.preset).and_then(|preset| wanted(preset, &active));
+            Some(count(&backend, &record, wanted, &silent).await.map_err(|error| error.to_string()))
+        } else {
+            None
+        };
+        namespaces.push(NamespaceSeen { record, counted });
+    }
+    let (queues, stuck) = watch_queues(session, &backend).await?;
+    Ok(Observed { alba_id, osds, groups, namespaces, queues, stuck, proxies })
+}
+
+async fn ask_proxies(session: &Session, proxies: &[SocketAddr]) -> Vec<(SocketAddr, Result<(), String>)> {
+    let mut seen = Vec::new();
+    for proxy in proxies {
+        let deadline = session.env.deadline_in(PATIENCE);
+        let answer = async {
+            session.proxy(Some(*proxy), deadline).await?.version(deadline).await.map_err(CliError::from)
+        };
+        seen.push((*proxy, answer.await.map(drop).map_err(|error| error.to_string())));
+    }
+    seen
+}
+
+/// All at once: a dozen silent ones must not add up.
+async fn ask_osds(session: &Session, client: &Client, records: Vec<OsdRecord>) -> Vec<OsdSeen> {
+    let mut tasks = tokio::task::JoinSet::new();
+    let deadline = session.env.deadline_in(PATIENCE);
+    for (position, record) in records.iter().enumerate() {
+        let Some(id) = record.osd_id else { continue };
+        let (client, clock) = (client.clone(), session.env.clock.clone());
+        tasks.spawn(async move {
+            let ask =
+                async { client.osd(id, deadline).await?.disk_usage(deadline).await.map_err(CliError::from) };
+            let answer = within(clock.as_ref(), deadline, ask).await.unwrap_or_else(|late| Err(late.into()));
+            (position, answer.map_err(|error| error.to_string()))
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(answer) = tasks.join_next().await {
+        answers.extend(answer);
+    }
+    let seen = |(position, record): (usize, OsdRecord)| {
+        let missing = || Err("no answer".to_owned());
+        let usage = record.osd_id.map(|_| answers.remove(&position).unwrap_or_else(missing));
+        OsdSeen { record, usage }
+    };
+    records.into_iter().enumerate().map(seen).collect()
+}
+
+async fn count(
+    backend: &Backend<'_>,
+    record: &NamespaceRecord,
+    wanted: Option<Wanted>,
+    silent: &BTreeSet<OsdId>,
+) -> Result<Counted, CliError> {
+    let counters = backend.statistics(record).await?;
+    let mut counted = Counted {
+        objects: counters.objects,
+        logical: counters.logical_bytes,
+        storage: counters.storage_bytes,
+        wanted,
+        safety: Safety::of_buckets(&counters.buckets, wanted),
+        all_examined: true,
+    };
+    let mut affected = BTreeSet::new();
+    for osd in silent {
+        let mut after = None;
+        while let Some(last) = objects_on(backend, record, *osd, after, &mut affected).await? {
+            if affected.len() > EXAMINED {
+                counted.all_examined = false;
+                break;
+            }
+            after = Some(last);
+        }
+    }
+    for object in affected.iter().take(EXAMINED) {
+        let query = NsmQuery::ManifestById { namespace: record.id, object: *object };
+        // Deleted meanwhile: it is in nobody's way.
+        if let NsmAnswer::Manifest(Some(manifest)) = backend.nsm(record, query).await? {
+            counted.safety.correct(&manifest, silent, wanted);
+        }
+    }
+    Ok(counted)
+}
+
+/// One page of the objects on an OSD; gives the last when there are more.
+async fn objects_on(
+    backend: &Backend<'_>,
+    record: &NamespaceRecord,
+    osd: OsdId,
+    after: Option<ObjectId>,
+    into: &mut BTreeSet<ObjectId>,
+) -> Result<Option<ObjectId>, CliError> {
+    let query = NsmQuery::ObjectsOnOsd { namespace: record.id, osd, after, max: 200 };
+    match backend.nsm(record, query).await? {
+        NsmAnswer::ObjectIds(page) => {
+            let last = page.items.last().copied().filter(|_| page.has_more);
+            into.extend(page.items);
+            Ok(last)
+        }
+        _ => Err(CliError::failure("the group's answer is of another kind; versions that do not fit?")),
+    }
+}
+
+/// Queues move all the time; one is stuck when its oldest message stays.
+async fn watch_queues(
+    session: &Session,
+    backend: &Backend<'_>,
+) -> Result<(Vec<(Destination, u64)>, Vec<(Destination, u64)>), CliError> {
+    let queues = backend.queues().await?;
+    if queues.is_empty() {
+        return Ok((queues, Vec::new()));
+    }
+    let mut oldest = Vec::new();
+    for (destination, _) in &queues {
+        oldest.push(backend.oldest_message(destination).await?);
+    }
+    let clock = session.env.clock.as_ref();
+    clock.sleep_until(Deadline::after(clock, QUEUE_PATIENCE).0).await;
+    let mut stuck = Vec::new();
+    for (queue, before) in queues.iter().zip(oldest) {
+        if before.is_some() && backend.oldest_message(&queue.0).await? == before {
+            stuck.push(queue.clone());
+        }
+    }
+    Ok((queues, stuck))
+}

@@ -1,0 +1,126 @@
+//! The configuration files of a local cluster's processes.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use alba_client::ClientConfig;
+use alba_core::env::files;
+use toml::{Table, Value};
+
+use super::plan::{Planned, Role, Shape};
+use super::supervisor::Program;
+use crate::client_file::ClientFile;
+use crate::error::CliError;
+
+/// The directories and files below the data directory.
+pub(super) struct Paths {
+    /// The data directory, absolute.
+    pub(super) root: PathBuf,
+}
+
+impl Paths {
+    /// Makes the directories.
+    pub(super) fn create(root: &Path) -> Result<Self, CliError> {
+        let root = std::path::absolute(root).map_err(|error| CliError::file("find", root, &error))?;
+        for part in ["config", "logs", "data"] {
+            let path = root.join(part);
+            files::create_dir_all(&path).map_err(|error| CliError::file("create", &path, &error))?;
+        }
+        Ok(Self { root })
+    }
+
+    /// Held by the supervisor.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The [`Shape`].
+    pub(super) fn shape(&self) -> PathBuf {
+        self.root.join("cluster.json")
+    }
+
+    /// The client configuration.
+    pub(super) fn client(&self) -> PathBuf {
+        self.root.join("client.toml")
+    }
+
+    /// Of one process.
+    fn config(&self, name: &str) -> PathBuf {
+        self.root.join("config").join(format!("{name}.toml"))
+    }
+
+    /// Of one process.
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Of one process.
+    fn data(&self, name: &str) -> PathBuf {
+        self.root.join("data").join(name)
+    }
+}
+
+/// Writes a process's configuration and says how to run it.
+pub(super) fn program(
+    paths: &Paths,
+    process: &Planned,
+    shape: &Shape,
+    metadata: &[SocketAddr],
+) -> Result<Program, CliError> {
+    let mut table = Table::new();
+    let mut set = |key: &str, value: Value| table.insert(key.to_owned(), value);
+    set("listen", Value::String(process.listen.to_string()));
+    set("metrics_listen", Value::String(process.metrics.to_string()));
+    let data = paths.data(&process.name);
+    let data = data.to_str().ok_or_else(|| {
+        CliError::usage(format!(
+            "the data directory {} is no UTF-8 text; choose another one",
+            paths.root.display()
+        ))
+    })?;
+    match process.role {
+        Role::Metadata => {
+            set("data_dir", Value::String(data.to_owned()));
+            let groups = shape.groups();
+            let groups = std::iter::once("abm").chain(groups.iter().map(String::as_str));
+            set("groups", Value::Array(groups.map(Value::from).collect()));
+        }
+        Role::Asd { node } => {
+            set("data_dir", Value::String(data.to_owned()));
+            set("node_id", Value::String(format!("node-{node}")));
+            if let Some(capacity) = shape.osd_capacity() {
+                let capacity = i64::try_from(capacity)
+                    .map_err(|_| CliError::usage(format!("--osd-capacity {capacity} is too large")))?;
+                set("capacity", Value::Integer(capacity));
+            }
+        }
+        Role::Proxy => {
+            let servers = metadata.iter().map(|server| Value::String(server.to_string()));
+            set("metadata", Value::Array(servers.collect()));
+        }
+    }
+    let path = paths.config(&process.name);
+    let text = format!("# Written by `alba up` at every start.\n{table}");
+    files::replace(&path, text.as_bytes()).map_err(|error| CliError::file("write", &path, &error))?;
+    let args: [OsString; 4] =
+        [process.role.command().into(), "--config".into(), path.into(), "--die-with-parent".into()];
+    Ok(Program {
+        name: process.name.clone(),
+        args: args.into(),
+        log: paths.log(&process.name),
+        metrics: process.metrics,
+    })
+}
+
+/// Writes the client configuration.
+pub(super) fn client(
+    paths: &Paths,
+    proxies: Vec<SocketAddr>,
+    metadata: Vec<SocketAddr>,
+) -> Result<(), CliError> {
+    let file = ClientFile { proxies, client: ClientConfig { metadata, ..ClientConfig::default() } };
+    let path = paths.client();
+    let text = format!("# Written by `alba up` at every start.\n{}", file.to_toml()?);
+    files::replace(&path, text.as_bytes()).map_err(|error| CliError::file("write", &path, &error))
+}

@@ -1,0 +1,58 @@
+use super::*;
+
+fn shape(args: ShapeArgs, last: Option<&Shape>) -> Shape {
+    Shape::new(&args, last).unwrap()
+}
+
+#[test]
+fn the_default_cluster_is_that_of_the_manual() {
+    let shape = shape(ShapeArgs::default(), None);
+    let planned = shape.processes().unwrap();
+    let find = |name: &str| planned.iter().find(|p| p.name == name).unwrap();
+    assert_eq!(planned.len(), 1 + 1 + 12);
+    assert_eq!(find("metadata-0").listen.port(), 4000);
+    assert_eq!(find("proxy-0").listen.port(), 10_000);
+    assert_eq!((find("asd-0").listen.port(), find("asd-0").role), (8000, Role::Asd { node: 0 }));
+    assert_eq!((find("asd-11").listen.port(), find("asd-11").role), (8011, Role::Asd { node: 3 }));
+    assert_eq!(shape.groups(), ["nsm-0"]);
+    assert!(planned.iter().all(|p| p.listen.ip().is_loopback()));
+}
+
+#[test]
+fn a_cluster_grows_without_moving_an_osd() {
+    let first = shape(ShapeArgs { nodes: Some(2), osds_per_node: Some(2), ..Default::default() }, None);
+    assert_eq!(first.osd_nodes, [0, 0, 1, 1]);
+    let wider = shape(ShapeArgs { osds_per_node: Some(3), ..Default::default() }, Some(&first));
+    assert_eq!(wider.osd_nodes, [0, 0, 1, 1, 0, 1]);
+    let more = shape(ShapeArgs { nodes: Some(3), ..Default::default() }, Some(&wider));
+    assert_eq!(more.osd_nodes, [0, 0, 1, 1, 0, 1, 2, 2, 2]);
+    assert_eq!(shape(ShapeArgs::default(), Some(&more)), more);
+}
+
+#[test]
+fn a_cluster_does_not_shrink() {
+    let first = shape(ShapeArgs { nodes: Some(3), ..Default::default() }, None);
+    let error = Shape::new(&ShapeArgs { nodes: Some(2), ..Default::default() }, Some(&first)).unwrap_err();
+    assert!(error.contains("--nodes 2") && error.contains('3') && error.contains("shrink"), "{error}");
+    let fewer = ShapeArgs { osds_per_node: Some(1), ..Default::default() };
+    assert!(Shape::new(&fewer, Some(&first)).unwrap_err().contains("--osds-per-node 1"));
+}
+
+#[test]
+fn the_shape_survives_its_file() {
+    let shape = shape(ShapeArgs { osd_capacity: Some(1 << 30), ..Default::default() }, None);
+    let text = serde_json::to_string(&shape).unwrap();
+    assert_eq!(serde_json::from_str::<Shape>(&text).unwrap(), shape);
+}
+
+#[test]
+fn ports_that_collide_or_end_are_named_with_their_options() {
+    let clash = shape(ShapeArgs { proxy_port: Some(8003), ..Default::default() }, None);
+    let error = clash.processes().unwrap_err();
+    assert!(
+        error.contains("8003") && error.contains("--proxy-port") && error.contains("--asd-base-port"),
+        "{error}"
+    );
+    let high = shape(ShapeArgs { asd_base_port: Some(65_530), ..Default::default() }, None);
+    assert!(high.processes().unwrap_err().contains("--asd-base-port"));
+}
