@@ -28,15 +28,8 @@ struct Pool {
 
 /// Reserved bytes; given back when dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Room(Option<OwnedSemaphorePermit>);
-
-impl Room {
-    /// Takes `bytes` of this room into a room of its own; all of it when there is less.
-    pub(crate) fn split(&mut self, bytes: u64) -> Self {
-        let Some(permit) = &mut self.0 else { return Self(None) };
-        let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(permit.num_permits());
-        Self(permit.split(units))
-    }
+pub(crate) struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Pool {
@@ -50,7 +43,7 @@ impl Pool {
 
     async fn take(&self, clock: &dyn Clock, bytes: u64, deadline: Deadline) -> Result<Room, ClientError> {
         if bytes == 0 {
-            return Ok(Room(None));
+            return Ok(Room::default());
         }
         // What is larger than all the room gets all of it: it runs alone.
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
@@ -58,7 +51,7 @@ impl Pool {
             .await
             .map_err(|_| ClientError::Busy("no room for buffers became free by the deadline".to_owned()))?
             .map_err(|_| ClientError::Internal("the buffer pool is closed".to_owned()))?;
-        Ok(Room(Some(permit)))
+        Ok(Room { _permit: Some(permit) })
     }
 }
 

@@ -1,42 +1,70 @@
 //! The API: one cheap handle, and what can be asked of it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use alba_core::env::{Deadline, Directory, Env, NamespaceStore, Osd};
+use alba_core::env::{Deadline, Directory, Env, MetaError, NamespaceStore, Osd, within};
 use alba_core::ids::{AlbaId, NamespaceName, ObjectName, OsdId, PresetName};
+use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::range::{Page, RangeQuery};
-use alba_core::wire::rpc::abm::NamespaceRecord;
-use alba_core::wire::rpc::nsm::ObjectAssert;
+use alba_core::wire::rpc::abm::{
+    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, NamespaceRecord, NamespaceState, OsdInfo,
+};
+use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery, ObjectAssert};
 
+use crate::engine::Engine;
+use crate::metadata::MetadataClient;
+use crate::namespaces::{Namespace, is_moved, unexpected};
 use crate::{
     ClientConfig, ClientError, Consistency, ObjectSink, ObjectSource, OsdConnector, SequenceUpdate, Slice,
-    SlicesRead, StoredObject, UploadOptions,
+    SlicesRead, Statistics, StoredObject, UploadOptions, download, upload,
 };
 
-/// A connection to a backend. Clones share everything.
+/// A connection to a backend. Clones share everything: caches, connections, what is known of the OSDs, and the bounds on
+/// memory.
+///
+/// Every call ends by its deadline. Dropping a call's future gives back all that it holds; what a dropped write did is
+/// unknown.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    engine: Arc<Engine>,
 }
 
-struct Inner {
-    directory: Arc<dyn Directory>,
-    namespaces: Arc<dyn NamespaceStore>,
+/// OSDs over TCP.
+struct TcpOsds {
+    env: Env,
+    config: AsdClientConfig,
 }
 
-fn unfinished<T>() -> Result<T, ClientError> {
-    Err(ClientError::Internal("the engine is not wired up yet".to_owned()))
+impl OsdConnector for TcpOsds {
+    fn osd(&self, info: &OsdInfo) -> Arc<dyn Osd> {
+        let port = info.endpoint.port;
+        let addresses = info.endpoint.ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        AsdClient::new(self.env.clone(), addresses, info.long_id.clone(), self.config.clone())
+    }
 }
 
 impl Client {
-    /// Connects to the metadata servers of `config` over `env.net`.
+    /// Connects to the metadata servers of `config` over `env.net`, and makes sure that one of them answers.
     pub async fn connect(env: Env, config: ClientConfig) -> Result<Self, ClientError> {
         config.check().map_err(ClientError::Config)?;
-        drop(env);
-        unfinished()
+        if config.metadata.is_empty() {
+            return Err(ClientError::Config("metadata names no server".to_owned()));
+        }
+        let metadata = MetadataClient::connect(env.clone(), config.metadata.clone());
+        let osds = TcpOsds {
+            env: env.clone(),
+            config: AsdClientConfig { max_connections: config.osd_connections, ..AsdClientConfig::default() },
+        };
+        let deadline = env.deadline_in(config.request_timeout());
+        let directory: Arc<dyn Directory> = metadata.clone();
+        let client = Self::with_parts(env, config, directory, metadata, Arc::new(osds));
+        client.alba_id(deadline).await?;
+        Ok(client)
     }
 
-    /// Works with parts that are there already: in a simulator, in tests.
+    /// Works with parts that are there already: in a simulator, in tests. Nothing is asked yet.
     pub fn with_parts(
         env: Env,
         config: ClientConfig,
@@ -44,30 +72,54 @@ impl Client {
         namespaces: Arc<dyn NamespaceStore>,
         osds: Arc<dyn OsdConnector>,
     ) -> Self {
-        drop((env, config, osds));
-        Self { inner: Arc::new(Inner { directory, namespaces }) }
+        Self { engine: Engine::new(env, config, directory, namespaces, osds) }
+    }
+
+    /// Nothing may take longer than its deadline, whatever it waits for.
+    async fn limited<T>(
+        &self,
+        deadline: Deadline,
+        waiting_for: &'static str,
+        work: impl Future<Output = Result<T, ClientError>> + Send,
+    ) -> Result<T, ClientError> {
+        // Boxed: the futures of uploads and downloads are large.
+        within(&*self.engine.env.clock, deadline, Box::pin(work))
+            .await
+            .map_err(ClientError::deadline(waiting_for))?
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &ClientConfig {
+        &self.engine.config
     }
 
     /// The ABM.
     pub fn directory(&self) -> &Arc<dyn Directory> {
-        &self.inner.directory
+        &self.engine.directory
     }
 
     /// The NSM groups.
     pub fn namespace_store(&self) -> &Arc<dyn NamespaceStore> {
-        &self.inner.namespaces
+        &self.engine.store
+    }
+
+    /// What was counted since this client was made.
+    pub fn statistics(&self) -> Statistics {
+        self.engine.counters.snapshot()
     }
 
     /// A handle on one OSD, for tools: calls on it are not counted in the OSD's health.
     pub async fn osd(&self, id: OsdId, deadline: Deadline) -> Result<Arc<dyn Osd>, ClientError> {
-        let _ = deadline;
-        Err(ClientError::OsdUnknown(id))
+        let work = async { Ok(Arc::clone(&self.engine.pool.member(id, deadline).await?.osd)) };
+        self.limited(deadline, "the list of OSDs", work).await
     }
 
     /// The backend's id.
     pub async fn alba_id(&self, deadline: Deadline) -> Result<AlbaId, ClientError> {
-        let _ = deadline;
-        unfinished()
+        match self.engine.ask_directory(AbmQuery::AlbaId, deadline).await? {
+            AbmAnswer::AlbaId(id) => Ok(id),
+            _ => Err(unexpected("AlbaId")),
+        }
     }
 
     /// Adds a namespace, with the default preset if none is named. It can be written to on return.
@@ -77,8 +129,25 @@ impl Client {
         preset: Option<PresetName>,
         deadline: Deadline,
     ) -> Result<NamespaceRecord, ClientError> {
-        let _ = (name, preset, deadline);
-        unfinished()
+        let command = AbmCommand::CreateNamespace { name: name.clone(), preset };
+        let work = async {
+            let record = match self.engine.tell_directory(command, deadline).await.map_err(named)? {
+                AbmOutcome::Namespace(record) => record,
+                _ => return Err(unexpected("Namespace")),
+            };
+            self.engine.namespaces.forget(name);
+            if record.state == NamespaceState::Active {
+                self.engine.namespaces.remember(record.clone());
+                return Ok(record);
+            }
+            self.engine.namespaces.resolve(name, deadline).await?;
+            self.engine
+                .namespaces
+                .record(name, deadline)
+                .await?
+                .ok_or_else(|| ClientError::NamespaceUnknown(name.clone()))
+        };
+        self.limited(deadline, "the namespace to be created", work).await
     }
 
     /// Removes a namespace with all its objects.
@@ -87,8 +156,11 @@ impl Client {
         name: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), ClientError> {
-        let _ = (name, deadline);
-        unfinished()
+        self.engine.namespaces.forget(name);
+        let command = AbmCommand::DeleteNamespace { name: name.clone() };
+        let told = self.engine.tell_directory(command, deadline).await;
+        self.engine.namespaces.forget(name);
+        told.map(drop).map_err(named)
     }
 
     /// One namespace, asked afresh; none when there is no such active namespace.
@@ -97,18 +169,20 @@ impl Client {
         name: &NamespaceName,
         deadline: Deadline,
     ) -> Result<Option<NamespaceRecord>, ClientError> {
-        let _ = (name, deadline);
-        unfinished()
+        let record = self.engine.namespaces.record(name, deadline).await?;
+        Ok(record.filter(|record| record.state == NamespaceState::Active))
     }
 
-    /// A page of the namespaces, ordered by name.
+    /// A page of the namespaces, ordered by name, whatever their state.
     pub async fn list_namespaces(
         &self,
         range: RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<NamespaceRecord>, ClientError> {
-        let _ = (range, deadline);
-        unfinished()
+        match self.engine.ask_directory(AbmQuery::Namespaces(range), deadline).await? {
+            AbmAnswer::Namespaces(page) => Ok(page),
+            _ => Err(unexpected("Namespaces")),
+        }
     }
 
     /// A page of the names of a namespace's objects, in order.
@@ -118,8 +192,32 @@ impl Client {
         range: RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<ObjectName>, ClientError> {
-        let _ = (namespace, range, deadline);
-        unfinished()
+        let work = async {
+            let resolved = self.engine.namespaces.resolve(namespace, deadline).await?;
+            match self.list(&resolved, &range, deadline).await {
+                Err(error) if is_moved(&error) => {
+                    match self.engine.namespaces.resolve_again(&resolved, deadline).await? {
+                        Some(now) => self.list(&now, &range, deadline).await,
+                        None => Err(error),
+                    }
+                }
+                result => result,
+            }
+        };
+        self.limited(deadline, "the namespace manager", work).await
+    }
+
+    async fn list(
+        &self,
+        namespace: &Namespace,
+        range: &RangeQuery,
+        deadline: Deadline,
+    ) -> Result<Page<ObjectName>, ClientError> {
+        let query = NsmQuery::Objects { namespace: namespace.id, range: range.clone() };
+        match self.engine.ask_group(&namespace.group, query, deadline).await? {
+            NsmAnswer::Objects(page) => Ok(page),
+            _ => Err(unexpected("Objects")),
+        }
     }
 
     /// Which of the names are taken, in the order asked.
@@ -129,8 +227,12 @@ impl Client {
         names: Vec<ObjectName>,
         deadline: Deadline,
     ) -> Result<Vec<bool>, ClientError> {
-        let _ = (namespace, names, deadline);
-        unfinished()
+        let work = async {
+            let found =
+                download::find(&self.engine, namespace, &names, Consistency::Consistent, deadline).await?;
+            Ok(found.into_iter().map(|found| found.is_some()).collect())
+        };
+        self.limited(deadline, "the namespace manager", work).await
     }
 
     /// An object's manifest; none when the name is free.
@@ -141,8 +243,12 @@ impl Client {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Option<StoredObject>, ClientError> {
-        let _ = (namespace, name, consistency, deadline);
-        unfinished()
+        let work = async {
+            let names = std::slice::from_ref(name);
+            let found = download::find(&self.engine, namespace, names, consistency, deadline).await?;
+            Ok(found.into_iter().next().flatten().map(|found| found.object))
+        };
+        self.limited(deadline, "the namespace manager", work).await
     }
 
     /// Stores an object. On return it is committed, with at least the policy's minimum of fragments of each chunk
@@ -155,8 +261,8 @@ impl Client {
         options: UploadOptions,
         deadline: Deadline,
     ) -> Result<StoredObject, ClientError> {
-        let _ = (namespace, name, source, options, deadline);
-        unfinished()
+        let work = upload::upload(&self.engine, namespace, name, source, options, deadline);
+        self.limited(deadline, "the upload", work).await
     }
 
     /// Checks the asserts against the state before, and applies all updates, in one atomic step. Returns the stored
@@ -168,8 +274,8 @@ impl Client {
         updates: Vec<SequenceUpdate>,
         deadline: Deadline,
     ) -> Result<Vec<StoredObject>, ClientError> {
-        let _ = (namespace, asserts, updates, deadline);
-        unfinished()
+        let work = upload::sequence(&self.engine, namespace, asserts, updates, deadline);
+        self.limited(deadline, "the sequence", work).await
     }
 
     /// Reads a whole object into `sink` and verifies its checksum; `sink.finish()` is called only when it is right.
@@ -181,8 +287,8 @@ impl Client {
         sink: &mut dyn ObjectSink,
         deadline: Deadline,
     ) -> Result<StoredObject, ClientError> {
-        let _ = (namespace, name, consistency, sink, deadline);
-        unfinished()
+        let work = download::download(&self.engine, namespace, name, consistency, sink, deadline);
+        self.limited(deadline, "the download", work).await
     }
 
     /// Reads parts of objects, several objects at once. The checks and their order: wire-protocol §2.4.
@@ -193,8 +299,8 @@ impl Client {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<SlicesRead, ClientError> {
-        let _ = (namespace, requests, consistency, deadline);
-        unfinished()
+        let work = download::read_slices(&self.engine, namespace, requests, consistency, deadline);
+        self.limited(deadline, "the slices", work).await
     }
 
     /// Removes a name. Its fragments are deleted later, by maintenance.
@@ -205,8 +311,8 @@ impl Client {
         must_exist: bool,
         deadline: Deadline,
     ) -> Result<(), ClientError> {
-        let _ = (namespace, name, must_exist, deadline);
-        unfinished()
+        let work = upload::delete(&self.engine, namespace, name, must_exist, deadline);
+        self.limited(deadline, "the deletion", work).await
     }
 
     /// Forgets all cached manifests of a namespace.
@@ -215,14 +321,39 @@ impl Client {
         namespace: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), ClientError> {
-        let _ = (namespace, deadline);
-        unfinished()
+        let work = async {
+            let resolved = self.engine.namespaces.resolve(namespace, deadline).await?;
+            self.engine.cache.invalidate(resolved.id);
+            // The name is looked up anew too: it may mean another namespace by now.
+            self.engine.namespaces.forget(namespace);
+            Ok(())
+        };
+        self.limited(deadline, "the backend manager", work).await
     }
 
     /// Waits until what finished requests left to do in the background (removing tags, adding late fragments) is done.
     /// A process that ends after an upload should call it: what is left undone is found by maintenance later.
     pub async fn settle(&self, deadline: Deadline) -> Result<(), ClientError> {
-        let _ = deadline;
-        Ok(())
+        self.engine.settle(deadline).await
+    }
+
+    /// Asks the ABM for the list of OSDs, unless what is known is younger than a second.
+    pub async fn refresh_osds(&self, deadline: Deadline) -> Result<(), ClientError> {
+        self.engine.pool.refresh(Duration::from_secs(1), deadline).await
+    }
+}
+
+/// The ABM's refusals that callers know under a name of their own.
+fn named(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Meta(MetaError::Abm(error)) => match error {
+            AbmError::NamespaceExists(name) => ClientError::NamespaceExists(name),
+            AbmError::NamespaceUnknown(name) | AbmError::NamespaceNotActive(name) => {
+                ClientError::NamespaceUnknown(name)
+            }
+            AbmError::PresetUnknown(name) => ClientError::PresetUnknown(name),
+            error => ClientError::Meta(MetaError::Abm(error)),
+        },
+        error => error,
     }
 }

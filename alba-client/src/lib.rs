@@ -9,15 +9,24 @@
 mod buffers;
 mod client;
 mod config;
+mod counters;
+mod download;
+mod engine;
 mod error;
+mod manifest_cache;
 pub mod metadata;
+mod namespaces;
 mod osd_pool;
 mod sink;
 mod source;
+#[cfg(test)]
+mod tests;
 mod types;
+mod upload;
 
 pub use client::Client;
 pub use config::ClientConfig;
+pub use counters::Statistics;
 pub use error::ClientError;
 pub use osd_pool::OsdConnector;
 pub use sink::{FileSink, MemorySink, ObjectSink};

@@ -1,0 +1,158 @@
+//! What every request works with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within};
+use alba_core::ids::GroupId;
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
+use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::buffers::Buffers;
+use crate::counters::Counters;
+use crate::manifest_cache::ManifestCache;
+use crate::namespaces::{Namespaces, ask_directory, ask_group};
+use crate::osd_pool::OsdPool;
+use crate::{ClientConfig, ClientError, OsdConnector};
+
+/// Work on fewer bytes than this is done where it stands: handing it to another thread would cost more.
+const INLINE_BYTES: u64 = 32 << 10;
+
+/// See the module. Lives as long as any handle or background task.
+pub(crate) struct Engine {
+    pub(crate) env: Env,
+    pub(crate) config: ClientConfig,
+    pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) store: Arc<dyn NamespaceStore>,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) pool: Arc<OsdPool>,
+    pub(crate) cache: ManifestCache,
+    pub(crate) buffers: Buffers,
+    pub(crate) counters: Counters,
+    uploads: Arc<Semaphore>,
+    upload_slots: u32,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        env: Env,
+        config: ClientConfig,
+        directory: Arc<dyn Directory>,
+        store: Arc<dyn NamespaceStore>,
+        osds: Arc<dyn OsdConnector>,
+    ) -> Arc<Self> {
+        let namespaces = Namespaces::new(Arc::clone(&env.clock), Arc::clone(&directory), Arc::clone(&store));
+        let pool = OsdPool::new(env.clone(), Arc::clone(&directory), osds, config.osd_timeout());
+        // A million uploads at once is beyond any use; the bound keeps the conversions exact.
+        let upload_slots = u32::try_from(config.max_uploads.clamp(1, 1 << 20)).unwrap_or(1 << 20);
+        Arc::new(Self {
+            cache: ManifestCache::new(config.manifest_cache_bytes),
+            buffers: Buffers::new(Arc::clone(&env.clock), config.max_bytes_in_flight),
+            uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
+            counters: Counters::default(),
+            upload_slots,
+            env,
+            config,
+            directory,
+            store,
+            namespaces,
+            pool,
+        })
+    }
+
+    /// The moment `after` from now.
+    pub(crate) fn deadline_in(&self, after: Duration) -> Deadline {
+        self.env.deadline_in(after)
+    }
+
+    /// The right to upload, kept until all that follows from the upload is done.
+    pub(crate) async fn upload_slot(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit, ClientError> {
+        within(&*self.env.clock, deadline, Arc::clone(&self.uploads).acquire_owned())
+            .await
+            .map_err(|_| ClientError::Busy("too many uploads at once".to_owned()))?
+            .map_err(|_| ClientError::Internal("uploads are closed".to_owned()))
+    }
+
+    /// Waits until no upload and nothing that follows from one is left.
+    pub(crate) async fn settle(&self, deadline: Deadline) -> Result<(), ClientError> {
+        within(&*self.env.clock, deadline, self.uploads.acquire_many(self.upload_slots))
+            .await
+            .map_err(ClientError::deadline("background work"))?
+            .map(drop)
+            .map_err(|_| ClientError::Internal("uploads are closed".to_owned()))
+    }
+
+    /// Computes over about `bytes` bytes without holding up the executor.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ClientError> {
+        if bytes < INLINE_BYTES { Ok(work()) } else { Ok(blocking(&*self.env.spawn, work).await?) }
+    }
+
+    /// A read of the ABM.
+    pub(crate) async fn ask_directory(
+        &self,
+        query: AbmQuery,
+        deadline: Deadline,
+    ) -> Result<AbmAnswer, ClientError> {
+        ask_directory(&*self.env.clock, &*self.directory, query, deadline).await
+    }
+
+    /// A change of the ABM's state.
+    pub(crate) async fn tell_directory(
+        &self,
+        command: AbmCommand,
+        deadline: Deadline,
+    ) -> Result<AbmOutcome, ClientError> {
+        within(&*self.env.clock, deadline, self.directory.command(command, deadline))
+            .await
+            .map_err(ClientError::deadline("the backend manager"))?
+            .map_err(ClientError::Meta)
+    }
+
+    /// A read of a group.
+    pub(crate) async fn ask_group(
+        &self,
+        group: &GroupId,
+        query: NsmQuery,
+        deadline: Deadline,
+    ) -> Result<NsmAnswer, ClientError> {
+        ask_group(&*self.env.clock, &*self.store, group, query, deadline).await
+    }
+
+    /// A change of a group's state.
+    pub(crate) async fn tell_group(
+        &self,
+        group: &GroupId,
+        command: NsmCommand,
+        deadline: Deadline,
+    ) -> Result<NsmOutcome, ClientError> {
+        within(&*self.env.clock, deadline, self.store.command(group, command, deadline))
+            .await
+            .map_err(ClientError::deadline("the namespace manager"))?
+            .map_err(ClientError::Meta)
+    }
+}
+
+/// Waits for `work` while `others` go on; what they give goes to `take`.
+pub(crate) async fn alongside<S, T>(
+    others: &mut S,
+    mut take: impl FnMut(S::Item),
+    work: impl Future<Output = T>,
+) -> T
+where
+    S: Stream + Unpin,
+{
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            Some(item) = others.next() => take(item),
+            output = &mut work => return output,
+        }
+    }
+}

@@ -1,0 +1,618 @@
+//! A small backend in memory: one namespace's metadata and some OSDs, with faults, and a log of what happened in which
+//! order. It keeps the rules that the engine relies on, in the simplest form.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use alba_core::checksum::ChecksumAlgorithm;
+use alba_core::env::osd::{
+    DiskUsage, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice,
+};
+use alba_core::env::sim::memory_osd::MemoryOsd;
+use alba_core::env::sim::{SimNode, Simulation};
+use alba_core::env::{Clock, Deadline, Directory, Env, MetaError, NamespaceStore, Osd, OsdError};
+use alba_core::ids::*;
+use alba_core::manifest::{Manifest, Timestamp};
+use alba_core::osd_keys;
+use alba_core::policy::Policy;
+use alba_core::preset::{Compression, ObjectChecksums, OsdSet, Preset};
+use alba_core::range::{Page, RangeQuery};
+use alba_core::units::ByteCount;
+use alba_core::wire::rpc::abm::*;
+use alba_core::wire::rpc::nsm::*;
+use async_trait::async_trait;
+
+use crate::{Client, ClientConfig, OsdConnector};
+
+pub(super) const NS: NamespaceId = NamespaceId::from_u32(7);
+
+/// Something that happened, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// An OSD acknowledged a fragment.
+    Stored(OsdId, OsdKey),
+    /// A sequence reached the group.
+    CommitAsked,
+    /// The group answered it.
+    CommitAnswered,
+    /// A tag was removed on an OSD.
+    TagRemoved(OsdId, OsdKey),
+    /// Late fragments were added.
+    LateAdded(usize),
+}
+
+pub(super) type Log = Arc<Mutex<Vec<Event>>>;
+
+/// What goes wrong on an OSD.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Faults {
+    /// Refuses connections.
+    pub(super) dead: bool,
+    /// Every call takes this long.
+    pub(super) delay: Duration,
+    /// Applies take this long in addition.
+    pub(super) write_delay: Duration,
+    /// Stops answering after so many more applied batches.
+    pub(super) dies_after: Option<usize>,
+    /// The answers to the next so many applies are lost.
+    pub(super) lost_answers: usize,
+    pub(super) full: bool,
+}
+
+pub(super) struct TestOsd {
+    pub(super) id: OsdId,
+    pub(super) memory: MemoryOsd,
+    pub(super) faults: Mutex<Faults>,
+    pub(super) reads: Mutex<usize>,
+    clock: Arc<dyn Clock>,
+    log: Log,
+}
+
+impl TestOsd {
+    pub(super) fn set(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.faults.lock().unwrap());
+    }
+
+    async fn come_through(&self, write: bool) -> Result<(), OsdError> {
+        let faults = self.faults.lock().unwrap().clone();
+        let delay = faults.delay + if write { faults.write_delay } else { Duration::ZERO };
+        if delay > Duration::ZERO {
+            self.clock.sleep_until(self.clock.now().plus(delay)).await;
+        }
+        if faults.dead { Err(OsdError::Connection("refused".into())) } else { Ok(()) }
+    }
+
+    /// Flips a bit of every fragment whose index passes `which`; returns how many.
+    pub(super) async fn corrupt(&self, which: impl Fn(&osd_keys::FragmentAddress) -> bool) -> usize {
+        let mut count = 0;
+        for (key, stored) in self.memory.content() {
+            let Ok(osd_keys::Parsed::Fragment(_, address)) = osd_keys::parse(&key) else { continue };
+            if !which(&address) || stored.value.is_empty() {
+                continue;
+            }
+            let mut bytes = stored.value.to_vec();
+            bytes[0] ^= 1;
+            let value = StoredValue { value: bytes.into(), checksum: stored.checksum };
+            let batch = OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Set(key, value)] };
+            let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
+            self.memory.apply(batch, Priority::High, deadline).await.unwrap();
+            count += 1;
+        }
+        count
+    }
+
+    /// Deletes all keys of an object, as maintenance does when no manifest names it any more.
+    pub(super) async fn remove_object(&self, object: ObjectId) {
+        let of_object = |key: &OsdKey| match osd_keys::parse(key) {
+            Ok(osd_keys::Parsed::Fragment(_, at) | osd_keys::Parsed::RecoveryInfo(_, at)) => {
+                at.object_id == object
+            }
+            _ => false,
+        };
+        let updates = self.memory.content().into_keys().filter(of_object).map(OsdUpdate::Delete).collect();
+        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
+        let batch = OsdBatch { asserts: vec![], updates };
+        self.memory.apply(batch, Priority::High, deadline).await.unwrap();
+    }
+
+    fn keys(&self, is: impl Fn(&osd_keys::Parsed) -> bool) -> usize {
+        self.memory.content().keys().filter(|key| osd_keys::parse(key).is_ok_and(|p| is(&p))).count()
+    }
+
+    pub(super) fn fragments(&self) -> usize {
+        self.keys(|parsed| matches!(parsed, osd_keys::Parsed::Fragment(..)))
+    }
+
+    pub(super) fn tags(&self) -> usize {
+        self.keys(|parsed| matches!(parsed, osd_keys::Parsed::GcTag(..)))
+    }
+}
+
+#[async_trait]
+impl Osd for TestOsd {
+    async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), OsdError> {
+        self.come_through(true).await?;
+        if self.faults.lock().unwrap().full && batch.updates.iter().any(|u| matches!(u, OsdUpdate::Set(..))) {
+            return Err(OsdError::Full);
+        }
+        if let Some(left) = &mut self.faults.lock().unwrap().dies_after {
+            if *left == 0 {
+                return Err(OsdError::Connection("reset".into()));
+            }
+            *left -= 1;
+        }
+        self.memory.apply(batch.clone(), priority, deadline).await?;
+        for update in &batch.updates {
+            let event = match update {
+                OsdUpdate::Set(key, _)
+                    if matches!(osd_keys::parse(key), Ok(osd_keys::Parsed::Fragment(..))) =>
+                {
+                    Event::Stored(self.id, key.clone())
+                }
+                OsdUpdate::Delete(key) => Event::TagRemoved(self.id, key.clone()),
+                OsdUpdate::Set(..) => continue,
+            };
+            self.log.lock().unwrap().push(event);
+        }
+        let mut faults = self.faults.lock().unwrap();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(OsdError::Connection("reset before the answer".into()));
+        }
+        Ok(())
+    }
+
+    async fn multi_get(
+        &self,
+        keys: Vec<OsdKey>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredValue>>, OsdError> {
+        *self.reads.lock().unwrap() += 1;
+        self.come_through(false).await?;
+        self.memory.multi_get(keys, priority, deadline).await
+    }
+
+    async fn multi_exists(
+        &self,
+        keys: Vec<OsdKey>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<bool>, OsdError> {
+        self.come_through(false).await?;
+        self.memory.multi_exists(keys, priority, deadline).await
+    }
+
+    async fn partial_get(
+        &self,
+        key: OsdKey,
+        slices: Vec<ValueSlice>,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<bytes::Bytes>>, OsdError> {
+        *self.reads.lock().unwrap() += 1;
+        self.come_through(false).await?;
+        self.memory.partial_get(key, slices, priority, deadline).await
+    }
+
+    async fn range(
+        &self,
+        query: RangeQuery,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Page<OsdKey>, OsdError> {
+        self.memory.range(query, priority, deadline).await
+    }
+
+    async fn disk_usage(&self, deadline: Deadline) -> Result<DiskUsage, OsdError> {
+        self.memory.disk_usage(deadline).await
+    }
+}
+
+struct Object {
+    manifest: Manifest,
+}
+
+/// The state of the namespace, and what the next commands shall meet.
+pub(super) struct Group {
+    pub(super) info: NamespaceInfo,
+    objects: BTreeMap<ObjectName, Object>,
+    clock: u64,
+    /// Errors for the next sequences; `None` passes.
+    pub(super) refusals: Vec<Option<MetaError>>,
+    /// Apply the next sequence and then lose the session.
+    pub(super) lose_session: bool,
+    pub(super) queries: usize,
+}
+
+pub(super) struct Backend {
+    pub(super) osds: Mutex<BTreeMap<OsdId, Arc<TestOsd>>>,
+    pub(super) group: Mutex<Group>,
+    pub(super) log: Log,
+    pub(super) clock: Arc<dyn Clock>,
+    nodes: usize,
+}
+
+fn name() -> NamespaceName {
+    NamespaceName::new("ns").unwrap()
+}
+
+fn record() -> NamespaceRecord {
+    NamespaceRecord {
+        id: NS,
+        name: name(),
+        group: GroupId::new("nsm-0").unwrap(),
+        state: NamespaceState::Active,
+        preset: PresetName::new("p").unwrap(),
+    }
+}
+
+impl Backend {
+    fn osd_info(&self, id: OsdId) -> OsdInfo {
+        let number = id.get();
+        OsdInfo {
+            long_id: LongId::new(format!("osd-{number:03}")).unwrap(),
+            place: Place::of_node(NodeId::new(format!("node-{}", number % self.nodes as u64)).unwrap()),
+            endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+            capacity: ByteCount::mib(1024),
+            used: ByteCount(0),
+        }
+    }
+
+    pub(super) fn osd(&self, id: OsdId) -> Arc<TestOsd> {
+        self.osds.lock().unwrap()[&id].clone()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<TestOsd>> {
+        self.osds.lock().unwrap().values().cloned().collect()
+    }
+
+    /// Adds an OSD with the namespace on it, and makes it active.
+    pub(super) async fn add_osd(&self, id: u32) -> Arc<TestOsd> {
+        let id = OsdId::from_u32(id);
+        let osd = Arc::new(TestOsd {
+            id,
+            memory: MemoryOsd::new(ByteCount::mib(1024)),
+            faults: Mutex::default(),
+            reads: Mutex::default(),
+            clock: self.clock.clone(),
+            log: self.log.clone(),
+        });
+        let marker =
+            StoredValue { value: osd_keys::NAMESPACE_ACTIVE, checksum: alba_core::checksum::Checksum::None };
+        let batch = OsdBatch {
+            asserts: vec![OsdAssert::Absent(osd_keys::namespace_marker(NS))],
+            updates: vec![OsdUpdate::Set(osd_keys::namespace_marker(NS), marker)],
+        };
+        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
+        osd.memory.apply(batch, Priority::High, deadline).await.unwrap();
+        self.osds.lock().unwrap().insert(id, osd.clone());
+        self.group.lock().unwrap().info.active_osds.push((id, self.osd_info(id)));
+        osd
+    }
+
+    pub(super) fn stored(&self, name: &ObjectName) -> Option<Manifest> {
+        self.group.lock().unwrap().objects.get(name).map(|object| object.manifest.clone())
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+pub(super) fn preset(policies: &[[u32; 4]], fragment_size: u32, compression: Compression) -> Preset {
+    let policies = policies.iter().map(|p| Policy::try_from(*p).unwrap()).collect();
+    Preset {
+        policies,
+        fragment_size,
+        osds: OsdSet::All,
+        compression,
+        fragment_checksum: ChecksumAlgorithm::Blake3,
+        object_checksum: ObjectChecksums {
+            allowed: vec![ChecksumAlgorithm::None, ChecksumAlgorithm::Sha1, ChecksumAlgorithm::Crc32c],
+            default: ChecksumAlgorithm::Crc32c,
+            verify_upload: true,
+        },
+    }
+}
+
+#[async_trait]
+impl Directory for Backend {
+    async fn command(&self, _command: AbmCommand, _deadline: Deadline) -> Result<AbmOutcome, MetaError> {
+        Err(MetaError::Abm(AbmError::NoGroup))
+    }
+
+    async fn query(&self, query: AbmQuery, _deadline: Deadline) -> Result<AbmAnswer, MetaError> {
+        Ok(match query {
+            AbmQuery::Namespace(asked) => AbmAnswer::Namespace((asked == name()).then(record)),
+            AbmQuery::Osds { range, .. } => {
+                let records: Vec<OsdRecord> = self
+                    .osds
+                    .lock()
+                    .unwrap()
+                    .keys()
+                    .map(|id| OsdRecord {
+                        info: self.osd_info(*id),
+                        osd_id: Some(*id),
+                        state: OsdState::Active,
+                        claimed_since: Some(0),
+                    })
+                    .filter(|record| range.contains(record.info.long_id.as_str().as_bytes()))
+                    .collect();
+                // Short pages, so that paging is used.
+                let has_more = records.len() > 5;
+                AbmAnswer::Osds(Page { items: records.into_iter().take(5).collect(), has_more })
+            }
+            other => panic!("not asked by the engine: {other:?}"),
+        })
+    }
+}
+
+impl Group {
+    fn sequence(
+        &mut self,
+        asserts: &[ObjectAssert],
+        updates: Vec<ObjectUpdate>,
+        epoch: GcEpoch,
+    ) -> Result<NsmOutcome, NsmError> {
+        if epoch < self.info.min_epoch || epoch > self.info.newest_epoch {
+            return Err(NsmError::InvalidGcEpoch(epoch));
+        }
+        for assert in asserts {
+            let holds = match assert {
+                ObjectAssert::Exists(name) => self.objects.contains_key(name),
+                ObjectAssert::DoesNotExist(name) => !self.objects.contains_key(name),
+                ObjectAssert::HasId(name, id) => {
+                    self.objects.get(name).is_some_and(|o| o.manifest.object_id == *id)
+                }
+                ObjectAssert::HasChecksum(name, c) => {
+                    self.objects.get(name).is_some_and(|o| o.manifest.checksum == *c)
+                }
+            };
+            let (ObjectAssert::Exists(name)
+            | ObjectAssert::DoesNotExist(name)
+            | ObjectAssert::HasId(name, _)
+            | ObjectAssert::HasChecksum(name, _)) = assert;
+            if !holds {
+                return Err(NsmError::AssertFailed(name.clone()));
+            }
+        }
+        let active: BTreeSet<OsdId> = self.info.active_osds.iter().map(|(id, _)| *id).collect();
+        for update in &updates {
+            match update {
+                ObjectUpdate::Put { manifest, overwrite } => {
+                    let exists = self.objects.contains_key(&manifest.name);
+                    if (*overwrite == Overwrite::NoPrevious && exists)
+                        || (*overwrite == Overwrite::AnyPrevious && !exists)
+                    {
+                        return Err(NsmError::OverwriteNotAllowed(manifest.name.clone()));
+                    }
+                    for (_, _, fragment) in manifest.fragments() {
+                        if let Some(osd) = fragment.location.filter(|osd| !active.contains(osd)) {
+                            return Err(NsmError::InactiveOsd(osd));
+                        }
+                    }
+                    for chunk in &manifest.chunks {
+                        let stored = chunk.fragments.iter().filter(|f| f.location.is_some()).count();
+                        let fits = self.info.preset.policies.iter().any(|policy| {
+                            policy.shape() == manifest.scheme.shape && stored >= policy.min_fragments()
+                        });
+                        if !fits {
+                            return Err(NsmError::InvalidBucket);
+                        }
+                    }
+                }
+                ObjectUpdate::Delete { name, must_exist } => {
+                    if *must_exist && !self.objects.contains_key(name) {
+                        return Err(NsmError::ObjectNotFound);
+                    }
+                }
+            }
+        }
+        let mut last: BTreeMap<ObjectName, usize> = BTreeMap::new();
+        for (position, update) in updates.iter().enumerate() {
+            let (ObjectUpdate::Put { manifest: _, .. } | ObjectUpdate::Delete { .. }) = update;
+            let name = match update {
+                ObjectUpdate::Put { manifest, .. } => &manifest.name,
+                ObjectUpdate::Delete { name, .. } => name,
+            };
+            last.insert(name.clone(), position);
+        }
+        let mut stored = Vec::new();
+        for (position, update) in updates.into_iter().enumerate() {
+            match update {
+                ObjectUpdate::Put { manifest, .. } => {
+                    if last[&manifest.name] != position {
+                        continue;
+                    }
+                    self.clock += 1;
+                    let mut manifest = *manifest;
+                    manifest.timestamp = Timestamp(self.clock);
+                    self.objects.insert(manifest.name.clone(), Object { manifest: manifest.clone() });
+                    stored.push(manifest);
+                }
+                ObjectUpdate::Delete { name, .. } => {
+                    if last[&name] == position {
+                        self.objects.remove(&name);
+                    }
+                }
+            }
+        }
+        Ok(NsmOutcome::Stored(stored))
+    }
+
+    fn add_late(
+        &mut self,
+        object: ObjectId,
+        fragments: Vec<(ChunkIndex, FragmentIndex, OsdId)>,
+    ) -> Result<NsmOutcome, NsmError> {
+        let found = self.objects.values_mut().find(|o| o.manifest.object_id == object);
+        let manifest = &mut found.ok_or(NsmError::ObjectNotFound)?.manifest;
+        if manifest.version != ObjectVersion(0) {
+            return Err(NsmError::InvalidVersion(manifest.version));
+        }
+        for (chunk, fragment, osd) in fragments {
+            let entry = &mut manifest.chunks[chunk.index()].fragments[fragment.index()];
+            assert_eq!(entry.location, None, "only holes are filled");
+            entry.location = Some(osd);
+        }
+        manifest.version = ObjectVersion(1);
+        Ok(NsmOutcome::Updated(Box::new(manifest.clone())))
+    }
+}
+
+#[async_trait]
+impl NamespaceStore for Backend {
+    async fn command(
+        &self,
+        _group: &GroupId,
+        command: NsmCommand,
+        _deadline: Deadline,
+    ) -> Result<NsmOutcome, MetaError> {
+        let event = |event| self.log.lock().unwrap().push(event);
+        // Takes a moment, so that what must wait for the answer can be seen to wait.
+        let pause = |millis| self.clock.sleep_until(self.clock.now().plus(Duration::from_millis(millis)));
+        match command {
+            NsmCommand::Sequence { namespace, asserts, updates, epoch } => {
+                assert_eq!(namespace, NS);
+                event(Event::CommitAsked);
+                pause(1).await;
+                let refusal = {
+                    let refusals = &mut self.group.lock().unwrap().refusals;
+                    if refusals.is_empty() { None } else { refusals.remove(0) }
+                };
+                if let Some(refusal) = refusal {
+                    return Err(refusal);
+                }
+                let outcome = self.group.lock().unwrap().sequence(&asserts, updates, epoch)?;
+                pause(1).await;
+                event(Event::CommitAnswered);
+                if std::mem::take(&mut self.group.lock().unwrap().lose_session) {
+                    return Err(MetaError::SessionUnknown);
+                }
+                Ok(outcome)
+            }
+            NsmCommand::AddLateFragments { object, fragments, .. } => {
+                let count = fragments.len();
+                let outcome = self.group.lock().unwrap().add_late(object, fragments)?;
+                event(Event::LateAdded(count));
+                Ok(outcome)
+            }
+            other => panic!("not sent by the engine: {other:?}"),
+        }
+    }
+
+    async fn query(
+        &self,
+        _group: &GroupId,
+        query: NsmQuery,
+        _deadline: Deadline,
+    ) -> Result<NsmAnswer, MetaError> {
+        let mut group = self.group.lock().unwrap();
+        group.queries += 1;
+        Ok(match query {
+            NsmQuery::Namespace(_) => NsmAnswer::Namespace(Box::new(group.info.clone())),
+            NsmQuery::Manifests { names, .. } => NsmAnswer::Manifests(
+                names.iter().map(|n| group.objects.get(n).map(|o| o.manifest.clone())).collect(),
+            ),
+            NsmQuery::ManifestById { object, .. } => NsmAnswer::Manifest(
+                group
+                    .objects
+                    .values()
+                    .find(|o| o.manifest.object_id == object)
+                    .map(|o| Box::new(o.manifest.clone())),
+            ),
+            NsmQuery::Objects { range, .. } => {
+                let mut names: Vec<ObjectName> =
+                    group.objects.keys().filter(|n| range.contains(n.as_bytes())).cloned().collect();
+                let has_more = names.len() > range.limit();
+                names.truncate(range.limit());
+                NsmAnswer::Objects(Page { items: names, has_more })
+            }
+            other => panic!("not asked by the engine: {other:?}"),
+        })
+    }
+}
+
+/// The handles: the OSD of that long id.
+struct Handles(Arc<Backend>);
+
+impl OsdConnector for Handles {
+    fn osd(&self, info: &OsdInfo) -> Arc<dyn Osd> {
+        let number: u64 = info.long_id.as_str().trim_start_matches("osd-").parse().unwrap();
+        self.0.osd(OsdId::new(number).unwrap())
+    }
+}
+
+/// A simulation with a backend and a client.
+pub(super) struct Fixture {
+    pub(super) simulation: Simulation,
+    pub(super) backend: Arc<Backend>,
+    pub(super) client: Client,
+    pub(super) node: SimNode,
+}
+
+impl Fixture {
+    pub(super) fn new(osds: u32, nodes: usize, preset: Preset) -> Self {
+        Self::with_config(osds, nodes, preset, ClientConfig::default())
+    }
+
+    pub(super) fn with_config(osds: u32, nodes: usize, preset: Preset, config: ClientConfig) -> Self {
+        let simulation = Simulation::new(1);
+        let node = simulation.node(1);
+        let env = node.env();
+        let epoch = GcEpoch::from_u32(3);
+        let info = NamespaceInfo {
+            name: name(),
+            preset,
+            preset_version: 0,
+            active_osds: Vec::new(),
+            min_epoch: epoch,
+            newest_epoch: epoch,
+        };
+        let group = Group {
+            info,
+            objects: BTreeMap::new(),
+            clock: 0,
+            refusals: Vec::new(),
+            lose_session: false,
+            queries: 0,
+        };
+        let backend = Arc::new(Backend {
+            osds: Mutex::default(),
+            group: Mutex::new(group),
+            log: Log::default(),
+            clock: env.clock.clone(),
+            nodes,
+        });
+        simulation
+            .run(Duration::from_secs(1), async {
+                for id in 0..osds {
+                    backend.add_osd(id).await;
+                }
+            })
+            .unwrap();
+        let client = Self::client_of(&backend, env, config);
+        Self { simulation, backend, client, node }
+    }
+
+    fn client_of(backend: &Arc<Backend>, env: Env, config: ClientConfig) -> Client {
+        let directory: Arc<dyn Directory> = backend.clone();
+        let store: Arc<dyn NamespaceStore> = backend.clone();
+        Client::with_parts(env, config, directory, store, Arc::new(Handles(backend.clone())))
+    }
+
+    /// Another process with caches of its own.
+    pub(super) fn second_client(&self) -> Client {
+        Self::client_of(&self.backend, self.node.env(), self.client.config().clone())
+    }
+
+    pub(super) fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.simulation.run(Duration::from_secs(600), work).unwrap()
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.node.env().deadline_in(Duration::from_secs(60))
+    }
+}

@@ -1,0 +1,239 @@
+//! Writing: fragments first, then the manifest, then the tags ([`commit`]), with one retry of the whole when other
+//! OSDs, a fresher preset or epoch may do better.
+
+mod commit;
+mod fragments;
+mod late;
+mod object;
+mod plan;
+mod progress;
+mod recovery;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use alba_core::checksum::Checksum;
+use alba_core::env::{Deadline, MetaError};
+use alba_core::ids::{NamespaceName, ObjectName, OsdId};
+use alba_core::wire::rpc::nsm::{NsmError, ObjectAssert, Overwrite};
+use futures_util::future::FutureExt;
+use futures_util::stream::{self, StreamExt};
+
+use crate::engine::Engine;
+use crate::namespaces::{Namespace, is_moved};
+use crate::{ClientError, ObjectSource, SequenceUpdate, StoredObject, UploadOptions};
+use commit::{Change, commit};
+use late::Stragglers;
+use object::{Attempt, upload_object};
+
+/// How old what is known of a namespace and of the OSDs may be when an upload starts: a new OSD is used within this time.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Objects of one sequence uploaded at once.
+const OBJECTS_AT_ONCE: usize = 8;
+
+/// A change as it was asked for; sources are read again by a retry.
+enum Wanted<'a> {
+    Put {
+        name: ObjectName,
+        source: &'a mut dyn ObjectSource,
+        checksum: Option<Checksum>,
+        overwrite: Overwrite,
+    },
+    Delete {
+        name: ObjectName,
+        must_exist: bool,
+    },
+}
+
+/// Stores one object.
+pub(crate) async fn upload(
+    engine: &Arc<Engine>,
+    namespace: &NamespaceName,
+    name: &ObjectName,
+    source: &mut dyn ObjectSource,
+    options: UploadOptions,
+    deadline: Deadline,
+) -> Result<StoredObject, ClientError> {
+    let UploadOptions { overwrite, checksum } = options;
+    let wanted = vec![Wanted::Put { name: name.clone(), source, checksum, overwrite }];
+    let stored = change(engine, namespace, Vec::new(), wanted, deadline).await?;
+    stored.into_iter().next().ok_or_else(|| ClientError::Internal("an upload gave no object".to_owned()))
+}
+
+/// Removes one name.
+pub(crate) async fn delete(
+    engine: &Arc<Engine>,
+    namespace: &NamespaceName,
+    name: &ObjectName,
+    must_exist: bool,
+    deadline: Deadline,
+) -> Result<(), ClientError> {
+    let wanted = vec![Wanted::Delete { name: name.clone(), must_exist }];
+    match change(engine, namespace, Vec::new(), wanted, deadline).await {
+        Err(ClientError::Meta(MetaError::Nsm(NsmError::ObjectNotFound))) => {
+            Err(ClientError::ObjectUnknown(name.clone()))
+        }
+        result => result.map(drop),
+    }
+}
+
+/// Applies a sequence.
+pub(crate) async fn sequence(
+    engine: &Arc<Engine>,
+    namespace: &NamespaceName,
+    asserts: Vec<ObjectAssert>,
+    mut updates: Vec<SequenceUpdate>,
+    deadline: Deadline,
+) -> Result<Vec<StoredObject>, ClientError> {
+    if asserts.is_empty() && updates.is_empty() {
+        // Only the namespace can be wrong.
+        engine.namespaces.resolve(namespace, deadline).await?;
+        return Ok(Vec::new());
+    }
+    let wanted = updates
+        .iter_mut()
+        .map(|update| match update {
+            SequenceUpdate::Upload { name, source, checksum } => Wanted::Put {
+                name: name.clone(),
+                source: source.as_mut(),
+                checksum: *checksum,
+                overwrite: Overwrite::Unconditionally,
+            },
+            SequenceUpdate::Delete { name } => Wanted::Delete { name: name.clone(), must_exist: false },
+        })
+        .collect();
+    change(engine, namespace, asserts, wanted, deadline).await
+}
+
+/// One attempt, and one more where that can help.
+async fn change(
+    engine: &Arc<Engine>,
+    name: &NamespaceName,
+    asserts: Vec<ObjectAssert>,
+    mut wanted: Vec<Wanted<'_>>,
+    deadline: Deadline,
+) -> Result<Vec<StoredObject>, ClientError> {
+    let namespace = engine.namespaces.resolve(name, deadline).await?;
+    let mut slot = Some(engine.upload_slot(deadline).await?);
+    let avoid = Arc::new(Mutex::new(BTreeSet::new()));
+    let first = prepare(engine, &namespace, FRESH, &avoid, deadline).await;
+    let error = match first {
+        Ok(attempt) => match run(&attempt, asserts.clone(), &mut wanted, &mut slot).await {
+            Ok(stored) => return Ok(stored),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    if !may_succeed_when_repeated(&error) {
+        return Err(plain(error));
+    }
+    engine.counters.uploads_retried.add(1);
+    tracing::info!(namespace = %namespace.name, %error, "upload failed, one more attempt");
+    let namespace = if is_moved(&error) {
+        engine.namespaces.resolve_again(&namespace, deadline).await?.ok_or(error)?
+    } else {
+        namespace
+    };
+    // Everything is asked afresh: OSDs, preset, epoch. OSDs that failed are avoided.
+    let attempt = prepare(engine, &namespace, Duration::ZERO, &avoid, deadline).await?;
+    run(&attempt, asserts, &mut wanted, &mut slot).await.map_err(plain)
+}
+
+async fn prepare(
+    engine: &Arc<Engine>,
+    namespace: &Arc<Namespace>,
+    max_age: Duration,
+    avoid: &Arc<Mutex<BTreeSet<OsdId>>>,
+    deadline: Deadline,
+) -> Result<Attempt, ClientError> {
+    engine.pool.refresh(max_age, deadline).await?;
+    let info = engine.namespaces.info(namespace, max_age, deadline).await?;
+    Ok(Attempt {
+        engine: Arc::clone(engine),
+        namespace: Arc::clone(namespace),
+        epoch: info.newest_epoch,
+        info,
+        avoid: Arc::clone(avoid),
+        deadline,
+    })
+}
+
+/// Uploads all objects, then commits all changes at once.
+async fn run(
+    attempt: &Attempt,
+    asserts: Vec<ObjectAssert>,
+    wanted: &mut [Wanted<'_>],
+    slot: &mut Option<tokio::sync::OwnedSemaphorePermit>,
+) -> Result<Vec<StoredObject>, ClientError> {
+    let mut changes: Vec<Option<Change>> = Vec::with_capacity(wanted.len());
+    let mut puts = Vec::new();
+    for (position, wanted) in wanted.iter_mut().enumerate() {
+        match wanted {
+            Wanted::Put { name, source, checksum, overwrite } => {
+                let (name, source): (&ObjectName, &mut dyn ObjectSource) = (name, &mut **source);
+                let (checksum, overwrite) = (*checksum, *overwrite);
+                let put = async move {
+                    let (uploaded, late) = upload_object(attempt, name, source, checksum).await?;
+                    Ok::<_, ClientError>((
+                        position,
+                        Change::Put { uploaded: Box::new(uploaded), overwrite },
+                        late,
+                    ))
+                };
+                puts.push(put.boxed());
+                changes.push(None);
+            }
+            Wanted::Delete { name, must_exist } => {
+                changes.push(Some(Change::Delete { name: name.clone(), must_exist: *must_exist }));
+            }
+        }
+    }
+    let mut uploads = stream::iter(puts).buffer_unordered(OBJECTS_AT_ONCE);
+    let mut stragglers = Stragglers::default();
+    while let Some(uploaded) = stragglers.meanwhile(uploads.next()).await {
+        let (position, change, late) = uploaded?;
+        stragglers.join(late);
+        if let Some(place) = changes.get_mut(position) {
+            *place = Some(change);
+        }
+    }
+    drop(uploads);
+    commit(attempt, asserts, changes.into_iter().flatten().collect(), stragglers, slot).await
+}
+
+/// Can another attempt, with everything asked afresh and failed OSDs avoided, end otherwise? Only errors after which
+/// it is known that nothing was committed (features §2.6).
+fn may_succeed_when_repeated(error: &ClientError) -> bool {
+    match error {
+        ClientError::ChunkNotStored { .. } | ClientError::NoSatisfiablePolicy { .. } => true,
+        ClientError::Meta(MetaError::Nsm(error)) => match error {
+            NsmError::InvalidGcEpoch(_)
+            | NsmError::NonUniqueObjectId
+            | NsmError::NamespaceMoved(_)
+            | NsmError::InvalidFragmentSpread
+            | NsmError::InactiveOsd(_)
+            | NsmError::InvalidBucket
+            | NsmError::PresetViolated(_) => true,
+            NsmError::Unknown(_)
+            | NsmError::ObjectNotFound
+            | NsmError::OverwriteNotAllowed(_)
+            | NsmError::InvalidVersion(_)
+            | NsmError::AssertFailed(_)
+            | NsmError::TooLarge(_) => false,
+        },
+        _ => false,
+    }
+}
+
+/// The group's refusals that callers know under a name of their own.
+fn plain(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Meta(MetaError::Nsm(NsmError::OverwriteNotAllowed(name))) => {
+            ClientError::OverwriteNotAllowed(name)
+        }
+        ClientError::Meta(MetaError::Nsm(NsmError::AssertFailed(name))) => ClientError::AssertFailed(name),
+        error => error,
+    }
+}

@@ -1,0 +1,406 @@
+//! The fragments of one object: read, code, spread. Ends when every chunk has what its policy needs; decides nothing
+//! about the object's existence.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use alba_core::checksum::{Checksum, Hasher};
+use alba_core::env::{Deadline, Moment};
+use alba_core::fragment::{Packed, pack_chunk};
+use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectName, ObjectVersion, OsdId};
+use alba_core::layout::{ChunkExtent, ObjectLayout};
+use alba_core::manifest::{Chunk, CodingMatrix, EncryptInfo, Fragment, Manifest, Scheme, Timestamp};
+use alba_core::osd_keys::FragmentAddress;
+use alba_core::preset::{Compression, Preset};
+use alba_core::wire::rpc::nsm::NamespaceInfo;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::fragments::{FragmentWrite, Write, Written};
+use super::plan::{Plan, plan};
+use super::progress::{Progress, Verdict};
+use super::recovery;
+use crate::buffers::Room;
+use crate::engine::{Engine, alongside};
+use crate::namespaces::Namespace;
+use crate::osd_pool::Member;
+use crate::{ClientError, ObjectSource};
+
+/// Chunks without enough acknowledgements that may be on their way at once.
+const OPEN_CHUNKS: usize = 4;
+
+/// Fragments of earlier chunks that an OSD may still owe before the next chunks do without it: a hanging OSD must not
+/// fill the buffers with what it does not take.
+const OWED_FRAGMENTS: usize = 4;
+
+/// A manifest with more fragments than this would not fit in a command of 1 MiB: each takes at most 55 bytes there.
+const MAX_FRAGMENTS: u64 = 18_000;
+
+/// What all uploads of one attempt share.
+pub(super) struct Attempt {
+    pub(super) engine: Arc<Engine>,
+    pub(super) namespace: Arc<Namespace>,
+    pub(super) info: Arc<NamespaceInfo>,
+    /// Fixed before the first write; named by the commit (invariant 3).
+    pub(super) epoch: GcEpoch,
+    /// OSDs that failed: in this attempt and in the one before.
+    pub(super) avoid: Arc<Mutex<BTreeSet<OsdId>>>,
+    pub(super) deadline: Deadline,
+}
+
+impl Attempt {
+    fn avoided(&self) -> BTreeSet<OsdId> {
+        self.avoid.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn avoid(&self, osd: OsdId) {
+        self.avoid.lock().unwrap_or_else(PoisonError::into_inner).insert(osd);
+    }
+}
+
+/// An object whose fragments are stored, to the policy's minimum at least; not committed.
+pub(super) struct Uploaded {
+    /// Its locations are exactly the acknowledged ones.
+    pub(super) manifest: Manifest,
+    /// Who acknowledged what: where tags are to be removed once the manifest is committed.
+    pub(super) stored: Vec<(Arc<Member>, FragmentAddress)>,
+}
+
+/// The checksum that an upload computes, expects and stores (wire-protocol §2.5).
+struct ChecksumRule {
+    hasher: Option<Hasher>,
+    expected: Option<Checksum>,
+}
+
+impl ChecksumRule {
+    fn new(preset: &Preset, given: Option<Checksum>) -> Result<Self, ClientError> {
+        let rules = &preset.object_checksum;
+        match given {
+            None => Ok(Self { hasher: Some(rules.default.hasher()), expected: None }),
+            Some(checksum) if !rules.allowed.contains(&checksum.algorithm()) => {
+                Err(ClientError::ChecksumNotAllowed(checksum.algorithm()))
+            }
+            Some(checksum) => Ok(Self {
+                hasher: rules.verify_upload.then(|| checksum.algorithm().hasher()),
+                expected: Some(checksum),
+            }),
+        }
+    }
+
+    /// What the manifest shall say, once all data went through the hasher.
+    fn finish(&mut self, name: &ObjectName) -> Result<Checksum, ClientError> {
+        let found = self.hasher.take().map(Hasher::finish);
+        match (self.expected, found) {
+            (Some(expected), Some(found)) if expected != found => {
+                Err(ClientError::ChecksumMismatch { object: name.clone(), expected, found })
+            }
+            (Some(checksum), _) | (None, Some(checksum)) => Ok(checksum),
+            (None, None) => Ok(Checksum::None),
+        }
+    }
+}
+
+/// Stores the fragments of one object. Returns also the writes that go on: holes of the manifest for now.
+pub(super) async fn upload_object(
+    attempt: &Attempt,
+    name: &ObjectName,
+    source: &mut dyn ObjectSource,
+    checksum: Option<Checksum>,
+) -> Result<(Uploaded, FuturesUnordered<Write>), ClientError> {
+    let preset = &attempt.info.preset;
+    let checksum = ChecksumRule::new(preset, checksum)?;
+    let plan = plan(&attempt.engine, &attempt.info, &attempt.avoided())?;
+    let size = source.size();
+    let too_large = |reason: String| ClientError::ObjectTooLarge { object: name.clone(), reason };
+    let layout = ObjectLayout::new(size, preset.fragment_size, plan.policy.shape())
+        .map_err(|error| too_large(error.to_string()))?;
+    let total = u64::try_from(plan.policy.shape().total()).unwrap_or(u64::MAX);
+    let fragments = u64::from(layout.chunk_count()).saturating_mul(total);
+    if fragments > MAX_FRAGMENTS {
+        return Err(too_large(format!(
+            "it would have {fragments} fragments of at most {} bytes, a manifest holds {MAX_FRAGMENTS}; use a preset \
+             with larger fragments",
+            preset.fragment_size
+        )));
+    }
+    let writer = ObjectWriter {
+        attempt,
+        name,
+        object_id: ObjectId::new(attempt.engine.env.rng.bytes32()),
+        progress: Progress::new(plan.policy.min_fragments()),
+        plan,
+        layout,
+        checksum,
+        final_checksum: Checksum::None,
+        writes: FuturesUnordered::new(),
+        chunks: Vec::new(),
+        stored: Vec::new(),
+    };
+    writer.run(source).await
+}
+
+struct ObjectWriter<'a> {
+    attempt: &'a Attempt,
+    name: &'a ObjectName,
+    object_id: ObjectId,
+    plan: Plan,
+    layout: ObjectLayout,
+    checksum: ChecksumRule,
+    final_checksum: Checksum,
+    progress: Progress,
+    writes: FuturesUnordered<Write>,
+    /// Size and packed fragments (without their bytes) of the chunks so far.
+    chunks: Vec<(u32, Vec<Sealed>)>,
+    stored: Vec<(Arc<Member>, FragmentAddress)>,
+}
+
+/// What the manifest says of a packed fragment.
+#[derive(Clone, Copy)]
+struct Sealed {
+    checksum: Checksum,
+    len: u32,
+}
+
+/// Takes an answer into account; says whether the chunk it belongs to cannot be stored any more.
+fn take(
+    progress: &mut Progress,
+    stored: &mut Vec<(Arc<Member>, FragmentAddress)>,
+    attempt: &Attempt,
+    written: Written,
+) -> Option<ChunkIndex> {
+    let Written { address, member, result } = written;
+    let osd = member.id;
+    let result = match result {
+        Ok(()) => {
+            stored.push((member, address));
+            Ok(())
+        }
+        Err(error) => {
+            attempt.avoid(osd);
+            Err(error.to_string())
+        }
+    };
+    let verdict = progress.answered(address.chunk, address.fragment, result);
+    (verdict == Some(Verdict::Failed)).then_some(address.chunk)
+}
+
+impl ObjectWriter<'_> {
+    async fn run(
+        mut self,
+        source: &mut dyn ObjectSource,
+    ) -> Result<(Uploaded, FuturesUnordered<Write>), ClientError> {
+        let mut last_started = self.attempt.engine.env.clock.now();
+        for extent in self.layout.chunks() {
+            while self.progress.open() >= OPEN_CHUNKS {
+                self.next_answer().await?;
+            }
+            let room = Self::room(self.attempt, self.layout, extent);
+            let room = self.meanwhile(room).await??;
+            let buffer = BytesMut::zeroed(as_len(extent.size)?);
+            let chunk = self.meanwhile(read(source, extent, buffer)).await??;
+            let packed = self.pack(extent, chunk).await?;
+            let recovery = self.recovery(extent, &packed).await?;
+            last_started = self.attempt.engine.env.clock.now();
+            self.start(extent, &packed, &recovery, room);
+        }
+        while self.progress.open() > 0 {
+            self.next_answer().await?;
+        }
+        self.wait_for_stragglers(last_started).await;
+        Ok(self.finish())
+    }
+
+    /// Room for a chunk: its data, its parity, and both once more when they are compressed.
+    async fn room(attempt: &Attempt, layout: ObjectLayout, extent: ChunkExtent) -> Result<Room, ClientError> {
+        let shape = layout.shape();
+        let copies =
+            if shape.is_replication() { 1 } else { u64::from(shape.as_u8().0) + u64::from(shape.as_u8().1) };
+        let plain = u64::from(extent.size) / u64::from(shape.as_u8().0) * copies;
+        let times = if attempt.info.preset.compression == Compression::None { 1 } else { 2 };
+        attempt.engine.buffers.work(plain * times, attempt.deadline).await
+    }
+
+    /// Waits for `work` while the writes under way go on.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientError> {
+        let Self { progress, stored, attempt, writes, .. } = self;
+        let mut failed = None;
+        let output = alongside(
+            writes,
+            |written| failed = take(progress, stored, attempt, written).or(failed.take()),
+            work,
+        )
+        .await;
+        match failed {
+            Some(chunk) => Err(self.not_stored(chunk)),
+            None => Ok(output),
+        }
+    }
+
+    async fn next_answer(&mut self) -> Result<(), ClientError> {
+        let Some(written) = self.writes.next().await else {
+            return Err(ClientError::Internal("a chunk waits for writes that were never started".to_owned()));
+        };
+        match take(&mut self.progress, &mut self.stored, self.attempt, written) {
+            Some(chunk) => Err(self.not_stored(chunk)),
+            None => Ok(()),
+        }
+    }
+
+    fn not_stored(&self, chunk: ChunkIndex) -> ClientError {
+        let (stored, detail) = self.progress.explain(chunk);
+        let needed = self.plan.policy.min_fragments();
+        ClientError::ChunkNotStored { object: self.name.clone(), chunk, needed, stored, detail }
+    }
+
+    async fn pack(&mut self, extent: ChunkExtent, chunk: Bytes) -> Result<Vec<Packed>, ClientError> {
+        let preset = &self.attempt.info.preset;
+        let (shape, compression, algorithm) =
+            (self.layout.shape(), preset.compression, preset.fragment_checksum);
+        let hasher = self.checksum.hasher.take();
+        let len = as_len(extent.len)?;
+        let attempt = self.attempt;
+        let work = attempt.engine.compute(u64::from(extent.size), move || {
+            let hasher = hasher.map(|mut hasher| {
+                hasher.update(chunk.get(..len).unwrap_or_default());
+                hasher
+            });
+            (hasher, pack_chunk(&chunk, shape, compression, algorithm))
+        });
+        let (hasher, packed) = self.meanwhile(work).await??;
+        self.checksum.hasher = hasher;
+        if extent.index.0 + 1 == self.layout.chunk_count() {
+            // Before the last chunk is written: its recovery info carries the checksum, and a wrong one ends it here.
+            self.final_checksum = self.checksum.finish(self.name)?;
+        }
+        packed.map_err(|error| ClientError::Internal(format!("packing {}: {error}", self.name)))
+    }
+
+    /// Starts the writes of a chunk. OSDs that failed or hang since the object's first chunk are left out while enough
+    /// others remain.
+    fn start(&mut self, extent: ChunkExtent, packed: &[Packed], recovery: &Bytes, room: Room) {
+        let engine = &self.attempt.engine;
+        let now = engine.env.clock.now();
+        let in_trouble =
+            |osd: &Member| !osd.takes_data(now) || self.progress.stragglers(osd.id) >= OWED_FRAGMENTS;
+        let troubled = self.plan.targets.iter().filter(|osd| in_trouble(osd)).count();
+        let may_miss = self.plan.targets.len().saturating_sub(self.plan.policy.min_fragments());
+        let leave_out = troubled <= may_miss;
+        let targets: Vec<(FragmentIndex, Arc<Member>)> = (0..)
+            .map(FragmentIndex)
+            .zip(&self.plan.targets)
+            .filter(|(_, osd)| !(leave_out && in_trouble(osd)))
+            .map(|(index, osd)| (index, Arc::clone(osd)))
+            .collect();
+        let room = Arc::new(room);
+        self.progress.start(extent.index, targets.iter().map(|(index, osd)| (*index, osd.id)));
+        for (fragment, osd) in targets {
+            let Some(packed) = packed.get(fragment.index()) else { continue };
+            let write = FragmentWrite {
+                namespace: self.attempt.namespace.id,
+                epoch: self.attempt.epoch,
+                address: FragmentAddress {
+                    object_id: self.object_id,
+                    chunk: extent.index,
+                    fragment,
+                    version: ObjectVersion(0),
+                },
+                packed: packed.clone(),
+                recovery: recovery.clone(),
+            };
+            self.writes.push(write.start(Arc::clone(engine), osd, Arc::clone(&room)));
+        }
+        let sealed = packed.iter().map(|p| Sealed { checksum: p.checksum, len: p.len }).collect();
+        self.chunks.push((extent.size, sealed));
+    }
+
+    fn scheme(&self) -> Scheme {
+        Scheme {
+            shape: self.layout.shape(),
+            matrix: CodingMatrix::VandermondeSystematic,
+            compression: self.attempt.info.preset.compression,
+        }
+    }
+
+    /// The recovery info of a chunk; compressing it takes a while.
+    async fn recovery(&mut self, extent: ChunkExtent, packed: &[Packed]) -> Result<Bytes, ClientError> {
+        let attempt = self.attempt;
+        let is_last = extent.index.0 + 1 == self.layout.chunk_count();
+        let object = is_last.then(|| {
+            let now = Timestamp(attempt.engine.env.clock.wall_micros());
+            recovery::of_object(&self.scheme(), self.layout.size(), self.final_checksum, now)
+        });
+        let info = recovery::of_chunk(self.name, extent.size, packed, object);
+        let encoded = self.meanwhile(attempt.engine.compute(u64::MAX, move || info.encode())).await??;
+        encoded.map_err(|error| ClientError::Internal(format!("recovery info of {}: {error}", self.name)))
+    }
+
+    /// All chunks have enough; the last one in time t. Waits for the rest as long as t × slack.
+    async fn wait_for_stragglers(&mut self, last_started: Moment) {
+        let clock = Arc::clone(&self.attempt.engine.env.clock);
+        let slack = clock.now().since(last_started).as_secs_f64() * self.attempt.engine.config.upload_slack;
+        let until = clock.now().plus(Duration::try_from_secs_f64(slack).unwrap_or_default());
+        while !self.writes.is_empty() {
+            tokio::select! {
+                biased;
+                Some(written) = self.writes.next() => {
+                    // All chunks have enough already: none can fail any more.
+                    take(&mut self.progress, &mut self.stored, self.attempt, written);
+                }
+                () = clock.sleep_until(until) => break,
+            }
+        }
+    }
+
+    fn finish(self) -> (Uploaded, FuturesUnordered<Write>) {
+        let version = ObjectVersion(0);
+        let chunks = (0..)
+            .map(ChunkIndex)
+            .zip(&self.chunks)
+            .map(|(index, (size, sealed))| Chunk {
+                size: *size,
+                fragments: (0..)
+                    .map(FragmentIndex)
+                    .zip(sealed)
+                    .map(|(fragment, sealed)| Fragment {
+                        location: self.progress.location(index, fragment),
+                        version,
+                        checksum: sealed.checksum,
+                        packed_len: sealed.len,
+                        ctr: None,
+                    })
+                    .collect(),
+            })
+            .collect();
+        let manifest = Manifest {
+            name: self.name.clone(),
+            object_id: self.object_id,
+            size: self.layout.size(),
+            checksum: self.final_checksum,
+            scheme: self.scheme(),
+            encryption: EncryptInfo::None,
+            chunks,
+            version,
+            max_disks_per_node: self.plan.policy.max_per_node(),
+            timestamp: Timestamp::default(),
+        };
+        (Uploaded { manifest, stored: self.stored }, self.writes)
+    }
+}
+
+fn as_len(bytes: u32) -> Result<usize, ClientError> {
+    usize::try_from(bytes).map_err(|_| ClientError::Internal("a chunk does not fit in memory".to_owned()))
+}
+
+/// The bytes of a chunk; the padding stays zero.
+async fn read(
+    source: &mut dyn ObjectSource,
+    extent: ChunkExtent,
+    mut buffer: BytesMut,
+) -> Result<Bytes, ClientError> {
+    let (data, _padding) = buffer.split_at_mut(as_len(extent.len)?.min(as_len(extent.size)?));
+    if !data.is_empty() {
+        source.read_at(extent.offset, data).await.map_err(|error| ClientError::source(&error))?;
+    }
+    Ok(buffer.freeze())
+}
