@@ -105,7 +105,7 @@ pub(super) fn read(r: &mut Reader, ser: ManifestSer) -> Result<WireManifest, Wir
     let size = r.size("object size")?;
     let (fragments, layouts) = match ser {
         ManifestSer::V1 => (Vec::new(), Some(LayoutsV1::read(r)?)),
-        ManifestSer::V2 => (read_layout(r, 1, read_fragment_v2)?, None),
+        ManifestSer::V2 => (read_layout(r, 1, read_fragment)?, None),
     };
     let version = ObjectVersion(r.uint32()?);
     let max_disks_per_node = r.uint32()?;
@@ -178,7 +178,8 @@ fn zip<A, B>(a: Vec<A>, b: Vec<B>) -> Result<Vec<(A, B)>, WireError> {
     if a.len() == b.len() { Ok(a.into_iter().zip(b).collect()) } else { Err(uneven()) }
 }
 
-fn read_fragment_v2(r: &mut Reader) -> Result<WireFragment, WireError> {
+/// Reads a fragment's entry of ser 2, its length included.
+pub fn read_fragment(r: &mut Reader) -> Result<WireFragment, WireError> {
     let r = &mut Reader::new(r.small_bytes()?);
     expect(r, "fragment", 1)?;
     Ok(WireFragment {
@@ -191,7 +192,8 @@ fn read_fragment_v2(r: &mut Reader) -> Result<WireFragment, WireError> {
     })
 }
 
-fn write_fragment_v2(w: &mut Writer, fragment: &WireFragment) {
+/// Writes a fragment's entry of ser 2, its length included.
+pub fn write_fragment(w: &mut Writer, fragment: &WireFragment) {
     w.small_nested(|w| {
         w.int8(1);
         write_location(w, fragment);
@@ -222,7 +224,7 @@ pub(super) fn write(w: &mut Writer, manifest: &WireManifest, ser: ManifestSer) {
             write_layout(w, chunks, |w, fragment| write_original_checksum(w, &fragment.checksum));
             write_layout(w, chunks, |w, fragment| w.uint32(fragment.packed_len));
         }
-        ManifestSer::V2 => write_layout(w, chunks, write_fragment_v2),
+        ManifestSer::V2 => write_layout(w, chunks, write_fragment),
     }
     w.uint32(manifest.version.0);
     w.uint32(manifest.max_disks_per_node);

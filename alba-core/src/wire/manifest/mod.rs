@@ -7,6 +7,8 @@ mod body;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::llio::{Reader, WireError, Writer};
@@ -16,7 +18,10 @@ use crate::manifest::{Chunk, CodingMatrix, EncryptInfo, Fragment, Manifest, Sche
 use crate::policy::CodeShape;
 use crate::preset::Compression;
 
-pub use body::{read_encrypt_info, read_storage_scheme, write_encrypt_info, write_storage_scheme};
+pub use body::{
+    read_encrypt_info, read_fragment, read_storage_scheme, write_encrypt_info, write_fragment,
+    write_storage_scheme,
+};
 
 /// The two forms of the body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -287,8 +292,9 @@ impl TryFrom<&WireManifest> for Manifest {
 
 /// Microseconds of Unix seconds; what is no time at all is zero. (Old writers left something else in the field.)
 fn from_seconds(seconds: f64) -> Timestamp {
-    std::time::Duration::try_from_secs_f64(seconds)
+    Duration::try_from_secs_f64(seconds)
         .ok()
-        .and_then(|since| u64::try_from(since.as_micros()).ok())
+        // To the nearest: a double of seconds is off by less than half a microsecond until the year 2106.
+        .and_then(|since| u64::try_from(since.saturating_add(Duration::from_nanos(500)).as_micros()).ok())
         .map_or(Timestamp::default(), Timestamp)
 }
