@@ -230,8 +230,8 @@ impl Cluster {
             for process in of(Role::Metadata).chain(of(Role::Asd { node: 0 })) {
                 start(&mut supervisor, process)?;
             }
-            bar.set_message("waiting for the metadata server and the storage daemons");
-            for process in of(Role::Metadata).chain(of(Role::Asd { node: 0 })) {
+            bar.set_message("waiting for the metadata server");
+            for process in of(Role::Metadata) {
                 ready::wait(env, &process.name, process.metrics, deadline).await?;
             }
             let directory = MetadataClient::connect(env.clone(), metadata.clone());
@@ -239,7 +239,18 @@ impl Cluster {
             let mut osds = Vec::new();
             for process in of(Role::Asd { node: 0 }) {
                 bar.set_message(format!("claiming {}", process.name));
-                osds.push((process, bootstrap::osd(env, &directory, process, deadline).await?));
+                let long_id = match bootstrap::osd(env, &directory, process, deadline).await {
+                    Ok(long_id) => long_id,
+                    Err(error) => match bootstrap::known(&directory, process, deadline).await? {
+                        // A cluster starts without a disk that is broken: that is what it is for.
+                        Some(long_id) => {
+                            note(&format!("alba: {} is missing: {error}", process.name));
+                            long_id
+                        }
+                        None => return Err(error.while_doing(&process.name)),
+                    },
+                };
+                osds.push((process, long_id));
             }
             bar.set_message("creating namespace demo");
             bootstrap::namespace(&directory, deadline).await?;

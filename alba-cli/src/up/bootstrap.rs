@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use alba_client::metadata::MetadataClient;
+use alba_core::env::osd::DiskUsage;
 use alba_core::env::{Deadline, Directory, Env, MetaError, files};
 use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceName, NodeId, ObjectName, Place};
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmQuery, NamespaceState, OsdEndpoint, OsdInfo, OsdState,
+    AbmAnswer, AbmCommand, AbmQuery, NamespaceState, OsdEndpoint, OsdFilter, OsdInfo, OsdRecord, OsdState,
 };
 use alba_proxy::client::ProxyClient;
 
@@ -17,9 +18,13 @@ use super::plan::{Planned, Role};
 use super::ready;
 use crate::commands::osds::ask_who;
 use crate::error::CliError;
+use crate::ranges::{Pager, collect};
 
 /// The namespace that every local cluster has.
 const NAMESPACE: &str = "demo";
+
+/// A storage daemon that does not answer for so long is not waited for: replaying a full disk takes less.
+const OSD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The object that is put and read back before the cluster is called ready.
 const PROBE: &str = ".alba-up-probe";
@@ -42,14 +47,36 @@ pub(super) async fn groups(
     Ok(())
 }
 
-/// Registers and claims an OSD; tells the ABM when its address changed. Gives its long id.
+/// The OSD that is registered at the address of `process`, claimed by this backend.
+pub(super) async fn known(
+    metadata: &MetadataClient,
+    process: &Planned,
+    deadline: Deadline,
+) -> Result<Option<LongId>, CliError> {
+    let key = |osd: &OsdRecord| osd.info.long_id.as_str().as_bytes().to_vec();
+    let ask = async |range| {
+        let query = AbmQuery::Osds { filter: OsdFilter::Claimed, range };
+        match metadata.query(query, deadline).await? {
+            AbmAnswer::Osds(page) => Ok(page),
+            _ => Err(MetaError::Protocol("the answer to Osds is of another kind".to_owned())),
+        }
+    };
+    let found = collect(Pager::all(), key, ask).await?;
+    let here = |osd: &OsdRecord| {
+        let endpoint = &osd.info.endpoint;
+        endpoint.ips.contains(&process.listen.ip()) && endpoint.port == process.listen.port()
+    };
+    Ok(found.into_iter().find(here).map(|osd| osd.info.long_id))
+}
+
+/// Registers and claims an OSD, once it answers; tells the ABM when its address changed. Gives its long id.
 pub(super) async fn osd(
     env: &Env,
     metadata: &MetadataClient,
     process: &Planned,
     deadline: Deadline,
 ) -> Result<LongId, CliError> {
-    let (long_id, usage) = ask_who(env, process.listen, deadline).await?;
+    let (long_id, usage) = first_answer(env, process.listen, deadline).await?;
     let Role::Asd { node } = process.role else {
         return Err(CliError::failure(format!("{} is no storage daemon", process.name)));
     };
@@ -81,6 +108,22 @@ pub(super) async fn osd(
         metadata.claim_osd(&long_id, deadline).await?;
     }
     Ok(long_id)
+}
+
+/// Asks until there is an answer. Whoever is full or damaged answers, too: this is not about health.
+async fn first_answer(
+    env: &Env,
+    address: SocketAddr,
+    deadline: Deadline,
+) -> Result<(LongId, DiskUsage), CliError> {
+    let clock = env.clock.as_ref();
+    let deadline = deadline.capped(clock, OSD_PATIENCE);
+    loop {
+        match ask_who(env, address, deadline.capped(clock, Duration::from_secs(2))).await {
+            Err(_) if deadline.left(clock) > Duration::ZERO => ready::pause(clock, deadline.0).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// Creates the namespace unless it is there.

@@ -88,17 +88,20 @@ pub(super) fn program(
         }
         Role::Asd { node } => {
             set("data_dir", Value::String(data.to_owned()));
-            set("node_id", Value::String(format!("node-{node}")));
+            set("place", Value::String(format!("node-{node}")));
             if let Some(capacity) = shape.osd_capacity() {
                 let capacity = i64::try_from(capacity)
                     .map_err(|_| CliError::usage(format!("--osd-capacity {capacity} is too large")))?;
-                set("capacity", Value::Integer(capacity));
+                set("capacity_bytes", Value::Integer(capacity));
             }
         }
         Role::Proxy => {
             let servers = metadata.iter().map(|server| Value::String(server.to_string()));
             set("metadata", Value::Array(servers.collect()));
         }
+    }
+    if let Role::Asd { .. } = process.role {
+        table = Table::from_iter([("asd".to_owned(), Value::Table(table))]);
     }
     let path = paths.config(&process.name);
     let text = format!("# Written by `alba up` at every start.\n{table}");
