@@ -71,7 +71,8 @@ fn scans(kv: &impl Kv) {
     for key in ["b", "d", "f", "bb"] {
         put(kv, key, key, Durability::Eventual);
     }
-    let cases: [(Bound<&[u8]>, Bound<&[u8]>, &str, &str); 14] = [
+    type Case = (Bound<&'static [u8]>, Bound<&'static [u8]>, &'static str, &'static str);
+    let cases: [Case; 14] = [
         (Unbounded, Unbounded, "bbbdf", "fdbbb"),
         (Included(b"b"), Unbounded, "bbbdf", "fdbbb"),
         (Excluded(b"b"), Unbounded, "bbdf", "fdbb"),

@@ -35,7 +35,10 @@ fn failure(error: fjall::Error) -> KvError {
     use fjall::Error;
     let io = |error: &io::Error| match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => KvError::NoSpace,
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => KvError::Damaged(error.to_string()),
+        // A file it needs is gone, or too short.
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            KvError::Damaged(error.to_string())
+        }
         _ => KvError::Io(error.to_string()),
     };
     match error {

@@ -204,6 +204,16 @@ impl SimDiskDevice {
         true
     }
 
+    /// Cuts a file off, in both images, as an accident. Gives false when it is not there.
+    pub fn truncate(&self, name: &str, len: u64) -> bool {
+        let mut device = self.lock();
+        let Some(id) = device.names.get(name).copied() else { return false };
+        let Some(file) = device.files.get_mut(&id) else { return false };
+        file.live.truncate(len);
+        file.durable.truncate(len);
+        true
+    }
+
     /// Removes a file at once, as an accident.
     pub fn lose(&self, name: &str) -> bool {
         let mut device = self.lock();
@@ -282,7 +292,7 @@ impl Device {
     }
 
     fn used(&self) -> u64 {
-        self.files.values().map(|file| file.live.len()).sum()
+        self.names.values().filter_map(|id| self.files.get(id)).map(|file| file.live.len()).sum()
     }
 
     fn change_directory(&mut self, change: DirectoryChange) {

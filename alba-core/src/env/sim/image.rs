@@ -20,9 +20,18 @@ impl Image {
         self.len
     }
 
-    /// Only ever grows: no simulated file is truncated.
+    /// Grows it with zeros; never shrinks it.
     pub(super) fn set_len(&mut self, len: u64) {
         self.len = self.len.max(len);
+    }
+
+    /// Cuts it off. What was there is zero when it grows again.
+    pub(super) fn truncate(&mut self, len: u64) {
+        let keep = len.min(self.len);
+        let zeros = usize::try_from(PAGE_BYTES - keep % PAGE_BYTES).unwrap_or(0);
+        self.write(keep, &[0; PAGE][..zeros]);
+        self.pages.split_off(&keep.div_ceil(PAGE_BYTES));
+        self.len = keep;
     }
 
     pub(super) fn write(&mut self, mut offset: u64, mut bytes: &[u8]) {

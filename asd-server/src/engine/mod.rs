@@ -1,0 +1,423 @@
+//! The storage engine of one disk: segments are the truth, the index is a checkpoint of them.
+//!
+//! It promises: what it acknowledged survives any crash; a batch is all or nothing; what it hands out was verified
+//! block by block; a failing or full disk is a state, never an exit. It must never acknowledge before the sync, never
+//! rewrite acknowledged blocks, never serve bytes that do not verify. `docs/formats/asd.md` tells the format.
+
+mod accounting;
+mod batch;
+mod decide;
+mod format;
+mod index;
+mod reader;
+mod recovery;
+mod segment;
+mod status;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use alba_core::env::osd::{
+    DiskUsage, Osd, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice,
+};
+use alba_core::env::{Clock, Deadline, Disk, Spawn, TaskHandle, blocking, within};
+use alba_core::kv::KvError;
+use alba_core::range::{Page, RangeQuery};
+use alba_core::units::ByteCount;
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+pub use format::{BLOCK_BYTES, KEY_MAX, StoreId, VALUE_MAX};
+pub use index::{FjallIndex, IndexStore};
+pub use recovery::OpenError;
+pub use status::EngineStatus;
+
+use accounting::Accounting;
+use batch::Change;
+use format::offset;
+use index::{Entry, Index};
+use recovery::Sources;
+use segment::SegmentFiles;
+use status::Status;
+use writer::{Request, Waiting, Writer};
+
+/// Unit of the bound on waiting bytes.
+const ROOM: u64 = 1024;
+
+/// Most batches that wait to be written.
+const QUEUE: usize = 1024;
+
+/// What an engine may use.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Size of new segments; a multiple of [`BLOCK_BYTES`]. The largest batch fits into one.
+    pub segment_bytes: u64,
+    /// Sum of value sizes it may hold; none: the size of the file system.
+    pub capacity: Option<u64>,
+    /// Percent of the capacity from which writes are refused.
+    pub limit_percent: u8,
+    /// Bytes of batches that may wait to be written; more callers wait until their deadline.
+    pub queue_bytes: u64,
+    /// Bytes after which a group is written.
+    pub group_bytes: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            capacity: None,
+            limit_percent: 99,
+            queue_bytes: 64 << 20,
+            group_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Where an engine lives.
+#[derive(Clone)]
+pub struct EngineParts {
+    /// The segments' files.
+    pub disk: Arc<dyn Disk>,
+    /// The index's store.
+    pub index: Arc<dyn IndexStore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Tasks and blocking work.
+    pub spawn: Arc<dyn Spawn>,
+    /// Identity of the store.
+    pub store: StoreId,
+}
+
+/// What writer and readers share.
+struct Shared {
+    sources: Sources,
+    clock: Arc<dyn Clock>,
+    store: StoreId,
+    config: EngineConfig,
+    files: SegmentFiles,
+    index: RwLock<Option<Arc<Index>>>,
+    space: Accounting,
+    status: Status,
+}
+
+impl Shared {
+    /// No code panics while it holds the lock, so a poisoned lock holds a sound value.
+    fn index(&self) -> Result<Arc<Index>, OsdError> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        index.ok_or_else(|| OsdError::Device("the index is being opened again".into()))
+    }
+
+    fn set_index(&self, index: Option<Arc<Index>>) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+    }
+
+    /// Counts and reports damage.
+    fn damaged(&self, key: &OsdKey, reason: &str) -> OsdError {
+        self.status.damaged_read();
+        metrics::counter!("alba_osd_damaged_reads_total").increment(1);
+        tracing::error!(key = alba_core::ids::text_or_hex(key), reason, "damaged value");
+        OsdError::Damaged(reason.to_owned())
+    }
+}
+
+/// A running engine.
+pub struct Engine {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Request>,
+    /// Room for waiting batches, in units of [`ROOM`].
+    room: Arc<Semaphore>,
+    total_room: u32,
+    _writer: TaskHandle,
+}
+
+/// What was found at the opening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// Batches that the index had not seen.
+    pub replayed: u64,
+    /// The index was made from the segments alone.
+    pub rebuilt: bool,
+    /// What is lost, for people.
+    pub damage: Vec<String>,
+}
+
+impl Engine {
+    /// Opens the store, or begins it when the disk is empty.
+    pub async fn open(parts: EngineParts, config: EngineConfig) -> Result<(Self, Opening), OpenError> {
+        let EngineParts { disk, index, clock, spawn, store } = parts;
+        let sources = Sources { disk: disk.clone(), spawn: spawn.clone(), index, store };
+        let recovered = recovery::recover(&sources).await?;
+        let capacity = match config.capacity {
+            Some(capacity) => capacity,
+            None => disk.space().await?.1,
+        };
+        let total_room = u32::try_from((config.queue_bytes / ROOM).max(1)).unwrap_or(u32::MAX >> 1);
+        let shared = Arc::new(Shared {
+            files: SegmentFiles::new(disk),
+            index: RwLock::new(Some(recovered.index.clone())),
+            space: Accounting::new(recovered.used, capacity, config.limit_percent),
+            status: Status::default(),
+            sources,
+            clock,
+            store,
+            config,
+        });
+        shared.status.opened(recovered.damage.clone());
+        let opening = Opening {
+            replayed: recovered.replayed,
+            rebuilt: recovered.rebuilt,
+            damage: recovered.damage.clone(),
+        };
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let writer = Writer::new(shared.clone(), recovered);
+        let writer = spawn.spawn("asd writer", Box::pin(writer.run(requests)));
+        let room = Arc::new(Semaphore::new(usize::try_from(total_room).unwrap_or(Semaphore::MAX_PERMITS)));
+        Ok((Self { shared, queue, room, total_room, _writer: writer }, opening))
+    }
+
+    /// Finishes what waits, makes the index durable and closes it. Later calls fail.
+    pub async fn close(&self, deadline: Deadline) {
+        let (answer, closed) = oneshot::channel();
+        let close = async {
+            if self.queue.send(Request::Close(answer)).await.is_ok() {
+                drop(closed.await);
+            }
+        };
+        // What is not closed in time is replayed at the next start.
+        let _ = within(self.shared.clock.as_ref(), deadline, close).await;
+    }
+
+    /// Largest value it takes, in bytes.
+    pub fn value_max(&self) -> u32 {
+        u32::try_from(self.shared.config.segment_bytes / 2).map_or(VALUE_MAX, |half| half.min(VALUE_MAX))
+    }
+
+    /// Makes it refuse data, or take it again, whatever the space.
+    pub fn set_full(&self, full: bool) {
+        self.shared.space.force_full(full);
+    }
+
+    /// Does it refuse data for its limit or because it was told to?
+    pub fn is_full(&self) -> bool {
+        self.shared.space.is_full()
+    }
+
+    /// Space used and available.
+    pub fn usage(&self) -> DiskUsage {
+        let space = &self.shared.space;
+        DiskUsage { used: ByteCount(space.used()), capacity: ByteCount(space.capacity()) }
+    }
+
+    /// What is wrong with it.
+    pub fn status(&self) -> EngineStatus {
+        self.shared.status.report()
+    }
+
+    /// Bytes of the values of `keys` together, to bound an answer before it is read.
+    pub async fn size_of(&self, keys: Vec<OsdKey>, deadline: Deadline) -> Result<u64, OsdError> {
+        let entries = self.within(deadline, self.lookup(keys)).await?;
+        Ok(entries.iter().flatten().map(|entry| u64::from(entry.len)).sum())
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, OsdError>>,
+    ) -> Result<T, OsdError> {
+        within(self.shared.clock.as_ref(), deadline, work).await.unwrap_or(Err(OsdError::Timeout))
+    }
+
+    async fn with_index<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Index) -> Result<T, KvError> + Send + 'static,
+    ) -> Result<T, OsdError> {
+        let index = self.shared.index()?;
+        let done = blocking(self.shared.sources.spawn.as_ref(), move || work(&index)).await;
+        done.map_err(|gone| OsdError::Device(gone.to_string()))?.map_err(|error| {
+            self.shared.status.read_failed(&error);
+            OsdError::Device(error.to_string())
+        })
+    }
+
+    async fn lookup(&self, keys: Vec<OsdKey>) -> Result<Vec<Option<Entry>>, OsdError> {
+        self.with_index(move |index| index.lookup(&keys)).await
+    }
+
+    /// Checks what needs no state; gives the bytes that count.
+    fn admit(&self, batch: &OsdBatch) -> Result<u64, OsdError> {
+        let too_long = |what: &str, len: usize, max: u64| {
+            Err(OsdError::BadRequest(format!("{what} of {len} bytes; this OSD takes {max} at most")))
+        };
+        let mut bytes = 0;
+        for key in decide::keys(batch) {
+            if key.len() > KEY_MAX {
+                return too_long("key", key.len(), offset(KEY_MAX));
+            }
+            bytes += offset(key.len());
+        }
+        for assert in &batch.asserts {
+            if let alba_core::env::osd::OsdAssert::Value(_, value) = assert {
+                bytes += offset(value.len());
+            }
+        }
+        let mut changes = Vec::with_capacity(batch.updates.len());
+        for update in &batch.updates {
+            if let OsdUpdate::Set(key, stored) = update {
+                let len = stored.value.len();
+                if offset(len) > u64::from(self.value_max()) {
+                    return too_long("value", len, self.value_max().into());
+                }
+                bytes += offset(len);
+                changes.push(Change { key: key.clone(), value: Some(stored.clone()) });
+            } else if let OsdUpdate::Delete(key) = update {
+                changes.push(Change { key: key.clone(), value: None });
+            }
+        }
+        let room = self.shared.config.segment_bytes - BLOCK_BYTES;
+        if batch::encoded_len(&changes) > room {
+            return too_long("batch", usize::try_from(bytes).unwrap_or(usize::MAX), room);
+        }
+        Ok(bytes)
+    }
+
+    async fn enqueue(&self, batch: OsdBatch, deadline: Deadline) -> Result<(), OsdError> {
+        let bytes = self.admit(&batch)?;
+        let clock = self.shared.clock.as_ref();
+        let units = u32::try_from(bytes / ROOM + 1).unwrap_or(u32::MAX).min(self.total_room);
+        let gone = || OsdError::Device("the engine is closed".into());
+        let overloaded = |_| OsdError::Overloaded("too many bytes wait to be written".into());
+        let room = within(clock, deadline, self.room.clone().acquire_many_owned(units))
+            .await
+            .map_err(overloaded)?
+            .map_err(|_| gone())?;
+        let (answer, result) = oneshot::channel();
+        let waiting = Box::new(Waiting { batch, bytes, deadline, answer, room });
+        within(clock, deadline, self.queue.send(Request::Apply(waiting)))
+            .await
+            .map_err(overloaded)?
+            .map_err(|_| gone())?;
+        match within(clock, deadline, result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err(OsdError::Timeout),
+        }
+    }
+
+    /// After a read met damage: was it only that the value was replaced and its segment removed meanwhile? Then
+    /// `entries` are the new ones.
+    async fn look_again(
+        &self,
+        keys: &[OsdKey],
+        entries: &mut Vec<Option<Entry>>,
+        error: OsdError,
+    ) -> Result<(), OsdError> {
+        if !matches!(error, OsdError::Damaged(_)) {
+            return Err(error);
+        }
+        let now = self.lookup(keys.to_vec()).await?;
+        if now == *entries {
+            return Err(error);
+        }
+        *entries = now;
+        Ok(())
+    }
+
+    async fn values(
+        &self,
+        keys: &[OsdKey],
+        entries: &[Option<Entry>],
+    ) -> Result<Vec<Option<StoredValue>>, OsdError> {
+        let mut values = Vec::with_capacity(keys.len());
+        for (key, entry) in keys.iter().zip(entries) {
+            values.push(match entry {
+                Some(entry) => Some(reader::value(&self.shared, key, entry).await?),
+                None => None,
+            });
+        }
+        Ok(values)
+    }
+
+    async fn get(&self, keys: Vec<OsdKey>) -> Result<Vec<Option<StoredValue>>, OsdError> {
+        let mut entries = self.lookup(keys.clone()).await?;
+        loop {
+            match self.values(&keys, &entries).await {
+                Ok(values) => return Ok(values),
+                Err(error) => self.look_again(&keys, &mut entries, error).await?,
+            }
+        }
+    }
+
+    async fn get_slices(&self, key: OsdKey, slices: &[ValueSlice]) -> Result<Option<Vec<Bytes>>, OsdError> {
+        let keys = vec![key.clone()];
+        let mut entries = self.lookup(keys.clone()).await?;
+        loop {
+            let Some(Some(entry)) = entries.first() else { return Ok(None) };
+            match reader::slices(&self.shared, &key, entry, slices).await {
+                Ok(found) => return Ok(Some(found)),
+                Err(error) => self.look_again(&keys, &mut entries, error).await?,
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Osd for Engine {
+    async fn apply(&self, batch: OsdBatch, _: Priority, deadline: Deadline) -> Result<(), OsdError> {
+        self.enqueue(batch, deadline).await
+    }
+
+    async fn multi_get(
+        &self,
+        keys: Vec<OsdKey>,
+        _: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredValue>>, OsdError> {
+        self.within(deadline, self.get(keys)).await
+    }
+
+    async fn multi_exists(
+        &self,
+        keys: Vec<OsdKey>,
+        _: Priority,
+        deadline: Deadline,
+    ) -> Result<Vec<bool>, OsdError> {
+        let entries = self.within(deadline, self.lookup(keys)).await?;
+        Ok(entries.iter().map(Option::is_some).collect())
+    }
+
+    async fn partial_get(
+        &self,
+        key: OsdKey,
+        slices: Vec<ValueSlice>,
+        _: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<Bytes>>, OsdError> {
+        self.within(deadline, self.get_slices(key, &slices)).await
+    }
+
+    async fn range(
+        &self,
+        query: RangeQuery,
+        _: Priority,
+        deadline: Deadline,
+    ) -> Result<Page<OsdKey>, OsdError> {
+        if query.is_empty() {
+            return Ok(Page { items: Vec::new(), has_more: false });
+        }
+        let limit = query.limit();
+        let scan =
+            self.with_index(move |index| index.scan(query.lower(), query.upper(), query.reverse, limit + 1));
+        let found = self.within(deadline, scan).await?;
+        let has_more = found.len() > limit;
+        let items = found.into_iter().take(limit).map(|(key, _)| key).collect();
+        Ok(Page { items, has_more })
+    }
+
+    async fn disk_usage(&self, _: Deadline) -> Result<DiskUsage, OsdError> {
+        Ok(self.usage())
+    }
+}

@@ -1,0 +1,203 @@
+//! Power cuts at every step of random histories, compared with a map.
+
+use super::*;
+
+/// Crashed histories of the random test; `ALBA_ASD_CRASHES` asks for more.
+const CRASHES: u64 = 400;
+
+fn wanted() -> u64 {
+    std::env::var("ALBA_ASD_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(CRASHES)
+}
+
+/// Runs random batches, up to `in_flight` at once, until the power goes or `count` are done. `model` becomes what was
+/// acknowledged; given back is what was not, in order.
+async fn work(
+    node: &SimNode,
+    engine: &Engine,
+    disk: &SimDiskDevice,
+    rng: &mut StdRng,
+    model: &mut Model,
+    count: usize,
+) -> Vec<OsdBatch> {
+    let mut unknown = Vec::new();
+    let mut done = 0;
+    while done < count && !disk.power_is_cut() {
+        let group: Vec<OsdBatch> = (0..rng.random_range(1..4)).map(|_| random_batch(rng, model)).collect();
+        done += group.len();
+        let results = join_all(group.iter().map(|batch| apply(node, engine, batch.clone())).collect()).await;
+        for (batch, result) in group.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    assert!(unknown.is_empty(), "acknowledged behind a failed one");
+                    assert!(play(model, &batch), "an assert was overlooked");
+                }
+                Err(OsdError::AssertFailed(_)) => {
+                    assert!(unknown.is_empty() && !play(&mut model.clone(), &batch), "a wrong refusal");
+                }
+                Err(OsdError::Device(_)) => unknown.push(batch),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        if !disk.power_is_cut() {
+            assert!(unknown.is_empty(), "failed without a reason");
+        }
+    }
+    unknown
+}
+
+/// The states that are right after a crash: what was acknowledged, plus the first few of the others.
+fn right_states(model: &Model, unknown: &[OsdBatch]) -> Vec<Model> {
+    let mut states = vec![model.clone()];
+    let mut state = model.clone();
+    for batch in unknown {
+        play(&mut state, batch);
+        states.push(state.clone());
+    }
+    states
+}
+
+/// Cuts the power, restarts with what the disk kept, restarts again without the index; the state must be a right one,
+/// and the same both times.
+fn crash_and_compare(
+    hardware: &Hardware,
+    rng: &mut StdRng,
+    model: &Model,
+    unknown: &[OsdBatch],
+    tag: &str,
+) -> Model {
+    hardware.disk.crash();
+    hardware.index.crash(rng.random_range(0..6));
+    let right = right_states(model, unknown);
+    let found = hardware.run(async |node, engine, opening| {
+        assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a crash is no damage");
+        content(node, &engine).await
+    });
+    assert!(right.contains(&found), "{tag}: {:?} is none of {} right states", found.keys(), right.len());
+    hardware.index.wipe();
+    let rebuilt = hardware.run(async |node, engine, opening| {
+        assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a rebuild is no damage");
+        content(node, &engine).await
+    });
+    assert_eq!(rebuilt, found, "{tag}: rebuilt from the segments alone");
+    found
+}
+
+#[test]
+fn crashes_at_every_step_of_short_histories_lose_nothing() {
+    let mut crashes = 0;
+    for seed in 0..4 {
+        let history = |cut: Option<u64>| {
+            let hardware = Hardware::new(seed ^ cut.unwrap_or(0) << 8);
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut model = Model::new();
+            let unknown = if let Some(cut) = cut {
+                hardware.disk.cut_power_after(cut);
+                let simulation = Simulation::new(1);
+                let node = simulation.node(1);
+                let main = async {
+                    match hardware.open(&node).await {
+                        Ok((engine, _)) => {
+                            work(&node, &engine, &hardware.disk, &mut rng, &mut model, 14).await
+                        }
+                        Err(_) => Vec::new(),
+                    }
+                };
+                simulation.run(LIMIT, main).unwrap()
+            } else {
+                hardware.run(async |node, engine, _| {
+                    work(node, &engine, &hardware.disk, &mut rng, &mut model, 14).await
+                })
+            };
+            let steps = hardware.disk.changes();
+            crash_and_compare(&hardware, &mut rng, &model, &unknown, &format!("seed {seed} cut {cut:?}"));
+            steps
+        };
+        let steps = history(None);
+        assert!(steps > 20, "a history of {steps} steps");
+        for cut in 0..steps {
+            history(Some(cut));
+            crashes += 1;
+        }
+    }
+    assert!(crashes > 80, "{crashes} crashes");
+}
+
+#[test]
+fn long_histories_with_many_crashes_lose_nothing() {
+    let mut crashes = 0;
+    let mut seed = 1000;
+    while crashes < wanted() {
+        seed += 1;
+        let hardware = Hardware::new(seed);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut model = Model::new();
+        for round in 0..20 {
+            // Also while it is being opened, and also without a crash in between.
+            let cut = rng.random_range(0..60);
+            hardware.disk.cut_power_after(cut);
+            let simulation = Simulation::new(seed + round);
+            let node = simulation.node(1);
+            let main = async {
+                match hardware.open(&node).await {
+                    Ok((engine, _)) => {
+                        let unknown = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 40).await;
+                        if rng.random_bool(0.5) {
+                            engine.close(deadline(&node)).await;
+                        }
+                        unknown
+                    }
+                    Err(_) => Vec::new(),
+                }
+            };
+            let unknown = simulation.run(LIMIT, main).unwrap();
+            drop(simulation);
+            model = crash_and_compare(
+                &hardware,
+                &mut rng,
+                &model,
+                &unknown,
+                &format!("seed {seed} round {round}"),
+            );
+            crashes += 1;
+        }
+    }
+}
+
+/// The reason for [`recovery::RESTART_GAP`]: a dropped batch that is whole must not come back when the torn one before
+/// it is overwritten by one of the same length.
+#[test]
+fn a_dropped_batch_never_returns() {
+    let mut dropped = 0;
+    for seed in 0..200 {
+        let hardware = Hardware::new(seed);
+        let put = |name: &str, salt| batch(vec![set(name, pattern(5_000, salt))]);
+        hardware.run(async |node, engine, _| {
+            apply(node, &engine, put("first", 0)).await.unwrap();
+            // One group of two whose write succeeds and whose sync does not happen.
+            hardware.disk.cut_power_after(1);
+            let both = vec![apply(node, &engine, put("a", 1)), apply(node, &engine, put("b", 2))];
+            join_all(both).await;
+        });
+        hardware.disk.crash();
+        hardware.index.crash(0);
+        let lost = hardware.run(async |node, engine, _| {
+            let found = content(node, &engine).await;
+            let lost = !found.contains_key(&key("a"));
+            assert!(!lost || !found.contains_key(&key("b")), "b depends on what came before it");
+            if lost {
+                // Exactly as long as the dropped one, in its place.
+                apply(node, &engine, put("c", 3)).await.unwrap();
+            }
+            lost
+        });
+        hardware.index.wipe();
+        if lost {
+            dropped += 1;
+            hardware.run(async |node, engine, _| {
+                let names: Vec<OsdKey> = content(node, &engine).await.into_keys().collect();
+                assert_eq!(names, [key("c"), key("first")], "seed {seed}");
+            });
+        }
+    }
+    assert!(dropped > 20, "dropped {dropped} times");
+}

@@ -1,0 +1,192 @@
+//! Rot, lost and foreign files: detected, reported, never served.
+
+use super::*;
+
+const FIRST: &str = "segment-0000000000000000";
+
+/// Three values, in batches at known places: one block of segment header, then batches of three blocks.
+fn three(hardware: &Hardware) {
+    hardware.run(async |node, engine, _| {
+        for (name, salt) in [("a", 1), ("b", 2), ("c", 3)] {
+            apply(node, &engine, batch(vec![set(name, pattern(8_500, salt))])).await.unwrap();
+        }
+    });
+}
+
+const BATCH: u64 = 3 * BLOCK_BYTES;
+
+async fn is_damaged(node: &SimNode, engine: &Engine, name: &str) -> bool {
+    let whole = get(node, engine, name).await;
+    let slice = vec![ValueSlice { offset: 4_000, len: 200 }];
+    let part = engine.partial_get(key(name), slice, Priority::High, deadline(node)).await;
+    match (whole, part) {
+        (Err(OsdError::Damaged(_)), Err(OsdError::Damaged(_))) => true,
+        (Ok(Some(_)), Ok(Some(_))) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_a_value_is_never_served() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    assert!(hardware.disk.rot(FIRST, BLOCK_BYTES + BATCH + 4_100, 4));
+    for lost_index in [false, true] {
+        if lost_index {
+            hardware.index.wipe();
+        }
+        hardware.run(async |node, engine, opening| {
+            assert_eq!(opening.rebuilt, lost_index);
+            let mut damaged = Vec::new();
+            for name in ["a", "b", "c"] {
+                damaged.push(is_damaged(node, &engine, name).await);
+            }
+            assert_eq!(damaged, [false, true, false]);
+            assert_eq!(engine.status().damaged_reads, 2);
+            // Blocks that are whole are still served.
+            let slice = vec![ValueSlice { offset: 8_200, len: 300 }];
+            let part = engine.partial_get(key("b"), slice, Priority::High, deadline(node)).await;
+            assert_eq!(part.unwrap().unwrap()[0], pattern(8_500, 2).slice(8_200..8_500));
+        });
+    }
+}
+
+#[test]
+fn rot_in_the_middle_of_the_history_is_reported_and_the_rest_recovered() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    // The header of b's record.
+    assert!(hardware.disk.rot(FIRST, BLOCK_BYTES + BATCH + 20, 1));
+    hardware.index.wipe();
+    hardware.run(async |node, engine, opening| {
+        assert_eq!(opening.damage.len(), 1, "{:?}", opening.damage);
+        assert!(opening.damage[0].contains("batches 2 to 2 are lost"), "{:?}", opening.damage);
+        assert_eq!(engine.status().damage, opening.damage);
+        let found: Vec<OsdKey> = content(node, &engine).await.into_keys().collect();
+        assert_eq!(found, [key("a"), key("c")]);
+    });
+}
+
+#[test]
+fn rot_at_the_end_of_an_older_segment_is_no_torn_tail() {
+    let hardware = Hardware::new(1);
+    hardware.run(async |node, engine, _| {
+        for nth in 0..8_u64 {
+            apply(node, &engine, batch(vec![set(&format!("k{nth}"), pattern(8_500, nth))])).await.unwrap();
+        }
+    });
+    assert_eq!(hardware.disk.names().len(), 2);
+    // Five batches fit into a segment.
+    assert!(hardware.disk.rot(FIRST, BLOCK_BYTES + 4 * BATCH + 20, 1));
+    hardware.index.wipe();
+    hardware.run(async |node, engine, opening| {
+        assert!(opening.damage[0].contains("batches 5 to 5"), "{:?}", opening.damage);
+        let found = content(node, &engine).await;
+        assert_eq!((found.len(), found.contains_key(&key("k4"))), (7, false));
+    });
+}
+
+#[test]
+fn a_lost_segment_is_reported_with_and_without_the_index() {
+    for lost_index in [false, true] {
+        let hardware = Hardware::new(1);
+        hardware.run(async |node, engine, _| {
+            for nth in 0..13_u64 {
+                apply(node, &engine, batch(vec![set(&format!("k{nth:02}"), pattern(8_500, nth))]))
+                    .await
+                    .unwrap();
+            }
+        });
+        assert!(hardware.disk.lose("segment-0000000000000001"));
+        if lost_index {
+            hardware.index.wipe();
+        }
+        hardware.run(async |node, engine, opening| {
+            assert_eq!(opening.damage.len(), usize::from(lost_index), "{:?}", opening.damage);
+            if lost_index {
+                assert_eq!(content(node, &engine).await.len(), 8);
+            } else {
+                assert!(is_damaged(node, &engine, "k05").await);
+                assert!(!is_damaged(node, &engine, "k12").await);
+            }
+            apply(node, &engine, batch(vec![set("new", pattern(9_000, 1))])).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_marked_segment_may_be_lost_too() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    assert!(hardware.disk.lose(FIRST));
+    hardware.run(async |node, engine, opening| {
+        assert!(opening.damage[0].contains("is missing"), "{:?}", opening.damage);
+        assert!(is_damaged(node, &engine, "a").await);
+        apply(node, &engine, batch(vec![set("a", pattern(9_000, 1))])).await.unwrap();
+        assert!(!is_damaged(node, &engine, "a").await);
+    });
+    hardware.index.wipe();
+    hardware.run(async |node, engine, _| {
+        assert_eq!(content(node, &engine).await.len(), 1);
+    });
+}
+
+#[test]
+fn a_rotten_header_of_a_segment_is_reported() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    assert!(hardware.disk.rot(FIRST, 50, 1));
+    hardware.index.wipe();
+    hardware.run(async |node, engine, opening| {
+        assert!(opening.damage[0].contains("checksum of the segment header differs"), "{:?}", opening.damage);
+        apply(node, &engine, batch(vec![set("new", pattern(9_000, 1))])).await.unwrap();
+        assert_eq!(content(node, &engine).await.len(), 1);
+    });
+    assert!(hardware.disk.names().contains(&FIRST.to_owned()), "evidence is kept");
+}
+
+#[test]
+fn segments_and_indexes_of_another_store_are_not_used() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    let simulation = Simulation::new(1);
+    let node = simulation.node(1);
+    let main = async {
+        let env = node.env();
+        let parts = EngineParts {
+            disk: Arc::new(hardware.disk.open()),
+            index: Arc::new(SimIndex(hardware.index.clone())),
+            clock: env.clock,
+            spawn: env.spawn,
+            store: StoreId(*b"another store id"),
+        };
+        let (engine, opening) = Engine::open(parts, hardware.config.clone()).await.unwrap();
+        assert!(opening.damage[0].contains("another store"), "{:?}", opening.damage);
+        assert!(content(&node, &engine).await.is_empty());
+    };
+    simulation.run(LIMIT, main).unwrap();
+}
+
+#[test]
+fn a_truncated_segment_is_reported_and_not_appended_to() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    assert!(hardware.disk.truncate(FIRST, BLOCK_BYTES + BATCH + 5_000));
+    for lost_index in [false, true] {
+        if lost_index {
+            hardware.index.wipe();
+        }
+        hardware.run(async |node, engine, opening| {
+            assert!(opening.damage[0].contains("is cut off"), "{:?}", opening.damage);
+            assert!(!is_damaged(node, &engine, "a").await);
+            if lost_index {
+                assert_eq!(get(node, &engine, "c").await.unwrap(), None);
+            } else {
+                assert!(is_damaged(node, &engine, "c").await);
+            }
+            apply(node, &engine, batch(vec![set("new", pattern(9_000, 1))])).await.unwrap();
+            assert!(!is_damaged(node, &engine, "new").await);
+        });
+    }
+    assert_eq!(offset(hardware.disk.content(FIRST).unwrap().len()), BLOCK_BYTES + BATCH + 5_000);
+}

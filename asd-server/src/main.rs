@@ -1,0 +1,7 @@
+//! The program `asd-server`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    asd_server::main(std::env::args_os())
+}

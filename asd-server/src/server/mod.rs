@@ -1,0 +1,220 @@
+//! The ALBA ASD protocol on connections (wire-protocol §4): a bounded number of them, bounded bytes, bounded waits.
+//!
+//! A bad client costs its own connection at most. Memory is only given for bytes that were admitted first.
+
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alba_core::env::{Deadline, DeadlineExceeded, Env, Listener, Stream, within};
+use alba_core::ids::LongId;
+use alba_core::net::asd::serve_prologue;
+use alba_core::net::frame::{FrameError, FrameReader, write_message};
+use alba_core::wire::asd::{AsdError, Command, Request, Response, encode_answer};
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use service::{Service, ServiceLimits};
+
+/// A request this small is not counted: with the number of connections its bytes are bounded anyway.
+const SMALL: usize = 16 << 10;
+
+/// Unit of the bounds on bytes.
+const ROOM: usize = 1024;
+
+/// After a failed accept (out of file descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How much a server takes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Connections at once; more are closed.
+    pub connections: usize,
+    /// Longest frame of a request, in bytes.
+    pub frame: usize,
+    /// Bytes of requests in memory, over all connections.
+    pub request_bytes: usize,
+    /// For the prologue.
+    pub handshake_time: Duration,
+    /// A frame that has begun must be whole within this, and an answer taken.
+    pub frame_time: Duration,
+    /// A connection on which nothing happens is closed after this.
+    pub idle_time: Duration,
+    /// For the work of a request, its own waits included.
+    pub request_time: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            frame: 65 << 20,
+            request_bytes: 128 << 20,
+            handshake_time: Duration::from_secs(5),
+            frame_time: Duration::from_secs(30),
+            idle_time: Duration::from_secs(600),
+            request_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Serves an ASD.
+pub struct Server {
+    env: Env,
+    long_id: LongId,
+    limits: ServerLimits,
+    service: Arc<Service>,
+    connections: Arc<Semaphore>,
+    request_room: Arc<Semaphore>,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client closed, or broke off.
+    Gone,
+    /// It took too long, or sent what cannot be answered.
+    Closed(String),
+}
+
+impl From<DeadlineExceeded> for End {
+    fn from(_: DeadlineExceeded) -> Self {
+        Self::Closed("too slow".into())
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<FrameError> for End {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::TooLong { .. } => Self::Closed(error.to_string()),
+            FrameError::Closed | FrameError::Io(_) => Self::Gone,
+        }
+    }
+}
+
+impl Server {
+    /// A server of `service` under the name `long_id`.
+    pub fn new(env: Env, long_id: LongId, service: Arc<Service>, limits: ServerLimits) -> Arc<Self> {
+        let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+        let request_room = Arc::new(Semaphore::new((limits.request_bytes / ROOM).max(1)));
+        Arc::new(Self { env, long_id, limits, service, connections, request_room })
+    }
+
+    /// Accepts connections for ever; drop the future to stop. Connections in progress end with their tasks.
+    pub async fn serve(self: Arc<Self>, mut listener: Box<dyn Listener>) {
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    self.env.clock.sleep_until(self.env.clock.now().plus(ACCEPT_PAUSE)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = self.connections.clone().try_acquire_owned() else {
+                tracing::warn!(%peer, limit = self.limits.connections, "too many connections: closed");
+                continue;
+            };
+            let server = self.clone();
+            let connection = async move {
+                if let Err(End::Closed(reason)) = server.connection(stream).await {
+                    tracing::debug!(%peer, reason, "connection closed");
+                }
+                drop(place);
+            };
+            self.env.spawn.spawn("asd connection", Box::pin(connection));
+        }
+    }
+
+    fn deadline(&self, after: Duration) -> Deadline {
+        self.env.deadline_in(after)
+    }
+
+    async fn connection(&self, mut stream: Stream) -> Result<(), End> {
+        let clock = self.env.clock.as_ref();
+        let mut reader = FrameReader::new();
+        let prologue = serve_prologue(&mut stream, &mut reader, &self.long_id);
+        within(clock, self.deadline(self.limits.handshake_time), prologue)
+            .await?
+            .map_err(|error| End::Closed(error.to_string()))?;
+        loop {
+            let begun = reader.begin(&mut stream);
+            if !within(clock, self.deadline(self.limits.idle_time), begun).await?? {
+                return Ok(());
+            }
+            let deadline = self.deadline(self.limits.frame_time);
+            let frame = within(clock, deadline, self.frame(&mut reader, &mut stream)).await?;
+            let (payload, room) = match frame {
+                Err(error @ FrameError::TooLong { .. }) => {
+                    // Whatever follows cannot be told apart any more: said, and closed.
+                    let refusal = Err(AsdError::BadRequest(error.to_string()));
+                    self.send(&mut stream, Command::GetVersion, &refusal).await?;
+                    return Err(error.into());
+                }
+                other => other?,
+            };
+            let (command, answer) = match Request::decode(payload) {
+                Ok(request) => {
+                    let command = request.command();
+                    let deadline = self.deadline(self.limits.request_time);
+                    (command, self.service.answer(request, deadline).await)
+                }
+                // An error is the same for all operations.
+                Err(error) => (Command::GetVersion, Err(error.into())),
+            };
+            drop(room);
+            self.send(&mut stream, command, &answer.map(|answer| answer.response)).await?;
+        }
+    }
+
+    /// Reads a frame. Its bytes are admitted before they are read; a length is never believed.
+    async fn frame(
+        &self,
+        reader: &mut FrameReader,
+        stream: &mut Stream,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), FrameError> {
+        let prefix = reader.exact(stream, 4).await?;
+        let len = prefix.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let limit = self.limits.frame;
+        let fits = usize::try_from(len).ok().filter(|len| *len <= limit);
+        let len = fits.ok_or(FrameError::TooLong { len: u64::from(len), limit })?;
+        let room = if len <= SMALL {
+            None
+        } else {
+            let units = u32::try_from(len / ROOM + 1).unwrap_or(u32::MAX);
+            let room = self.request_room.clone().acquire_many_owned(units).await;
+            // Never closed.
+            Some(room.map_err(|_| FrameError::Closed)?)
+        };
+        reader.expect(len);
+        Ok((reader.exact(stream, len).await?, room))
+    }
+
+    async fn send(
+        &self,
+        stream: &mut Stream,
+        command: Command,
+        answer: &Result<Response, AsdError>,
+    ) -> Result<(), End> {
+        let message = match encode_answer(command, answer) {
+            Ok(message) => message,
+            Err(error) => encode_answer(command, &Err(AsdError::BadRequest(error.to_string())))
+                .map_err(|error| End::Closed(error.to_string()))?,
+        };
+        let write = async {
+            write_message(stream, &message).await?;
+            stream.flush().await
+        };
+        Ok(within(self.env.clock.as_ref(), self.deadline(self.limits.frame_time), write).await??)
+    }
+}

@@ -1,0 +1,229 @@
+//! The server over connections: the contract, and clients that misbehave.
+
+use std::net::SocketAddr;
+
+use alba_core::checksum::Checksum;
+use alba_core::env::osd::{Osd, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
+use alba_core::env::sim::disk::SimDiskDevice;
+use alba_core::env::sim::{SimNode, Simulation};
+use alba_core::env::{OsdError as Error, osd_conformance};
+use alba_core::kv::{Kv, KvError, SimKvDevice};
+use alba_core::net::asd::{AsdClient, AsdClientConfig};
+use alba_core::wire::asd::{Slowness, encode_prologue};
+use alba_core::wire::llio::Writer;
+use tokio::io::AsyncReadExt;
+
+use super::*;
+use crate::engine::{Engine, EngineConfig, EngineParts, IndexStore, StoreId};
+
+const LIMIT: Duration = Duration::from_secs(7200);
+const LONG_ID: &str = "the-asd";
+
+struct SimIndex(SimKvDevice);
+
+impl IndexStore for SimIndex {
+    fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
+        Ok(Arc::new(self.0.open()))
+    }
+
+    fn wipe(&self) -> Result<(), KvError> {
+        self.0.wipe();
+        Ok(())
+    }
+}
+
+struct Asd {
+    address: SocketAddr,
+    engine: Arc<Engine>,
+    client: SimNode,
+}
+
+impl Asd {
+    fn osd(&self) -> Arc<AsdClient> {
+        let id = LongId::new(LONG_ID).unwrap();
+        AsdClient::new(self.client.env(), vec![self.address], id, AsdClientConfig::default())
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.client.env().deadline_in(Duration::from_secs(60))
+    }
+
+    async fn connect(&self) -> Stream {
+        self.client.env().net.connect(self.address, self.deadline()).await.unwrap()
+    }
+
+    /// A connection after its prologue.
+    async fn talk(&self) -> (Stream, FrameReader) {
+        let mut stream = self.connect().await;
+        stream.write_all(&encode_prologue(None).unwrap()).await.unwrap();
+        let mut reader = FrameReader::new();
+        let answer = reader.exact(&mut stream, 4 + 4 + LONG_ID.len()).await.unwrap();
+        assert_eq!(answer[..4], [0; 4]);
+        (stream, reader)
+    }
+}
+
+/// Sends a payload as a frame; gives the status of the answer.
+async fn status(stream: &mut Stream, reader: &mut FrameReader, payload: &[u8]) -> u32 {
+    let frame = Writer::frame(|w| w.raw(payload)).unwrap();
+    write_message(stream, &frame).await.unwrap();
+    let answer = reader.frame(stream, 1 << 20).await.unwrap();
+    u32::from_le_bytes(*answer.first_chunk().unwrap())
+}
+
+async fn is_closed(stream: &mut Stream) -> bool {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.is_ok_and(|_| rest.is_empty())
+}
+
+fn run<T>(limits: ServerLimits, scenario: impl AsyncFnOnce(Asd) -> T) -> T {
+    let simulation = Simulation::new(5);
+    let node = simulation.node(1);
+    let env = node.env();
+    let main = async {
+        let parts = EngineParts {
+            disk: Arc::new(SimDiskDevice::new(1, 1 << 40).open()),
+            index: Arc::new(SimIndex(SimKvDevice::new())),
+            clock: env.clock.clone(),
+            spawn: env.spawn.clone(),
+            store: StoreId([7; 16]),
+        };
+        let config =
+            EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 40), ..EngineConfig::default() };
+        let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
+        let service = Service::new(env.clone(), ServiceLimits::default());
+        service.set_engine(Ok(engine.clone()));
+        let listener = env.net.listen(node.address(8000)).await.unwrap();
+        let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service, limits);
+        env.spawn.spawn("server", Box::pin(server.serve(listener)));
+        scenario(Asd { address: node.address(8000), engine, client: simulation.node(2) }).await
+    };
+    simulation.run(LIMIT, main).unwrap()
+}
+
+fn put(name: &'static str, len: usize) -> OsdBatch {
+    let stored = StoredValue { value: vec![1; len].into(), checksum: Checksum::None };
+    OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Set(OsdKey::from_static(name.as_bytes()), stored)] }
+}
+
+#[test]
+fn conforms_over_a_connection() {
+    run(ServerLimits::default(), async |asd| {
+        osd_conformance::run(asd.osd(), asd.client.env().clock).await;
+    });
+}
+
+#[test]
+fn a_prologue_that_is_wrong_ends_the_connection() {
+    run(ServerLimits::default(), async |asd| {
+        let mut stream = asd.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(is_closed(&mut stream).await, "wrong magic: closed without a word");
+
+        let mut stream = asd.connect().await;
+        stream.write_all(b"aLbA\x02\0\0\0").await.unwrap();
+        assert_eq!(stream.read_i32_le().await.unwrap(), 7);
+
+        let mut stream = asd.connect().await;
+        stream.write_all(&encode_prologue(Some("another")).unwrap()).await.unwrap();
+        let mut answer = vec![0; 8 + LONG_ID.len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert!(answer.ends_with(LONG_ID.as_bytes()), "it says who it is");
+        assert!(is_closed(&mut stream).await);
+        // And one that says nothing.
+        let mut silent = asd.connect().await;
+        let before = asd.client.env().clock.now();
+        assert!(is_closed(&mut silent).await);
+        assert!(asd.client.env().clock.now().since(before) >= Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn bad_requests_are_answered_and_the_connection_kept() {
+    run(ServerLimits::default(), async |asd| {
+        let (mut stream, mut reader) = asd.talk().await;
+        assert_eq!(status(&mut stream, &mut reader, &99_u32.to_le_bytes()).await, 4, "unknown operation");
+        assert_ne!(status(&mut stream, &mut reader, b"\x03\0\0\0half").await, 0, "undecodable");
+        assert_ne!(status(&mut stream, &mut reader, b"").await, 0, "empty");
+        let huge_list = [&3_u32.to_le_bytes()[..], &[0xff, 0xff, 0xff, 0x7f]].concat();
+        assert_ne!(status(&mut stream, &mut reader, &huge_list).await, 0, "a list of two thousand millions");
+        assert_eq!(status(&mut stream, &mut reader, &7_u32.to_le_bytes()).await, 0, "GetVersion still works");
+    });
+}
+
+#[test]
+fn a_frame_that_is_too_long_is_said_and_closed() {
+    run(ServerLimits::default(), async |asd| {
+        let (mut stream, mut reader) = asd.talk().await;
+        stream.write_all(&[0xff, 0xff, 0xff, 0x7f]).await.unwrap();
+        let answer = reader.frame(&mut stream, 1 << 20).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer).contains("at most"), "{answer:?}");
+        assert!(is_closed(&mut stream).await);
+        // Half a frame: closed after its time.
+        let (mut stream, _) = asd.talk().await;
+        stream.write_all(&[100, 0, 0, 0, 1]).await.unwrap();
+        assert!(is_closed(&mut stream).await);
+        asd.osd().apply(put("k", 10), Priority::High, asd.deadline()).await.unwrap();
+    });
+}
+
+#[test]
+fn connections_are_limited_and_idle_ones_closed() {
+    let limits = ServerLimits { connections: 3, ..ServerLimits::default() };
+    run(limits, async |asd| {
+        let mut open = vec![asd.talk().await, asd.talk().await, asd.talk().await];
+        let mut fourth = asd.connect().await;
+        assert!(is_closed(&mut fourth).await);
+        let clock = asd.client.env().clock;
+        clock.sleep_until(clock.now().plus(Duration::from_secs(601))).await;
+        assert!(is_closed(&mut open[0].0).await, "idle for too long");
+        asd.talk().await;
+    });
+}
+
+#[test]
+fn slowness_delays_everything_but_itself() {
+    run(ServerLimits::default(), async |asd| {
+        let osd = asd.osd();
+        let clock = asd.client.env().clock;
+        osd.set_slowness(Some(Slowness { fixed: 2.0, variable: 1.0 }), asd.deadline()).await.unwrap();
+        let before = clock.now();
+        osd.version(asd.deadline()).await.unwrap();
+        let taken = clock.now().since(before);
+        assert!(taken >= Duration::from_secs(2) && taken < Duration::from_secs(4), "{taken:?}");
+        let before = clock.now();
+        for nonsense in [f64::NAN, -1.0, f64::INFINITY] {
+            let slowness = Slowness { fixed: nonsense, variable: 0.0 };
+            osd.set_slowness(Some(slowness), asd.deadline()).await.unwrap();
+        }
+        osd.set_slowness(None, asd.deadline()).await.unwrap();
+        osd.version(asd.deadline()).await.unwrap();
+        assert!(clock.now().since(before) < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn full_statistics_and_answers_that_are_too_large() {
+    run(ServerLimits::default(), async |asd| {
+        let osd = asd.osd();
+        osd.set_full(true, asd.deadline()).await.unwrap();
+        let full = osd.apply(put("k", 10), Priority::High, asd.deadline()).await;
+        assert_eq!(full, Err(Error::Full));
+        osd.set_full(false, asd.deadline()).await.unwrap();
+        osd.apply(put("k", 7 << 20), Priority::High, asd.deadline()).await.unwrap();
+        let statistics = osd.statistics(true, asd.deadline()).await.unwrap();
+        let count = |code| statistics.operations.iter().find(|(c, _)| *c == code).map(|(_, stat)| stat.n);
+        assert_eq!((count(3), count(6), count(1)), (Some(2), Some(2), None));
+        let cleared = osd.statistics(false, asd.deadline()).await.unwrap();
+        assert!(cleared.operations.len() <= 1);
+
+        let keys = vec![OsdKey::from_static(b"k"); 10];
+        let refused = osd.multi_get(keys, Priority::High, asd.deadline()).await;
+        assert!(matches!(refused, Err(OsdError::BadRequest(_))), "{refused:?}");
+        let slices = vec![ValueSlice { offset: 0, len: 7 << 20 }; 10];
+        let refused =
+            osd.partial_get(OsdKey::from_static(b"k"), slices, Priority::High, asd.deadline()).await;
+        assert!(matches!(refused, Err(OsdError::BadRequest(_))), "{refused:?}");
+        assert_eq!(asd.engine.usage().used.get(), 7 << 20);
+    });
+}
