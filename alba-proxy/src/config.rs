@@ -195,4 +195,18 @@ mod tests {
         assert_eq!(config.time_for(0), Duration::from_secs(20));
         assert_eq!(config.time_for(1 << 30), Duration::from_secs(20 + 256));
     }
+
+    #[test]
+    fn the_example_in_the_description_is_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats/proxy-protocol.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let mut config: ProxyConfig = toml::from_str(example).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        // It shows the defaults.
+        assert!(config.metrics_listen.take().is_some());
+        assert_eq!(config.upload_slack.take(), Some(config.client.upload_slack));
+        assert_eq!(config, ProxyConfig::new(vec![([127, 0, 0, 1], 4000).into()]));
+    }
 }

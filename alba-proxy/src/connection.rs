@@ -110,7 +110,8 @@ impl Connection {
     async fn serve(&mut self) -> Result<(), Close> {
         self.handshake().await?;
         loop {
-            if self.inbox.len() == 0 && !self.wait_for_request().await? {
+            // Also when the next request is here already: there is always one more.
+            if self.shared.is_draining() || self.inbox.len() == 0 && !self.wait_for_request().await? {
                 return Ok(());
             }
             match self.receive().await? {

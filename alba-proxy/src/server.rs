@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alba_client::ClientError;
@@ -45,6 +46,11 @@ impl Shared {
         drop(self.phase.subscribe().wait_for(|now| *now >= phase).await);
     }
 
+    /// Are no more requests taken?
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
     /// A deadline `after` from now.
     pub(crate) fn deadline_in(&self, after: Duration) -> Deadline {
         self.env.deadline_in(after)
@@ -73,10 +79,31 @@ impl Shared {
 pub struct Server {
     shared: Arc<Shared>,
     connections: Arc<Semaphore>,
+    /// Second after the one of the last log line about a refused connection; 0: none yet.
+    refusal_noted: Arc<AtomicU64>,
 }
 
 /// What a semaphore counts at most here; far above any configuration.
 const MOST_CONNECTIONS: usize = 1 << 20;
+
+/// Seconds between two log lines about refused connections.
+const NOTE_AGAIN: u64 = 10;
+
+/// A connection in the gauge, however its task ends.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        metrics::gauge!("alba_proxy_connections").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::gauge!("alba_proxy_connections").decrement(1.0);
+    }
+}
 
 /// Pause after a failed `accept` (out of file descriptors): time for others to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -87,7 +114,8 @@ impl Server {
         let (phase, _) = watch::channel(Phase::Serving);
         let admission = Admission::new(ByteCount(config.max_request_bytes_in_flight));
         let connections = Arc::new(Semaphore::new(config.max_client_connections.min(MOST_CONNECTIONS)));
-        Self { shared: Arc::new(Shared { env, config, backend, admission, phase }), connections }
+        let shared = Arc::new(Shared { env, config, backend, admission, phase });
+        Self { shared, connections, refusal_noted: Arc::default() }
     }
 
     /// Serves connections of `listener` until `stop`, then lets what runs end, for as long as the configuration says.
@@ -118,23 +146,29 @@ impl Server {
     /// Serves one connection in a task of its own, or closes it at once when there are too many.
     pub fn admit(&self, stream: Stream, peer: SocketAddr) {
         let Ok(slot) = self.connections.clone().try_acquire_owned() else {
-            metrics::counter!("alba_proxy_connections_refused_total").increment(1);
-            tracing::warn!(
-                %peer,
-                max_client_connections = self.shared.config.max_client_connections,
-                "too many connections: closed this one"
-            );
-            return;
+            drop(stream);
+            return self.note_refused(peer);
         };
         let connection = Connection::new(self.shared.clone(), stream);
+        let counted = Counted::new();
         let serve = async move {
-            metrics::gauge!("alba_proxy_connections").increment(1.0);
             connection.run().await;
-            metrics::gauge!("alba_proxy_connections").decrement(1.0);
-            drop(slot);
+            drop((counted, slot));
         };
         // Runs to its end whether anybody holds the handle or not; `drain` waits for its slot.
         drop(self.shared.env.spawn.spawn("proxy connection", Box::pin(serve)));
+    }
+
+    /// Counts each, but says so only now and then: they may come by the thousand.
+    fn note_refused(&self, peer: SocketAddr) {
+        metrics::counter!("alba_proxy_connections_refused_total").increment(1);
+        let now = self.shared.env.clock.now().0.as_secs();
+        let before = self.refusal_noted.load(Ordering::Relaxed);
+        if before == 0 || now >= before + NOTE_AGAIN {
+            self.refusal_noted.store(now + 1, Ordering::Relaxed);
+            let limit = self.shared.config.max_client_connections;
+            tracing::warn!(%peer, max_client_connections = limit, "too many connections: closed this one");
+        }
     }
 
     /// Ends idle connections at once and the others after their request, or when the time for it is over.

@@ -10,7 +10,9 @@ use alba_core::ids::{NamespaceName, ObjectName, PresetName};
 use alba_core::range::RangeQuery;
 use alba_proxy::client::{Assert, CallError, ManifestSer, ProxyClient, Update};
 
-use crate::harness::Harness;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Harness, hex};
 
 async fn listening(harness: &Harness) -> (SocketAddr, Env, Stopper) {
     let env = real::env();
@@ -48,7 +50,7 @@ async fn every_command_comes_back() {
     client.upload_object(&ns, &obj, &input, false, Some(sum), by).await.unwrap();
     let error = client.upload_object(&ns, &obj, &input, false, None, by).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(refused) if refused.code == 2), "{error}");
-    assert_eq!(client.list_objects(&ns, &all, by).await.unwrap().items, [obj.clone()]);
+    assert_eq!(client.list_objects(&ns, &all, by).await.unwrap().items, std::slice::from_ref(&obj));
     let info = client.object_info(&ns, &obj, true, by).await.unwrap();
     assert_eq!((info.size, info.checksum), (10, sum));
     client.download_object(&ns, &obj, &output, true, by).await.unwrap();
@@ -98,4 +100,18 @@ async fn nobody_there_is_said() {
     let at = listener.local_addr().unwrap();
     drop(listener);
     assert!(matches!(ProxyClient::connect(&env, at, soon(&env)).await, Err(CallError::Connection(_))));
+}
+
+/// Closing a socket with unread bytes resets it, and a reset destroys what was sent last.
+#[tokio::test]
+async fn the_last_word_arrives_over_tcp_too() {
+    let harness = Harness::new();
+    let (at, env, _stopper) = listening(&harness).await;
+    for (begin, expected) in [("1bde794401000000ffffff7f", 1_u32), ("1bde79449a020000", 17)] {
+        let mut stream = env.net.connect(at, soon(&env)).await.unwrap();
+        stream.write_all(&[hex(begin), vec![0; 300_000]].concat()).await.unwrap();
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer[4..], expected.to_le_bytes());
+    }
 }

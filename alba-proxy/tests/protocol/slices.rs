@@ -52,10 +52,13 @@ async fn nothing_asked_is_nothing_read() {
     reply.end();
 }
 
+/// Namespace, object, its slices, the code expected.
+type Case<'a> = (&'a str, &'a str, &'a [(i64, i32)], u32);
+
 #[tokio::test]
 async fn wrong_slices_have_their_codes() {
     let (_harness, mut raw) = with_objects().await;
-    let cases: [(&str, &str, &[(i64, i32)], u32); 9] = [
+    let cases: [Case<'_>; 9] = [
         ("nowhere", "o1", &[(0, 1)], 5),
         ("demo", "none", &[], 3),
         ("demo", "o1", &[(0, 100), (50, -1)], 10),

@@ -193,3 +193,14 @@ async fn manifests_are_as_expected() {
     assert_eq!((name.as_str(), alba.as_str()), ("large_object", ""));
     assert_eq!(manifest, (1, hex(M04), 7));
 }
+
+/// The byte pictures of the format's description are the ones that are tested here.
+#[test]
+fn the_description_shows_these_bytes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats/proxy-protocol.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    for vector in [X02, Y04, X14, Y05, Y03] {
+        assert!(dense.contains(vector), "{vector}");
+    }
+}
