@@ -7,6 +7,8 @@ mod namespaces;
 mod osds;
 mod outbox;
 mod presets;
+#[cfg(test)]
+mod tests;
 
 use alba_core::ids::{AlbaId, GroupId, NamespaceId};
 use alba_core::kv::{KvError, KvRead};

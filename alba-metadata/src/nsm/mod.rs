@@ -3,6 +3,8 @@
 
 mod checks;
 mod epochs;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod indexes;
 mod keys;
 mod messages;
@@ -10,6 +12,8 @@ mod objects;
 mod query;
 mod recount;
 mod sequence;
+#[cfg(test)]
+mod tests;
 
 use alba_core::ids::{MessageId, NamespaceId, NamespaceName};
 use alba_core::kv::{KvError, KvRead};

@@ -80,8 +80,10 @@ impl Store {
 
     /// The open store, opened again if it had failed long enough ago. Blocks.
     fn sound_or_reopened(&self, now: Moment, after: Duration) -> Result<Arc<dyn Kv>, KvError> {
-        match &self.lock().failed {
-            Some((error, when)) if now.since(*when) < after => return Err(error.clone()),
+        // Cloned, so that the lock is not held while the store opens.
+        let failed = self.lock().failed.clone();
+        match failed {
+            Some((error, when)) if now.since(when) < after => return Err(error),
             Some(_) => {}
             None => return self.sound(),
         }

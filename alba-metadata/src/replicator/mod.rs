@@ -1,6 +1,8 @@
 //! What agrees on the order of a group's inputs and makes them durable.
 
 mod local;
+#[cfg(test)]
+mod tests;
 
 use alba_core::env::Deadline;
 use alba_core::kv::KvError;

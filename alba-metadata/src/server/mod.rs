@@ -8,6 +8,8 @@ mod deliver;
 mod devices;
 mod on_device;
 mod remote;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
