@@ -14,6 +14,10 @@ const SHARE_FROM: usize = 4096;
 /// The largest length and count: `int32`.
 const LENGTH_MAX: usize = 0x7fff_ffff;
 
+/// No list is longer: elements can take many times more memory than bytes on the wire. (An object of 1 TiB with the
+/// smallest usual chunks of 1 MiB has that many.)
+pub const LIST_MAX: usize = 1 << 20;
+
 /// From this value on an `x_int64` takes 12 bytes; as the first four it says that eight more follow.
 const X_INT64_ESCAPE: u32 = 0x7fff_ffff;
 
@@ -43,6 +47,14 @@ pub enum WireError {
         count: u32,
         /// Bytes there are.
         left: usize,
+    },
+    /// A list longer than is accepted in its place.
+    #[error("a list of {count} elements; at most {max} are accepted")]
+    TooMany {
+        /// Elements claimed.
+        count: u32,
+        /// The limit.
+        max: usize,
     },
     /// A number, text or identity that breaks a rule.
     #[error("{what}: {reason}")]
@@ -272,14 +284,25 @@ impl Reader {
         if self.buf.is_empty() { Ok(None) } else { item(self).map(Some) }
     }
 
-    /// `list`, `counted_list`: the result is in logical order, the reverse of the wire's (§1.3). `min_len` is the
-    /// least number of bytes an element takes; a count that cannot fit is refused before anything is allocated.
+    /// `list`, `counted_list` of at most [`LIST_MAX`] elements: the result is in logical order, the reverse of the
+    /// wire's (§1.3). `min_len` is the least number of bytes an element takes; a count that cannot fit is refused before
+    /// anything is allocated.
     pub fn list<T>(
         &mut self,
         min_len: usize,
         item: impl FnMut(&mut Self) -> Result<T, WireError>,
     ) -> Result<Vec<T>, WireError> {
-        let mut items = self.forward_list(min_len, item)?;
+        self.list_up_to(LIST_MAX, min_len, item)
+    }
+
+    /// [`Self::list`] with a limit of its own.
+    pub fn list_up_to<T>(
+        &mut self,
+        max: usize,
+        min_len: usize,
+        item: impl FnMut(&mut Self) -> Result<T, WireError>,
+    ) -> Result<Vec<T>, WireError> {
+        let mut items = self.elements(max, min_len, item)?;
         items.reverse();
         Ok(items)
     }
@@ -288,21 +311,32 @@ impl Reader {
     pub fn forward_list<T>(
         &mut self,
         min_len: usize,
+        item: impl FnMut(&mut Self) -> Result<T, WireError>,
+    ) -> Result<Vec<T>, WireError> {
+        self.elements(LIST_MAX, min_len, item)
+    }
+
+    fn elements<T>(
+        &mut self,
+        max: usize,
+        min_len: usize,
         mut item: impl FnMut(&mut Self) -> Result<T, WireError>,
     ) -> Result<Vec<T>, WireError> {
-        let count = self.uint32()?;
+        let claimed = self.uint32()?;
         let fits = self.buf.len() / min_len.max(1);
-        match usize::try_from(count) {
-            Ok(count) if count <= fits => {
-                // A false count costs no more than this; a true one grows the list as its elements prove to be there.
-                let mut items = Vec::with_capacity(count.min(1024));
-                for _ in 0..count {
-                    items.push(item(self)?);
-                }
-                Ok(items)
-            }
-            _ => Err(WireError::Count { count, left: self.buf.len() }),
+        let count = usize::try_from(claimed).unwrap_or(usize::MAX);
+        if count > fits {
+            return Err(WireError::Count { count: claimed, left: self.buf.len() });
         }
+        if count > max {
+            return Err(WireError::TooMany { count: claimed, max });
+        }
+        // A false count costs no more than this; a true one grows the list as its elements prove to be there.
+        let mut items = Vec::with_capacity(count.min(1024));
+        for _ in 0..count {
+            items.push(item(self)?);
+        }
+        Ok(items)
     }
 }
 
@@ -613,6 +647,20 @@ mod tests {
             let error = Reader::new(message).list(1, Reader::int8).unwrap_err();
             assert_eq!(error, WireError::Count { count, left: 3 });
         }
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_refused_though_it_fits() {
+        let list = |count: u32| {
+            let mut message = count.to_le_bytes().to_vec();
+            message.resize(4 + usize::try_from(count).unwrap(), 0);
+            Reader::new(message)
+        };
+        let limit = u32::try_from(LIST_MAX).unwrap();
+        assert_eq!(list(limit).list(1, Reader::int8).unwrap().len(), LIST_MAX);
+        let error = WireError::TooMany { count: limit + 1, max: LIST_MAX };
+        assert_eq!(list(limit + 1).list(1, Reader::int8), Err(error));
+        assert!(list(3).list_up_to(2, 1, Reader::int8).is_err());
     }
 
     #[test]

@@ -311,6 +311,42 @@ mod tests {
     }
 
     #[test]
+    fn our_own_form_has_its_golden_bytes() {
+        let info = RecoveryInfo {
+            name: ObjectName::new("o").unwrap(),
+            chunk_size: 32,
+            fragments: vec![(16, Checksum::Blake3([1; 32])), (16, Checksum::None)],
+            object: Some(RecoveryObject {
+                scheme: RecoveryScheme {
+                    k: 1,
+                    m: 1,
+                    matrix: RecoveryMatrix::Ours(CodingMatrix::VandermondeSystematic),
+                    compression: RecoveryCompression::Ours(Compression::Zstd),
+                },
+                size: 20,
+                checksum: Checksum::Crc32c(0xE306_9283),
+                timestamp: 1.0,
+            }),
+            ctr: None,
+        };
+        let golden = concat!(
+            "010000006f",
+            "20000000",
+            "020000001000000010000000",
+            "0200000001",
+            "04200000000101010101010101010101010101010101010101010101010101010101010101",
+            "01010102010000000100000001061400000000000000",
+            "03839206e3000000000000f03f",
+            "00",
+        );
+        assert_eq!(hex::encode(info.encode_plain().unwrap()), golden);
+        assert_eq!(RecoveryInfo::decode_plain(hex::decode(golden).unwrap()).unwrap(), info);
+        let value = info.encode().unwrap();
+        assert_eq!(value[..2], [1, 1], "version 1, not encrypted");
+        assert_eq!(value[value.len() - 1], 0, "no counter block of its own");
+    }
+
+    #[test]
     fn a_length_that_is_not_true_is_refused() {
         let packed = compress_bzip2(&[7; 1000]).unwrap();
         assert_eq!(decompress_bzip2(&packed, 1000).unwrap(), [7; 1000]);

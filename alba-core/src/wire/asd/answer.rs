@@ -368,9 +368,9 @@ pub fn decode_answer(request: &Request, payload: Bytes) -> Result<Decoded, WireE
     }
     let response = match request {
         Request::Range { .. } => Response::Keys(read_page(r, 4, Reader::bytes)?),
-        Request::MultiGet { keys, .. } => Response::Values(as_many(keys, r.list(1, read_stored)?)?),
+        Request::MultiGet { keys, .. } => Response::Values(as_many(keys, r, read_stored)?),
         Request::MultiGet2 { keys, .. } => {
-            let values = as_many(keys, r.list(1, |r| r.option(read_value2))?)?;
+            let values = as_many(keys, r, |r| r.option(read_value2))?;
             return Ok(Decoded::Outside(Outside(Pending::Values(values))));
         }
         Request::Apply { .. } => {
@@ -383,7 +383,7 @@ pub fn decode_answer(request: &Request, payload: Bytes) -> Result<Decoded, WireE
         Request::Statistics { .. } => Response::Statistics(AsdStatistics::read(r)?),
         Request::SetFull(_) | Request::Slowness(_) => Response::Done,
         Request::GetVersion => Response::Version(Version::read(r)?),
-        Request::MultiExists { keys, .. } => Response::Exists(as_many(keys, r.list(1, Reader::bool)?)?),
+        Request::MultiExists { keys, .. } => Response::Exists(as_many(keys, r, Reader::bool)?),
         Request::GetDiskUsage => Response::DiskUsage(DiskUsage {
             used: ByteCount(r.size("used")?),
             capacity: ByteCount(r.size("capacity")?),
@@ -408,7 +408,12 @@ pub fn decode_answer(request: &Request, payload: Bytes) -> Result<Decoded, WireE
 }
 
 /// An answer per key, no more and no less.
-fn as_many<T>(keys: &[OsdKey], answers: Vec<T>) -> Result<Vec<T>, WireError> {
+fn as_many<T>(
+    keys: &[OsdKey],
+    r: &mut Reader,
+    item: impl FnMut(&mut Reader) -> Result<T, WireError>,
+) -> Result<Vec<T>, WireError> {
+    let answers = r.list_up_to(keys.len(), 1, item)?;
     if answers.len() == keys.len() {
         Ok(answers)
     } else {

@@ -12,7 +12,7 @@ pub use super::common::RequestError;
 pub use answer::{
     AsdError, AsdStatistics, Decoded, KeyCheck, Outside, Response, StoredEntry, decode_answer, encode_answer,
 };
-pub use request::{Command, Request, Slowness};
+pub use request::{Command, ELEMENTS_MAX, Request, Slowness};
 
 use bytes::Bytes;
 

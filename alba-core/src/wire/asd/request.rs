@@ -70,6 +70,9 @@ impl Command {
     }
 }
 
+/// The most keys, asserts, updates or slices of one request. Original clients send some hundreds at most.
+pub const ELEMENTS_MAX: usize = 1 << 16;
+
 /// A delay for every later request: a test aid. Seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slowness {
@@ -223,7 +226,10 @@ impl Request {
             Command::MultiGet2 => Self::MultiGet2 { keys: read_keys(r)?, priority: tail_priority(r)? },
             Command::MultiExists => Self::MultiExists { keys: read_keys(r)?, priority: tail_priority(r)? },
             Command::Apply => Self::Apply {
-                batch: OsdBatch { asserts: r.list(6, read_assert)?, updates: r.list(6, read_update)? },
+                batch: OsdBatch {
+                    asserts: r.list_up_to(ELEMENTS_MAX, 6, read_assert)?,
+                    updates: r.list_up_to(ELEMENTS_MAX, 6, read_update)?,
+                },
                 priority: tail_priority(r)?,
             },
             Command::Statistics => Self::Statistics { clear: r.bool()? },
@@ -233,7 +239,9 @@ impl Request {
             Command::Capabilities => Self::Capabilities,
             Command::PartialGet => Self::PartialGet {
                 key: r.bytes()?,
-                slices: r.list(8, |r| Ok(ValueSlice { offset: r.uint32()?, len: r.uint32()? }))?,
+                slices: r.list_up_to(ELEMENTS_MAX, 8, |r| {
+                    Ok(ValueSlice { offset: r.uint32()?, len: r.uint32()? })
+                })?,
                 // The C++ client writes four bytes here: the first is the priority, the rest is ignored.
                 priority: read_priority(r)?,
             },
@@ -295,7 +303,7 @@ impl Request {
 }
 
 fn read_keys(r: &mut Reader) -> Result<Vec<OsdKey>, WireError> {
-    r.list(4, Reader::bytes)
+    r.list_up_to(ELEMENTS_MAX, 4, Reader::bytes)
 }
 
 fn read_priority(r: &mut Reader) -> Result<Priority, WireError> {

@@ -172,6 +172,23 @@ fn every_error_is_understood_by_its_client() {
 }
 
 #[test]
+fn our_own_additions_have_their_golden_bytes() {
+    for (error, code) in [
+        (AsdError::Damaged("x".into()), "65000000"),
+        (AsdError::BadRequest("x".into()), "66000000"),
+        (AsdError::Overloaded("x".into()), "67000000"),
+    ] {
+        let message = encode_answer(Command::GetVersion, &Err(error)).unwrap();
+        assert_eq!(hex::encode(message.to_bytes()), format!("09000000{code}0100000078"));
+    }
+    let stored = StoredValue { value: "v".into(), checksum: Checksum::Blake3([7; 32]) };
+    let answer = Ok(Response::Values(vec![Some(stored)]));
+    let message = encode_answer(Command::MultiGet, &answer).unwrap();
+    let golden = format!("01000000 01 01000000 76 04 20000000 {}", "07".repeat(32)).replace(' ', "");
+    assert_eq!(hex::encode(&message.to_bytes()[8..]), golden);
+}
+
+#[test]
 fn an_answer_of_another_length_than_asked_is_refused() {
     let message = encode_answer(Command::MultiExists, &Ok(Response::Exists(vec![true]))).unwrap();
     let request = Request::MultiExists { keys: vec!["a".into(), "b".into()], priority: Priority::High };
