@@ -30,9 +30,13 @@ use crate::{ClientError, ObjectSource};
 /// Chunks without enough acknowledgements that may be on their way at once.
 const OPEN_CHUNKS: usize = 4;
 
-/// Fragments of earlier chunks that an OSD may still owe before the next chunks do without it: a hanging OSD must not
-/// fill the buffers with what it does not take.
+/// Fragments of earlier chunks that an OSD may still owe before the next chunk waits for it, so that one that is a
+/// little slower than the others gets its fragments all the same…
 const OWED_FRAGMENTS: usize = 4;
+
+/// … and how long one may owe before the next chunks do without it: a hanging OSD must neither stop the upload nor
+/// fill the buffers with what it does not take.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A manifest with more fragments than this would not fit in a command of 1 MiB: each takes at most 55 bytes there.
 const MAX_FRAGMENTS: u64 = 18_000;
@@ -136,9 +140,14 @@ pub(super) async fn upload_object(
         writes: FuturesUnordered::new(),
         chunks: Vec::new(),
         stored: Vec::new(),
+        last_started: attempt.engine.env.clock.now(),
     };
     writer.run(source).await
 }
+
+/// When a chunk cannot be stored: how long the answers of the other OSDs are waited for, beyond the time that the chunk
+/// took so far. The next attempt avoids those that fail too.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 struct ObjectWriter<'a> {
     attempt: &'a Attempt,
@@ -153,6 +162,8 @@ struct ObjectWriter<'a> {
     /// Size and packed fragments (without their bytes) of the chunks so far.
     chunks: Vec<(u32, Vec<Sealed>)>,
     stored: Vec<(Arc<Member>, FragmentAddress)>,
+    /// When the writes of the latest chunk began.
+    last_started: Moment,
 }
 
 /// What the manifest says of a packed fragment.
@@ -190,7 +201,18 @@ impl ObjectWriter<'_> {
         mut self,
         source: &mut dyn ObjectSource,
     ) -> Result<(Uploaded, FuturesUnordered<Write>), ClientError> {
-        let mut last_started = self.attempt.engine.env.clock.now();
+        match self.write_chunks(source).await {
+            Ok(()) => Ok(self.finish()),
+            Err(error) => {
+                if matches!(error, ClientError::ChunkNotStored { .. }) {
+                    self.wait_for_answers(LAST_WORDS, 1.0).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_chunks(&mut self, source: &mut dyn ObjectSource) -> Result<(), ClientError> {
         for extent in self.layout.chunks() {
             while self.progress.open() >= OPEN_CHUNKS {
                 self.next_answer().await?;
@@ -201,14 +223,17 @@ impl ObjectWriter<'_> {
             let chunk = self.meanwhile(read(source, extent, buffer)).await??;
             let packed = self.pack(extent, chunk).await?;
             let recovery = self.recovery(extent, &packed).await?;
-            last_started = self.attempt.engine.env.clock.now();
+            self.wait_for_debtors().await?;
+            self.last_started = self.attempt.engine.env.clock.now();
             self.start(extent, &packed, &recovery, room);
         }
         while self.progress.open() > 0 {
             self.next_answer().await?;
         }
-        self.wait_for_stragglers(last_started).await;
-        Ok(self.finish())
+        // All chunks have enough; the last one in time t. The rest is waited for as long as t × slack.
+        let slack = self.attempt.engine.config.upload_slack;
+        self.wait_for_answers(Duration::ZERO, slack).await;
+        Ok(())
     }
 
     /// Room for a chunk: its data, its parity, and both once more when they are compressed.
@@ -234,6 +259,21 @@ impl ObjectWriter<'_> {
         match failed {
             Some(chunk) => Err(self.not_stored(chunk)),
             None => Ok(output),
+        }
+    }
+
+    /// Waits until no OSD owes much, or until those that do have hung for too long.
+    async fn wait_for_debtors(&mut self) -> Result<(), ClientError> {
+        let clock = Arc::clone(&self.attempt.engine.env.clock);
+        loop {
+            let since = |osd: &Arc<Member>| self.progress.owes(osd.id, OWED_FRAGMENTS);
+            let until = self.plan.targets.iter().filter_map(since).max().map(|since| since.plus(PATIENCE));
+            let Some(until) = until.filter(|until| *until > clock.now()) else { return Ok(()) };
+            tokio::select! {
+                biased;
+                answered = self.next_answer() => answered?,
+                () = clock.sleep_until(until) => {}
+            }
         }
     }
 
@@ -281,8 +321,8 @@ impl ObjectWriter<'_> {
     fn start(&mut self, extent: ChunkExtent, packed: &[Packed], recovery: &Bytes, room: Room) {
         let engine = &self.attempt.engine;
         let now = engine.env.clock.now();
-        let in_trouble =
-            |osd: &Member| !osd.takes_data(now) || self.progress.stragglers(osd.id) >= OWED_FRAGMENTS;
+        let owes = |osd: &Member| self.progress.owes(osd.id, OWED_FRAGMENTS);
+        let in_trouble = |osd: &Member| !osd.takes_data(now) || owes(osd).is_some();
         let troubled = self.plan.targets.iter().filter(|osd| in_trouble(osd)).count();
         let may_miss = self.plan.targets.len().saturating_sub(self.plan.policy.min_fragments());
         let leave_out = troubled <= may_miss;
@@ -293,7 +333,7 @@ impl ObjectWriter<'_> {
             .map(|(index, osd)| (index, Arc::clone(osd)))
             .collect();
         let room = Arc::new(room);
-        self.progress.start(extent.index, targets.iter().map(|(index, osd)| (*index, osd.id)));
+        self.progress.start(extent.index, targets.iter().map(|(index, osd)| (*index, osd.id)), now);
         for (fragment, osd) in targets {
             let Some(packed) = packed.get(fragment.index()) else { continue };
             let write = FragmentWrite {
@@ -335,16 +375,16 @@ impl ObjectWriter<'_> {
         encoded.map_err(|error| ClientError::Internal(format!("recovery info of {}: {error}", self.name)))
     }
 
-    /// All chunks have enough; the last one in time t. Waits for the rest as long as t × slack.
-    async fn wait_for_stragglers(&mut self, last_started: Moment) {
+    /// Waits for the writes under way: for `least`, and `factor` times as long as the last chunk took so far.
+    async fn wait_for_answers(&mut self, least: Duration, factor: f64) {
         let clock = Arc::clone(&self.attempt.engine.env.clock);
-        let slack = clock.now().since(last_started).as_secs_f64() * self.attempt.engine.config.upload_slack;
-        let until = clock.now().plus(Duration::try_from_secs_f64(slack).unwrap_or_default());
+        let more = clock.now().since(self.last_started).as_secs_f64() * factor;
+        let until = clock.now().plus(least).plus(Duration::try_from_secs_f64(more).unwrap_or_default());
         while !self.writes.is_empty() {
             tokio::select! {
                 biased;
                 Some(written) = self.writes.next() => {
-                    // All chunks have enough already: none can fail any more.
+                    // Whether a chunk can be stored is decided already.
                     take(&mut self.progress, &mut self.stored, self.attempt, written);
                 }
                 () = clock.sleep_until(until) => break,

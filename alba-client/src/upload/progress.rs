@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use alba_core::env::Moment;
 use alba_core::ids::{ChunkIndex, FragmentIndex, OsdId};
 
 /// A chunk may be taken as stored (`Enough`), may still become so, or cannot any more.
@@ -12,8 +13,9 @@ pub(super) enum Verdict {
     Failed,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Chunk {
+    started: Moment,
     /// Which fragments were acknowledged, and by whom.
     stored: BTreeMap<FragmentIndex, OsdId>,
     pending: BTreeMap<FragmentIndex, OsdId>,
@@ -28,8 +30,8 @@ pub(super) struct Progress {
     chunks: BTreeMap<ChunkIndex, Chunk>,
     /// Chunks that are waiting.
     open: usize,
-    /// Fragments still being written of chunks that have enough, per OSD.
-    stragglers: BTreeMap<OsdId, usize>,
+    /// Per OSD: chunks that have enough whose fragment it still owes, and since when.
+    stragglers: BTreeMap<OsdId, BTreeMap<ChunkIndex, Moment>>,
 }
 
 impl Progress {
@@ -52,8 +54,14 @@ impl Progress {
         &mut self,
         index: ChunkIndex,
         writes: impl IntoIterator<Item = (FragmentIndex, OsdId)>,
+        now: Moment,
     ) {
-        let chunk = Chunk { pending: writes.into_iter().collect(), ..Chunk::default() };
+        let chunk = Chunk {
+            started: now,
+            stored: BTreeMap::new(),
+            pending: writes.into_iter().collect(),
+            failures: Vec::new(),
+        };
         self.chunks.insert(index, chunk);
         self.open += 1;
     }
@@ -73,7 +81,7 @@ impl Progress {
                 Err(reason) => chunk.failures.push(format!("fragment {fragment} on OSD {osd}: {reason}")),
             }
             if before == Verdict::Enough {
-                self.no_straggler(osd);
+                self.no_straggler(osd, index);
             }
         }
         let after = self.judge(&chunk);
@@ -81,7 +89,7 @@ impl Progress {
             self.open = self.open.saturating_sub(1);
             if after == Verdict::Enough {
                 for osd in chunk.pending.values() {
-                    *self.stragglers.entry(*osd).or_default() += 1;
+                    self.stragglers.entry(*osd).or_default().insert(index, chunk.started);
                 }
             }
         }
@@ -89,10 +97,10 @@ impl Progress {
         (after != before).then_some(after)
     }
 
-    fn no_straggler(&mut self, osd: OsdId) {
-        if let Some(count) = self.stragglers.get_mut(&osd) {
-            *count -= 1;
-            if *count == 0 {
+    fn no_straggler(&mut self, osd: OsdId, chunk: ChunkIndex) {
+        if let Some(owed) = self.stragglers.get_mut(&osd) {
+            owed.remove(&chunk);
+            if owed.is_empty() {
                 self.stragglers.remove(&osd);
             }
         }
@@ -103,9 +111,10 @@ impl Progress {
         self.open
     }
 
-    /// Fragments of finished chunks that this OSD has not answered yet.
-    pub(super) fn stragglers(&self, osd: OsdId) -> usize {
-        self.stragglers.get(&osd).copied().unwrap_or(0)
+    /// If this OSD owes `many` fragments of finished chunks or more: since when it owes the oldest.
+    pub(super) fn owes(&self, osd: OsdId, many: usize) -> Option<Moment> {
+        let owed = self.stragglers.get(&osd).filter(|owed| owed.len() >= many)?;
+        owed.values().next().copied()
     }
 
     /// Where a fragment is, if that was acknowledged.
@@ -127,9 +136,11 @@ mod tests {
         OsdId::from_u32(id)
     }
 
+    const NOW: Moment = Moment(std::time::Duration::from_secs(5));
+
     fn three(needed: usize) -> Progress {
         let mut progress = Progress::new(needed);
-        progress.start(ChunkIndex(0), (0..3).map(|i| (FragmentIndex(i), osd(i))));
+        progress.start(ChunkIndex(0), (0..3).map(|i| (FragmentIndex(i), osd(i))), NOW);
         progress
     }
 
@@ -137,11 +148,12 @@ mod tests {
     fn enough_at_c_and_the_rest_are_stragglers_until_they_answer() {
         let mut progress = three(2);
         assert_eq!(progress.answered(ChunkIndex(0), FragmentIndex(1), Ok(())), None);
-        assert_eq!((progress.open(), progress.stragglers(osd(2))), (1, 0));
+        assert_eq!((progress.open(), progress.owes(osd(2), 1)), (1, None));
         assert_eq!(progress.answered(ChunkIndex(0), FragmentIndex(0), Ok(())), Some(Verdict::Enough));
-        assert_eq!((progress.open(), progress.stragglers(osd(2))), (0, 1));
+        assert_eq!((progress.open(), progress.owes(osd(2), 1)), (0, Some(NOW)));
+        assert_eq!(progress.owes(osd(2), 2), None);
         assert_eq!(progress.answered(ChunkIndex(0), FragmentIndex(2), Ok(())), None);
-        assert_eq!(progress.stragglers(osd(2)), 0);
+        assert_eq!(progress.owes(osd(2), 1), None);
         assert_eq!(progress.explain(ChunkIndex(0)), (3, String::new()));
     }
 
