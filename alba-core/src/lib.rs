@@ -1,7 +1,7 @@
 //! ALBA's pure domain, shared by every process.
 //!
 //! Everything here is a function of its input. Time, randomness, disks and sockets are reached only through
-//! the traits of [`env`]; the real ones live in [`env::real`] and [`net`], the simulated ones in [`env::sim`].
+//! the traits of [`mod@env`]; the real ones live in [`env::real`] and [`net`], the simulated ones in [`env::sim`].
 //! This crate must never depend on another crate of the workspace.
 
 pub mod checksum;

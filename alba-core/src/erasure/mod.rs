@@ -1,7 +1,7 @@
 //! The erasure code: systematic Reed–Solomon over GF(2^8).
 //!
 //! Fragments `0..k` are the data itself, `k..k+m` parity; any k of them give back the rest. Which bytes parity has is a
-//! stored format, fixed by the generator matrix ([`matrix`]): a faster kernel may replace [`reference`], never change a
+//! stored format, fixed by the generator matrix (`matrix`): a faster kernel may replace `reference`, never change a
 //! byte. Nothing here allocates buffers or keeps data: callers own both.
 
 use std::collections::BTreeMap;
