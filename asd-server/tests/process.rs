@@ -1,4 +1,5 @@
 //! The real program: killed while it writes, started again, everything acknowledged is there.
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -171,7 +171,7 @@ fn a_frame_that_is_too_long_is_said_and_closed() {
 fn connections_are_limited_and_idle_ones_closed() {
     let limits = ServerLimits { connections: 3, ..ServerLimits::default() };
     run(limits, async |asd| {
-        let mut open = vec![asd.talk().await, asd.talk().await, asd.talk().await];
+        let mut open = [asd.talk().await, asd.talk().await, asd.talk().await];
         let mut fourth = asd.connect().await;
         assert!(is_closed(&mut fourth).await);
         let clock = asd.client.env().clock;

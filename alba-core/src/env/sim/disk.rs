@@ -239,24 +239,30 @@ impl SimDiskDevice {
     }
 }
 
-/// One unsynced write after a power cut: all of it, nothing, or some of its sectors.
+/// One unsynced write after a power cut: all of it, nothing, its beginning, its end, or any of its sectors.
 fn keep_some(rng: &mut StdRng, image: &mut Image, offset: u64, bytes: &[u8]) {
-    match rng.random_range(0..3) {
-        0 => {}
-        1 => image.write(offset, bytes),
-        _ => {
-            let mut at = offset;
-            let mut rest = bytes;
-            while !rest.is_empty() {
-                let to_boundary = usize::try_from(SECTOR - at % SECTOR).unwrap_or(rest.len());
-                let (piece, tail) = rest.split_at(to_boundary.min(rest.len()));
-                if rng.random_bool(0.5) {
-                    image.write(at, piece);
-                }
-                at += u64::try_from(piece.len()).unwrap_or(SECTOR);
-                rest = tail;
-            }
+    let sectors = bytes.len() / usize::try_from(SECTOR).unwrap_or(1) + 1;
+    let cut = rng.random_range(0..=sectors);
+    let kind = rng.random_range(0..5);
+    let mut at = offset;
+    let mut rest = bytes;
+    let mut sector = 0;
+    while !rest.is_empty() {
+        let to_boundary = usize::try_from(SECTOR - at % SECTOR).unwrap_or(rest.len());
+        let (piece, tail) = rest.split_at(to_boundary.min(rest.len()));
+        let kept = match kind {
+            0 => false,
+            1 => true,
+            2 => sector < cut,
+            3 => sector >= cut,
+            _ => rng.random_bool(0.5),
+        };
+        if kept {
+            image.write(at, piece);
         }
+        at += u64::try_from(piece.len()).unwrap_or(SECTOR);
+        rest = tail;
+        sector += 1;
     }
 }
 
