@@ -120,7 +120,7 @@ async fn with_cluster(
     }
     log.done("store files", format!("{} files, {}", stored.len(), total(&stored)));
 
-    let client = session.client_of(ClientFile::read(&cluster.ready.config)?).await?;
+    let client = session.client_of(ClientFile::read(&cluster.ready.config)?, desk.deadline()).await?;
     let spare = spare(&client, &desk, &stored).await?;
     let victims = victims(cluster, spare, &mut rng);
     for victim in &victims {

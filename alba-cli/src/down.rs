@@ -44,7 +44,7 @@ impl Down {
         let running = all.iter().filter(|identity| identity.is_alive()).count();
         let held = files::try_lock(&lock).map_err(|error| CliError::file("lock", &lock, &error))?;
         if held.is_some() && running == 0 {
-            return answer(dir, 0, "no cluster is running");
+            return answer(0, format!("no cluster is running in {}", dir.display()));
         }
         match processes.get(table::SUPERVISOR).filter(|running| running.identity.is_alive()) {
             Some(supervisor) => supervisor.identity.signal(Signal::TERM),
@@ -60,10 +60,10 @@ impl Down {
                 ));
             }
         }
-        answer(dir, running, "stopped the cluster")
+        answer(running, format!("stopped the cluster in {} ({running} processes)", dir.display()))
     }
 }
 
-fn answer(dir: &std::path::Path, stopped: usize, what: &str) -> Result<Answer, CliError> {
-    Answer::new(json!({ "stopped": stopped }), format!("{what} in {} ({stopped} processes)", dir.display()))
+fn answer(stopped: usize, text: String) -> Result<Answer, CliError> {
+    Answer::new(json!({ "stopped": stopped }), text)
 }

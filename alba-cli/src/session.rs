@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alba_client::Client;
-use alba_core::env::{Deadline, Env, real};
+use alba_core::env::{Deadline, Env, real, within};
 use alba_core::units::ByteCount;
 use alba_proxy::client::ProxyClient;
 
@@ -75,12 +75,17 @@ impl Session {
 
     /// A client of the backend that the configuration names.
     pub(crate) async fn client(&self) -> Result<Client, CliError> {
-        self.client_of(self.config()?).await
+        self.client_of(self.config()?, self.deadline()).await
     }
 
     /// A client of the backend that `file` names.
-    pub(crate) async fn client_of(&self, file: ClientFile) -> Result<Client, CliError> {
-        Ok(Client::connect(self.env.clone(), file.client).await?)
+    pub(crate) async fn client_of(&self, file: ClientFile, deadline: Deadline) -> Result<Client, CliError> {
+        let servers = file.client.metadata.clone();
+        let connect = Client::connect(self.env.clone(), file.client);
+        match within(self.env.clock.as_ref(), deadline, connect).await {
+            Ok(client) => Ok(client?),
+            Err(late) => Err(CliError::from(late).while_doing(&format!("metadata servers {servers:?}"))),
+        }
     }
 
     /// A connection to `proxy`, or to the first proxy of the configuration that answers.

@@ -16,12 +16,20 @@ use crate::ranges::RangeArgs;
 use crate::session::Session;
 use crate::table::table;
 
+/// A preset as the help shows it: all that has to be said.
+const EXAMPLE: &str = r#"  {
+    "policies": [[5, 4, 8, 3], [2, 2, 3, 4]], // k, m, least fragments stored, most per node; preferred first
+    "fragment_size": 1048576,
+    "osds": ["all"],
+    "compression": "zstd",
+    "fragment_checksum": ["blake3"],
+    "object_checksum": { "allowed": [["none"], ["crc-32c"]], "default": ["crc-32c"], "verify_upload": true },
+    "fragment_encryption": ["none"]
+  }"#;
+
 /// Create a preset from JSON (comments allowed) on standard input or in a file
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  echo '{ \"policies\": [[5, 4, 8, 3]], \"fragment_size\": 1048576 }' | alba create-preset wide\n  \
-                  alba create-preset wide --input-url ./wide.json"
-)]
+#[command(after_help = format!("Example:\n  alba create-preset wide --input-url ./wide.json\n\nwith wide.json:\n{EXAMPLE}"))]
 pub(crate) struct Create {
     /// Its name
     name: PresetName,
@@ -97,5 +105,22 @@ impl List {
             record.preset.to_listing(&record.name, record.is_default, record.in_use, record.version)
         });
         Answer::new(listing.collect::<Vec<_>>(), text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_the_help_is_a_preset() {
+        assert_eq!(parse(EXAMPLE).map(|preset| preset.policies.len()), Ok(2));
+    }
+
+    #[test]
+    fn a_preset_that_breaks_the_rules_is_refused_as_the_abm_would() {
+        let error = parse(&EXAMPLE.replace("[5, 4, 8, 3]", "[5, 4, 10, 3]")).unwrap_err();
+        assert_eq!((error.kind.name(), error.code, error.exit), ("albamgr_exn", 17, 1));
+        assert!(error.message.contains("10"), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use alba_core::wire::rpc::abm::{
     Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord, OsdState,
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
+use alba_proxy::client::ProxyClient;
 
 use super::judge::{Safety, Wanted, wanted};
 use crate::client_file::ClientFile;
@@ -97,11 +98,13 @@ pub(super) fn is_full(usage: &DiskUsage) -> bool {
 pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Observed, CliError> {
     let deadline = session.deadline_or(LIMIT);
     let proxies = ask_proxies(session, &file.proxies).await;
-    let client = session.client_of(file).await?;
+    let client = session.client_of(file, deadline).await?;
     let backend = Backend::new(&client, deadline);
     let alba_id = client.alba_id(deadline).await?;
     let groups = backend.groups().await?;
-    let osds = ask_osds(session, &client, backend.osds(OsdFilter::All, Pager::all()).await?).await;
+    let mut osds = ask_osds(session, &client, backend.osds(OsdFilter::All, Pager::all()).await?).await;
+    // People look for them by their numbers.
+    osds.sort_by_key(|osd| (osd.record.osd_id.is_none(), osd.record.osd_id));
     let presets: BTreeMap<PresetName, Preset> =
         backend.presets(Pager::all()).await?.into_iter().map(|record| (record.name, record.preset)).collect();
     let active: BTreeMap<OsdId, Place> = (osds.iter())
@@ -130,9 +133,8 @@ async fn ask_proxies(session: &Session, proxies: &[SocketAddr]) -> Vec<(SocketAd
     let mut seen = Vec::new();
     for proxy in proxies {
         let deadline = session.env.deadline_in(PATIENCE);
-        let answer = async {
-            session.proxy(Some(*proxy), deadline).await?.version(deadline).await.map_err(CliError::from)
-        };
+        let answer =
+            async { ProxyClient::connect(&session.env, *proxy, deadline).await?.version(deadline).await };
         seen.push((*proxy, answer.await.map(drop).map_err(|error| error.to_string())));
     }
     seen

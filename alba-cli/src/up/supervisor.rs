@@ -200,6 +200,8 @@ impl Keeper {
     async fn run(mut self, mut child: Child) {
         let mut pause = FIRST_PAUSE;
         loop {
+            // Held for as long as the child is to live: waiting for it would close its standard input.
+            let _parent = child.stdin.take();
             let clock = self.env.clock.clone();
             let started = clock.now();
             tokio::select! {
