@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use alba_core::kv::{KvError, KvRead};
+use alba_core::kv::{Entry, KvError, KvRead};
 use alba_core::range::next_prefix;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -116,7 +116,7 @@ pub(crate) fn scan_prefix(
     store: &(impl KvRead + ?Sized),
     prefix: &[u8],
     limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
+) -> Result<Vec<Entry>, KvError> {
     let end = next_prefix(prefix);
     let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
     store.scan(Bound::Included(prefix), upper, false, limit)

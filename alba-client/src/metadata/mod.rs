@@ -5,6 +5,8 @@
 //! have happened under the first.
 
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -119,11 +119,11 @@ pub(super) fn delete(txn: &mut KvTxn<'_>, name: &NamespaceName) -> Result<AbmOut
 
 /// The group has taken it on.
 pub(super) fn created(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), Refused> {
-    if let Some(mut record) = record_of(txn, id)? {
-        if let Some(state) = lifecycle::namespace(record.state, NamespaceEvent::Created) {
-            record.state = state;
-            save(txn, keys::namespace(&record.name), &record)?;
-        }
+    if let Some(mut record) = record_of(txn, id)?
+        && let Some(state) = lifecycle::namespace(record.state, NamespaceEvent::Created)
+    {
+        record.state = state;
+        save(txn, keys::namespace(&record.name), &record)?;
     }
     Ok(())
 }
@@ -146,10 +146,10 @@ pub(super) fn removed(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), Refuse
 
 /// The device knows the namespace: now the group may send fragments there.
 pub(super) fn on_device(txn: &mut KvTxn<'_>, id: NamespaceId, osd: OsdId) -> Result<(), Refused> {
-    if advance(txn, id, osd, LinkEvent::DeviceHasIt)? {
-        if let Some(info) = osds::info(txn, osd)? {
-            tell_group_of_link(txn, id, osd, &info)?;
-        }
+    if advance(txn, id, osd, LinkEvent::DeviceHasIt)?
+        && let Some(info) = osds::info(txn, osd)?
+    {
+        tell_group_of_link(txn, id, osd, &info)?;
     }
     Ok(())
 }

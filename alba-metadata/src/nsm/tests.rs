@@ -147,7 +147,7 @@ fn a_manifest_must_be_as_the_preset_wants_it() {
     let violations: [&dyn Fn(&mut Manifest); 7] = [
         &|m| m.chunks.clear(),
         &|m| m.chunks[0].size = 2049,
-        &|m| drop(m.chunks[0].fragments.pop()),
+        &|m| m.chunks[0].fragments.truncate(2),
         &|m| m.size = 129,
         &|m| {
             m.encryption =
@@ -466,7 +466,7 @@ proptest! {
         let fjall: Arc<dyn Kv> = Arc::new(FjallKv::open(directory.path(), 1 << 20).unwrap());
         prepare(fjall.as_ref());
         let batched = ready();
-        let mut together = crate::txn::KvTxn::new(&batched);
+        let mut together = KvTxn::new(&batched);
         let mut inputs = vec![Input::OpenSession([1; 16])];
         let session = SessionId(0x0101_0101_0101_0101);
         for (sequence, (command, retried, _)) in (1..).zip(&commands) {
@@ -483,10 +483,10 @@ proptest! {
             prop_assert_eq!(&feed(fjall.as_ref(), wall, input), &output);
             prop_assert_eq!(&crate::machine::step::<Nsm>(&mut together, wall, input).unwrap(), &output);
             prop_assert_eq!(recount(&memory, NS).unwrap(), vec![]);
-            if let (Input::Command(id, _), Some((last_id, last_output))) = (input, &last) {
-                if id == last_id {
-                    prop_assert_eq!(last_output, &output);
-                }
+            if let (Input::Command(id, _), Some((last_id, last_output))) = (input, &last)
+                && id == last_id
+            {
+                prop_assert_eq!(last_output, &output);
             }
             if let Input::Command(id, _) = input {
                 last = Some((*id, output));

@@ -207,11 +207,11 @@ impl Shared {
         let mut last = Err("nothing to deliver".to_owned());
         for (id, message) in messages {
             let Message::Osd(message) = message else {
-                return last.or_else(|_| Err(format!("message {id} is not for an OSD")));
+                return last.map_err(|_| format!("message {id} is not for an OSD"));
             };
             match on_device::deliver(osd.as_ref(), &self.alba_id, *id, message, deadline).await {
                 Ok(()) => last = Ok(*id),
-                Err(error) => return last.or_else(|_| Err(format!("OSD {}: {error}", info.long_id))),
+                Err(error) => return last.map_err(|_| format!("OSD {}: {error}", info.long_id)),
             }
         }
         last

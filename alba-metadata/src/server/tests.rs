@@ -171,8 +171,10 @@ impl Client {
     async fn connect(env: &Env, at: SocketAddr) -> Self {
         let deadline = env.deadline_in(Duration::from_secs(10));
         let connection = RpcConnection::open(env, at, deadline).await.unwrap();
-        let open =
-            Request::OpenSession { group: GroupId::new(ABM).unwrap(), nonce: [env.rng.u64() as u8; 16] };
+        let open = Request::OpenSession {
+            group: GroupId::new(ABM).unwrap(),
+            nonce: env.rng.bytes32()[..16].try_into().unwrap(),
+        };
         let session = match connection.call(&open, deadline).await.unwrap() {
             Reply::Session(session) => session,
             other => panic!("{other:?}"),

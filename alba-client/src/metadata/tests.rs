@@ -1,0 +1,161 @@
+use std::collections::BTreeMap;
+
+use alba_core::env::sim::Simulation;
+use alba_core::ids::AlbaId;
+use alba_core::net::rpc::{Handler, ServerLimits, serve};
+use alba_core::wire::rpc::SessionId;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A group that executes each command once and remembers, and loses the first answers it is told to lose.
+#[derive(Default)]
+struct Server {
+    state: Mutex<ServerState>,
+}
+
+#[derive(Default)]
+struct ServerState {
+    sessions: u64,
+    lose: u32,
+    forget_sessions: bool,
+    executed: Vec<RequestId>,
+    replies: BTreeMap<(SessionId, u64), Reply>,
+}
+
+#[async_trait]
+impl Handler for Server {
+    async fn handle(&self, request: Request) -> Reply {
+        let (reply, lost) = {
+            let mut state = self.state.lock().unwrap();
+            let reply = match request {
+                Request::OpenSession { .. } => {
+                    state.sessions += 1;
+                    state.forget_sessions = false;
+                    Reply::Session(SessionId(state.sessions))
+                }
+                Request::Abm(..) if state.forget_sessions => Reply::Refused(Refusal::SessionUnknown),
+                Request::Abm(id, _) => {
+                    let key = (id.session, id.sequence);
+                    if !state.replies.contains_key(&key) {
+                        state.executed.push(id);
+                        let alba_id = AlbaId::new(format!("answer {}", state.executed.len())).unwrap();
+                        state.replies.insert(key, Reply::Abm(Ok(AbmOutcome::AlbaId(alba_id))));
+                    }
+                    state.replies[&key].clone()
+                }
+                _ => Reply::Refused(Refusal::UnknownGroup),
+            };
+            let lost = matches!(reply, Reply::Abm(_)) && state.lose > 0;
+            if lost {
+                state.lose -= 1;
+            }
+            (reply, lost)
+        };
+        if lost {
+            std::future::pending::<()>().await;
+        }
+        reply
+    }
+}
+
+struct World {
+    sim: Simulation,
+    server: Arc<Server>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self { sim: Simulation::new(seed), server: Arc::default() }
+    }
+
+    async fn start(&self) -> Arc<MetadataClient> {
+        let node = self.sim.node(1);
+        let theirs = node.env();
+        let listener = theirs.net.listen(node.address(4000)).await.unwrap();
+        let serving = serve(theirs.clone(), listener, self.server.clone(), ServerLimits::default());
+        theirs.spawn.spawn(
+            "server",
+            Box::pin(async move {
+                serving.await;
+            }),
+        );
+        let nobody = self.sim.node(3).address(1);
+        // The first server of the list is not there.
+        MetadataClient::connect(self.sim.node(2).env(), vec![nobody, node.address(4000)])
+    }
+
+    fn bootstrap() -> AbmCommand {
+        AbmCommand::Bootstrap { alba_id: AlbaId::new("wanted").unwrap() }
+    }
+}
+
+fn answer(n: usize) -> Result<AbmOutcome, MetaError> {
+    Ok(AbmOutcome::AlbaId(AlbaId::new(format!("answer {n}")).unwrap()))
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_again_under_the_same_id() {
+    let world = World::new(1);
+    let running = world.sim.run(LIMIT, async {
+        let client = world.start().await;
+        let directory: &dyn Directory = client.as_ref();
+        let deadline = || world.sim.node(2).env().deadline_in(Duration::from_secs(60));
+        world.server.state.lock().unwrap().lose = 2;
+        assert_eq!(directory.command(World::bootstrap(), deadline()).await, answer(1));
+        assert_eq!(directory.command(World::bootstrap(), deadline()).await, answer(2));
+        let state = world.server.state.lock().unwrap();
+        let ids: Vec<_> = state.executed.iter().map(|id| (id.sequence, id.lowest_unacknowledged)).collect();
+        assert_eq!(ids, [(1, 1), (2, 2)]);
+    });
+    running.unwrap();
+}
+
+#[test]
+fn an_unanswered_command_ends_at_its_deadline() {
+    let world = World::new(2);
+    let running = world.sim.run(LIMIT, async {
+        let client = world.start().await;
+        let env = world.sim.node(2).env();
+        let directory: &dyn Directory = client.as_ref();
+        world.server.state.lock().unwrap().lose = u32::MAX;
+        let began = env.clock.now();
+        let result = directory.command(World::bootstrap(), env.deadline_in(Duration::from_secs(20))).await;
+        assert!(matches!(result, Err(MetaError::Unreachable { .. })), "{result:?}");
+        assert!(env.clock.now().since(began) <= Duration::from_secs(21));
+        assert_eq!(world.server.state.lock().unwrap().executed.len(), 1);
+        // Given up: the group may forget it.
+        world.server.state.lock().unwrap().lose = 0;
+        let deadline = env.deadline_in(Duration::from_secs(20));
+        assert_eq!(directory.command(World::bootstrap(), deadline).await, answer(2));
+        assert_eq!(world.server.state.lock().unwrap().executed[1].lowest_unacknowledged, 2);
+    });
+    running.unwrap();
+}
+
+#[test]
+fn a_forgotten_session_is_renewed_only_when_nothing_can_have_happened() {
+    let world = World::new(3);
+    let running = world.sim.run(LIMIT, async {
+        let client = world.start().await;
+        let env = world.sim.node(2).env();
+        let directory: &dyn Directory = client.as_ref();
+        let deadline = || env.deadline_in(Duration::from_secs(60));
+        assert_eq!(directory.command(World::bootstrap(), deadline()).await, answer(1));
+        // Sent once, refused: a new session, executed there.
+        world.server.state.lock().unwrap().forget_sessions = true;
+        assert_eq!(directory.command(World::bootstrap(), deadline()).await, answer(2));
+        assert_eq!(world.server.state.lock().unwrap().sessions, 2);
+        // Its answer was lost before the session was: whether it happened is unknown.
+        world.server.state.lock().unwrap().lose = 1;
+        let command = directory.command(World::bootstrap(), deadline());
+        let forget = async {
+            env.clock.sleep_until(env.clock.now().plus(Duration::from_secs(2))).await;
+            world.server.state.lock().unwrap().forget_sessions = true;
+        };
+        let (result, ()) = tokio::join!(command, forget);
+        assert_eq!(result, Err(MetaError::SessionUnknown));
+    });
+    running.unwrap();
+}
