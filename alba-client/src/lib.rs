@@ -5,6 +5,38 @@
 //! `NamespaceStore`, the OSDs through [`OsdConnector`]. The engine must never report a write as done before the
 //! namespace's group committed it, never hand on bytes whose checksum was not verified, and never wait without a
 //! deadline.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use alba_client::{BytesSource, Client, ClientConfig, Consistency, MemorySink, Slice, UploadOptions};
+//! use alba_core::env::real;
+//! use alba_core::ids::{NamespaceName, ObjectName};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let env = real::env();
+//! let config = ClientConfig { metadata: vec!["127.0.0.1:4000".parse()?], ..ClientConfig::default() };
+//! let client = Client::connect(env.clone(), config).await?;
+//! // Every request has a deadline; it may be shared by several.
+//! let deadline = env.deadline_in(Duration::from_secs(20));
+//! let (namespace, name) = (NamespaceName::new("demo")?, ObjectName::new("greeting")?);
+//!
+//! let mut source = BytesSource::new("hello, disks");
+//! client.upload(&namespace, &name, &mut source, UploadOptions::default(), deadline).await?;
+//!
+//! let mut sink = MemorySink::new();
+//! client.download(&namespace, &name, Consistency::Consistent, &mut sink, deadline).await?;
+//! assert_eq!(&sink.into_bytes()[..], b"hello, disks");
+//!
+//! let part = vec![(name, vec![Slice { offset: 7, length: 5 }])];
+//! let read = client.read_slices(&namespace, part, Consistency::Cached, deadline).await?;
+//! assert_eq!(read.data.concat(), b"disks");
+//!
+//! // Before the process ends: what uploads left to do in the background.
+//! client.settle(deadline).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod buffers;
 mod client;

@@ -116,6 +116,13 @@ impl TestOsd {
         self.memory.apply(batch, Priority::High, deadline).await.unwrap();
     }
 
+    /// Takes the namespace's marker away, as on a disk that was formatted.
+    pub(super) async fn forget_namespace(&self) {
+        let updates = vec![OsdUpdate::Delete(osd_keys::namespace_marker(NS))];
+        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
+        self.memory.apply(OsdBatch { asserts: vec![], updates }, Priority::High, deadline).await.unwrap();
+    }
+
     fn keys(&self, is: impl Fn(&osd_keys::Parsed) -> bool) -> usize {
         self.memory.content().keys().filter(|key| osd_keys::parse(key).is_ok_and(|p| is(&p))).count()
     }

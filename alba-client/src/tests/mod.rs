@@ -1,6 +1,7 @@
 //! The engine as a whole, over a simulated clock and a backend in memory.
 
 mod backend;
+mod files;
 mod reading;
 mod sequences;
 mod writing;

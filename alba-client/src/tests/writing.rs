@@ -416,3 +416,29 @@ fn an_object_too_large_for_its_manifest_is_refused_at_once() {
         assert!(fixture.backend.events().is_empty());
     });
 }
+
+#[test]
+fn an_osd_that_is_merely_slower_gets_all_its_fragments() {
+    let fixture = Fixture::new(4, 4, preset(&[[2, 2, 3, 4]], 1024, Compression::None));
+    fixture.backend.osd(osd(1)).set(|f| f.write_delay = Duration::from_millis(30));
+    fixture.run(async {
+        put(&fixture, "o", &data(2 * 1024 * 40)).await.unwrap();
+        settle(&fixture).await;
+        let stored = fixture.backend.stored(&name("o")).unwrap();
+        assert!(stored.fragments().all(|(_, _, f)| f.location.is_some()));
+    });
+}
+
+#[test]
+fn a_namespace_that_an_osd_does_not_have_says_nothing_about_the_device() {
+    let fixture = Fixture::new(5, 5, preset(&[[2, 2, 3, 4]], 1024, Compression::None));
+    fixture.run(async {
+        fixture.backend.osd(osd(0)).forget_namespace().await;
+        for i in 0..10 {
+            let stored = put(&fixture, &format!("o{i}"), &data(10)).await.unwrap();
+            assert!(stored.manifest.fragments().all(|(_, _, f)| f.location != Some(osd(0))));
+        }
+        settle(&fixture).await;
+        assert_eq!(fixture.backend.osd(osd(0)).fragments(), 0, "ownership is asserted on each write");
+    });
+}
