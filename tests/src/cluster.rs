@@ -42,12 +42,21 @@ pub struct Options {
     pub restart: bool,
     /// More arguments of `alba up`.
     pub more: Vec<String>,
+    /// Environment of all processes: the way to set any configuration key (`ALBA_PROXY__CLIENT__…`).
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
     /// 4 nodes with 3 OSDs each; who dies stays dead.
     pub fn new(program: &str) -> Self {
-        Self { program: program.into(), nodes: 4, osds_per_node: 3, restart: false, more: Vec::new() }
+        Self {
+            program: program.into(),
+            nodes: 4,
+            osds_per_node: 3,
+            restart: false,
+            more: Vec::new(),
+            env: Vec::new(),
+        }
     }
 }
 
@@ -161,6 +170,7 @@ impl Cluster {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.options.program);
         command.env(process::OWNER, &self.owner).env_remove("ALBA_CONFIG").current_dir(&self.directory);
+        command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -11,8 +11,11 @@
 
 pub mod cluster;
 pub mod content;
+pub mod history;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod repository;
 pub mod requirements;
+pub mod sim;
 pub mod wait;

@@ -48,11 +48,10 @@ pub fn test_functions(source: &str) -> BTreeMap<String, TestFunction> {
             attributes.push(line);
             continue;
         }
-        if let Some(name) = function_name(line) {
-            if attributes.iter().any(|attribute| is_test(attribute)) {
-                let ignored = attributes.iter().any(|attribute| attribute.starts_with("#[ignore"));
-                found.insert(name.to_owned(), TestFunction { ignored });
-            }
+        let name = function_name(line).filter(|_| attributes.iter().any(|attribute| is_test(attribute)));
+        if let Some(name) = name {
+            let ignored = attributes.iter().any(|attribute| attribute.starts_with("#[ignore"));
+            found.insert(name.to_owned(), TestFunction { ignored });
         }
         // Attributes over several lines end in `]`: only code or an empty line separates them from the function.
         if !line.starts_with("//") && !line.ends_with(']') {

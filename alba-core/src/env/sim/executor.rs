@@ -205,7 +205,9 @@ impl Core {
     }
 
     pub(super) fn cancel_timer(&self, id: TimerId) {
-        lock(&self.state).timers.remove(&id);
+        let waker = lock(&self.state).timers.remove(&id);
+        // Dropped after the lock is released, like all wakers here: one may own a future that has timers of its own.
+        drop(waker);
     }
 
     pub(super) fn waker(&self, id: u64) -> Waker {

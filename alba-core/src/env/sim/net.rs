@@ -427,12 +427,14 @@ impl AsyncRead for SimStream {
     ) -> Poll<io::Result<()>> {
         let pipe = &self.incoming;
         let blocked = self.core.network.is_blocked(pipe.from, pipe.to);
+        // Swapped in and dropped after the lock is released: a waker may own a future that uses this pipe.
+        let mut waker = Some(context.waker().clone());
         let mut guard = lock(&pipe.state);
         let state = &mut *guard;
         if state.reset {
             return Poll::Ready(Err(reset_by_peer()));
         }
-        state.reader = Some(context.waker().clone());
+        std::mem::swap(&mut state.reader, &mut waker);
         if blocked {
             return Poll::Pending; // healing wakes the reader
         }
@@ -467,6 +469,7 @@ impl AsyncRead for SimStream {
 impl AsyncWrite for SimStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let pipe = &self.outgoing;
+        let mut waker = Some(context.waker().clone());
         {
             let mut state = lock(&pipe.state);
             if state.reset {
@@ -476,7 +479,7 @@ impl AsyncWrite for SimStream {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
             if state.bytes >= PIPE_BYTES {
-                state.writer = Some(context.waker().clone());
+                std::mem::swap(&mut state.writer, &mut waker);
                 return Poll::Pending;
             }
         }

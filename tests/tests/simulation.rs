@@ -1,0 +1,82 @@
+//! Seeded runs of a whole cluster over simulated time, network and disks.
+//!
+//! `ALBA_SIM_SEED=7` repeats one run, `ALBA_SIM_SEEDS=500` makes more of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "test code: it fails by panicking, and it is outside of what is simulated"
+)]
+
+use alba_tests::sim::{Outcome, Plan, Sabotage, run};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 12;
+
+const FAULTY: Plan = Plan { clients: 3, operations: 300, faults: true, sabotage: None };
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    match number("ALBA_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("ALBA_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+    }
+}
+
+#[test]
+fn without_faults_everything_succeeds() {
+    let outcome = run(1, Plan { faults: false, ..FAULTY });
+    let counts = outcome.counts;
+    assert_eq!(counts.failed_reads, 0, "{outcome:?}");
+    // Each client may have been at its last operation when the run ended.
+    assert!(counts.acknowledged + FAULTY.clients >= counts.attempts, "{outcome:?}");
+    assert!(outcome.objects > 5, "{outcome:?}");
+}
+
+#[test]
+#[should_panic(expected = "fragments needed")]
+fn the_checker_sees_lost_fragments() {
+    run(1, Plan { faults: false, sabotage: Some(Sabotage::Disks), ..FAULTY });
+}
+
+#[test]
+#[should_panic(expected = "NamespaceMoved")]
+fn a_group_that_lost_its_state_never_says_absent() {
+    run(1, Plan { faults: false, sabotage: Some(Sabotage::Metadata), ..FAULTY });
+}
+
+#[test]
+fn same_seed_gives_the_same_trace() {
+    let one = run(3, FAULTY);
+    assert_eq!(run(3, FAULTY), one);
+    assert_ne!(run(4, FAULTY).hash, one.hash);
+}
+
+#[test]
+fn acknowledged_objects_survive_crashes_and_a_bad_network() {
+    let outcomes: Vec<Outcome> = seeds()
+        .into_iter()
+        .map(|seed| {
+            let outcome = run(seed, FAULTY);
+            println!("seed {seed}: {outcome:?}");
+            outcome
+        })
+        .collect();
+    // The runs are worth something: most of what is attempted succeeds, and all kinds of faults happen.
+    if outcomes.len() >= 10 {
+        let sum = |of: fn(&Outcome) -> u32| outcomes.iter().map(of).sum::<u32>();
+        assert!(sum(|o| o.counts.acknowledged) * 2 > sum(|o| o.counts.attempts));
+        assert!(sum(|o| o.counts.reads) > sum(|o| o.counts.failed_reads));
+        for (kind, count) in [
+            ("OSD crashes", sum(|o| o.faults.osd_crashes)),
+            ("metadata crashes", sum(|o| o.faults.metadata_crashes)),
+            ("client crashes", sum(|o| o.faults.client_crashes)),
+            ("stalls", sum(|o| o.faults.stalls)),
+            ("link faults", sum(|o| o.faults.link_faults)),
+        ] {
+            assert!(count > 0, "no {kind} in all these runs");
+        }
+    }
+}
