@@ -174,6 +174,11 @@ impl Cluster {
         command
     }
 
+    /// How many nodes it has when it is started the next time.
+    pub fn set_nodes(&mut self, nodes: u16) {
+        self.options.nodes = nodes;
+    }
+
     /// Starts (again) on the same data and ports, and waits until it is ready.
     pub fn up(&mut self) {
         assert!(self.up.is_none(), "it is up already");
