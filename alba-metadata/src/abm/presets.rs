@@ -1,10 +1,8 @@
 //! Presets (features §2.2).
 
-use alba_core::checksum::ChecksumAlgorithm;
 use alba_core::ids::PresetName;
 use alba_core::kv::{KvError, KvRead};
-use alba_core::policy::{Policy, PolicyError};
-use alba_core::preset::{Compression, ObjectChecksums, OsdSet, Preset};
+use alba_core::preset::{OsdSet, Preset};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::rpc::abm::{AbmError, AbmOutcome, PresetRecord};
 use serde::{Deserialize, Serialize};
@@ -25,7 +23,7 @@ struct Stored {
 
 pub(super) fn bootstrap(txn: &mut KvTxn<'_>) -> Result<(), KvError> {
     let name = PresetName::new(BUILT_IN).map_err(damaged)?;
-    save(txn, keys::preset(&name), &Stored { preset: built_in().map_err(damaged)?, version: 0 })?;
+    save(txn, keys::preset(&name), &Stored { preset: Preset::built_in(), version: 0 })?;
     save(txn, keys::DEFAULT_PRESET, &name)
 }
 
@@ -90,21 +88,4 @@ pub(super) fn list(
 pub(super) fn all(store: &(impl KvRead + ?Sized)) -> Result<Vec<PresetRecord>, KvError> {
     let entries = scan_prefix(store, keys::PRESETS, usize::MAX)?;
     entries.iter().map(|(key, value)| named(store, key.get(1..).unwrap_or_default(), value)).collect()
-}
-
-/// What it is (interfaces §4).
-fn built_in() -> Result<Preset, PolicyError> {
-    use ChecksumAlgorithm::{Blake3, Crc32c, None, Sha1};
-    Ok(Preset {
-        policies: vec![Policy::new(5, 4, 8, 3)?, Policy::new(2, 2, 3, 4)?],
-        fragment_size: 1 << 20,
-        osds: OsdSet::All,
-        compression: Compression::None,
-        fragment_checksum: Blake3,
-        object_checksum: ObjectChecksums {
-            allowed: vec![None, Sha1, Crc32c, Blake3],
-            default: Crc32c,
-            verify_upload: true,
-        },
-    })
 }

@@ -66,17 +66,19 @@ pub(crate) fn name(text: &str) -> ObjectName {
 
 /// An object of one chunk per entry; an entry says where the three fragments are.
 pub(crate) fn manifest(text: &str, id: u8, chunks: &[[Option<u32>; 3]]) -> Manifest {
+    // Of a length of its own, so that sums tell objects apart.
+    let fragment_len = 10 + u32::from(id);
     let fragment = |at: &Option<u32>| Fragment {
         location: at.map(OsdId::from_u32),
         version: ObjectVersion(0),
         checksum: Checksum::Crc32c(1),
-        packed_len: 10 + u32::from(id),
+        packed_len: fragment_len,
         ctr: None,
     };
     Manifest {
         name: name(text),
         object_id: ObjectId::new([id; 32]),
-        size: 100,
+        size: u64::from(fragment_len) * 2 * u64::try_from(chunks.len()).unwrap(),
         checksum: Checksum::Crc32c(u32::from(id)),
         scheme: Scheme {
             shape: CodeShape::new(2, 1).unwrap(),
@@ -86,7 +88,7 @@ pub(crate) fn manifest(text: &str, id: u8, chunks: &[[Option<u32>; 3]]) -> Manif
         encryption: EncryptInfo::None,
         chunks: chunks
             .iter()
-            .map(|places| Chunk { size: 128, fragments: places.iter().map(fragment).collect() })
+            .map(|places| Chunk { size: fragment_len * 2, fragments: places.iter().map(fragment).collect() })
             .collect(),
         version: ObjectVersion(0),
         max_disks_per_node: 1,

@@ -37,7 +37,7 @@ pub(super) fn bucket_of(
     manifest: &Manifest,
 ) -> Result<Bucket, KvError> {
     let nodes = indexes::nodes(store, namespace, &indexes::osds_of(manifest))?;
-    Ok(checks::bucket(manifest, &nodes))
+    Ok(manifest.bucket(|osd| nodes.get(&osd)))
 }
 
 /// Takes an object out; its fragments become deletable in the same command.
