@@ -2,8 +2,8 @@
 //!
 //! Ids: `erasure/<encode|reconstruct1|reconstruct_m>/<kernel>/<k>+<m>/<fragment bytes>` and
 //! `erasure/memcpy/<k>+<m>/<fragment bytes>`. Throughput counts user data: k × fragment bytes, whatever is computed.
-//! Kernels: `reference` is what ALBA runs (`alba_core::erasure`), `crate` is `reed-solomon-erasure` through its own
-//! interface, for comparison. `reconstruct1` loses one data fragment, `reconstruct_m` m of them. memcpy copies the k data
+//! Kernels: those of `alba_core::erasure::kernel` that this CPU has (ALBA runs the first of them), and `crate`, which is
+//! `reed-solomon-erasure` through its own interface, for comparison. `reconstruct1` loses one data fragment, `reconstruct_m` m of them. memcpy copies the k data
 //! fragments: about what it costs to touch the data at all. After the runs a table shows medians and ratios to memcpy.
 
 // A bench is an edge: it measures real time and prints.
@@ -15,6 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use alba_core::erasure;
+use alba_core::erasure::kernel::Kernel;
 use alba_core::ids::FragmentIndex;
 use alba_core::policy::CodeShape;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
@@ -22,15 +23,17 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
-const SHAPES: [(u8, u8); 4] = [(4, 2), (5, 4), (8, 4), (16, 4)];
-const FRAGMENT: usize = 1 << 20;
+const SHAPES: [(u8, u8); 6] = [(2, 1), (4, 2), (5, 4), (8, 4), (10, 4), (16, 4)];
+const FRAGMENTS: [usize; 2] = [64 << 10, 1 << 20];
 
-/// Time per iteration of every sample, by (shape, operation/kernel).
-type Samples = BTreeMap<(CodeShape, String), Vec<Duration>>;
+/// Time per iteration of every sample, by (shape, fragment bytes, operation/kernel).
+type Samples = BTreeMap<(CodeShape, usize, String), Vec<Duration>>;
 
 struct Bench<'a> {
     criterion: &'a mut Criterion,
     samples: RefCell<Samples>,
+    /// Bytes of each fragment.
+    fragment: usize,
 }
 
 impl Bench<'_> {
@@ -38,11 +41,11 @@ impl Bench<'_> {
         // Once untimed: a filter may leave out the runs, but not what is compared after them.
         work();
         let mut group = self.criterion.benchmark_group(format!("erasure/{what}"));
-        group.throughput(Throughput::Bytes(u64::try_from(shape.k() * FRAGMENT).unwrap()));
+        group.throughput(Throughput::Bytes(u64::try_from(shape.k() * self.fragment).unwrap()));
         group.sampling_mode(SamplingMode::Flat).sample_size(15);
-        group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_millis(1200));
-        let samples = &self.samples;
-        let id = BenchmarkId::new(format!("{}+{}", shape.k(), shape.m()), FRAGMENT);
+        group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(400));
+        let (samples, fragment) = (&self.samples, self.fragment);
+        let id = BenchmarkId::new(format!("{}+{}", shape.k(), shape.m()), self.fragment);
         group.bench_function(id, |bencher| {
             bencher.iter_custom(|iterations| {
                 let start = Instant::now();
@@ -51,7 +54,7 @@ impl Bench<'_> {
                 }
                 let elapsed = start.elapsed();
                 let each = elapsed / u32::try_from(iterations).unwrap();
-                samples.borrow_mut().entry((shape, what.to_owned())).or_default().push(each);
+                samples.borrow_mut().entry((shape, fragment, what.to_owned())).or_default().push(each);
                 elapsed
             });
         });
@@ -59,7 +62,7 @@ impl Bench<'_> {
     }
 
     fn memcpy(&mut self, shape: CodeShape, data: &[Vec<u8>]) {
-        let mut copies = vec![vec![0; FRAGMENT]; shape.k()];
+        let mut copies = vec![vec![0; self.fragment]; shape.k()];
         self.run("memcpy", shape, || {
             for (copy, source) in copies.iter_mut().zip(data) {
                 black_box(copy).copy_from_slice(black_box(source));
@@ -67,10 +70,10 @@ impl Bench<'_> {
         });
     }
 
-    fn reference(&mut self, shape: CodeShape, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let code = erasure::code(shape);
+    fn kernel(&mut self, kernel: Kernel, shape: CodeShape, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let code = erasure::code_on(shape, kernel);
         let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
-        let mut parity = vec![vec![0; FRAGMENT]; shape.m()];
+        let mut parity = vec![vec![0; self.fragment]; shape.m()];
         let mut buffers: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
         self.run(&format!("encode/{}", code.kernel()), shape, || {
             code.encode(black_box(&sources), black_box(&mut buffers)).unwrap();
@@ -78,7 +81,7 @@ impl Bench<'_> {
         let all: Vec<&[u8]> = data.iter().chain(&parity).map(Vec::as_slice).collect();
         for (operation, lost) in [("reconstruct1", 1), ("reconstruct_m", shape.m())] {
             let present: Vec<_> = (0..).map(FragmentIndex).zip(all.iter().copied()).skip(lost).collect();
-            let mut buffers = vec![vec![0; FRAGMENT]; lost];
+            let mut buffers = vec![vec![0; self.fragment]; lost];
             let mut wanted: Vec<_> =
                 (0..).map(FragmentIndex).zip(buffers.iter_mut().map(Vec::as_mut_slice)).collect();
             self.run(&format!("{operation}/{}", code.kernel()), shape, || {
@@ -91,7 +94,7 @@ impl Bench<'_> {
 
     fn crate_itself(&mut self, shape: CodeShape, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let code = ReedSolomon::new(shape.k(), shape.m()).unwrap();
-        let mut parity = vec![vec![0; FRAGMENT]; shape.m()];
+        let mut parity = vec![vec![0; self.fragment]; shape.m()];
         self.run("encode/crate", shape, || {
             code.encode_sep(black_box(data), black_box(&mut parity)).unwrap();
         });
@@ -120,30 +123,37 @@ fn median(samples: &[Duration]) -> f64 {
 
 fn print_table(samples: &Samples) {
     println!("\nGB/s of user data (medians), and the share of memcpy's speed in the same run");
-    println!("| k+m | memcpy | operation | kernel | GB/s | of memcpy |\n|-|-|-|-|-|-|");
-    for ((shape, what), times) in samples {
+    println!("| k+m | bytes | memcpy | operation | kernel | GB/s | of memcpy |\n|-|-|-|-|-|-|-|");
+    for ((shape, fragment, what), times) in samples {
         let Some((operation, kernel)) = what.split_once('/') else { continue };
         #[allow(clippy::cast_precision_loss)]
-        let rate = |times: &[Duration]| (shape.k() * FRAGMENT) as f64 / median(times) / 1e9;
-        let Some(memcpy) = samples.get(&(*shape, "memcpy".to_owned())).map(|times| rate(times)) else {
-            continue;
-        };
+        let rate = |times: &[Duration]| (shape.k() * fragment) as f64 / median(times) / 1e9;
+        let key = (*shape, *fragment, "memcpy".to_owned());
+        let Some(memcpy) = samples.get(&key).map(|times| rate(times)) else { continue };
         let speed = rate(times);
         let (k, m) = (shape.k(), shape.m());
-        println!("| {k}+{m} | {memcpy:.1} | {operation} | {kernel} | {speed:.2} | {:.3} |", speed / memcpy);
+        println!(
+            "| {k}+{m} | {fragment} | {memcpy:.1} | {operation} | {kernel} | {speed:.2} | {:.3} |",
+            speed / memcpy
+        );
     }
 }
 
 fn erasure_code(criterion: &mut Criterion) {
-    let mut bench = Bench { criterion, samples: RefCell::default() };
-    for (k, m) in SHAPES {
-        let shape = CodeShape::new(k, m).unwrap();
-        let mut rng = StdRng::seed_from_u64(u64::from(k));
-        let mut data = vec![vec![0; FRAGMENT]; shape.k()];
-        data.iter_mut().for_each(|fragment| rng.fill_bytes(fragment));
-        bench.memcpy(shape, &data);
-        let parity = bench.reference(shape, &data);
-        assert!(parity == bench.crate_itself(shape, &data), "the kernels disagree on parity");
+    let mut bench = Bench { criterion, samples: RefCell::default(), fragment: 0 };
+    for fragment in FRAGMENTS {
+        bench.fragment = fragment;
+        for (k, m) in SHAPES {
+            let shape = CodeShape::new(k, m).unwrap();
+            let mut rng = StdRng::seed_from_u64(u64::from(k));
+            let mut data = vec![vec![0; fragment]; shape.k()];
+            data.iter_mut().for_each(|fragment| rng.fill_bytes(fragment));
+            bench.memcpy(shape, &data);
+            let parity = bench.crate_itself(shape, &data);
+            for kernel in Kernel::available() {
+                assert!(parity == bench.kernel(kernel, shape, &data), "{kernel} disagrees on parity");
+            }
+        }
     }
     print_table(&bench.samples.borrow());
 }

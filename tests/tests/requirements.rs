@@ -14,7 +14,7 @@ use alba_tests::repository::{root, test_functions};
 use alba_tests::requirements::{Lookup, Requirements, faults, without_row};
 
 /// Everything that must have a row.
-const ITEMS: [&str; 13] = [
+const ITEMS: [&str; 19] = [
     "2.1",
     "2.2",
     "2.3",
@@ -28,6 +28,12 @@ const ITEMS: [&str; 13] = [
     "2.shows.2",
     "2.shows.3",
     "2.shows.4",
+    "3.1",
+    "3.2",
+    "3.3",
+    "3.4",
+    "3.5",
+    "3.shows.1",
 ];
 
 fn requirements() -> Requirements {

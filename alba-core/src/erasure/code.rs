@@ -1,47 +1,71 @@
 //! A code as matrix arithmetic: which rows to apply to which fragments. How rows are applied is the kernel's.
 
-use std::marker::PhantomData;
+use std::sync::Arc;
 
+use super::decode_cache::{DecodeCache, Loss};
+use super::kernel::{Coefficients, Kernel};
 use super::matrix::Matrix;
 use super::{CodeError, ErasureCode};
 use crate::ids::FragmentIndex;
 use crate::policy::CodeShape;
 
-/// What does the work.
-pub(super) trait Kernel: Send + Sync + 'static {
-    /// For benches and diagnostics.
-    const NAME: &'static str;
+/// Bytes of each fragment compared at a time by [`ErasureCode::verify`]: with k inputs this stays in the caches.
+const VERIFY_BLOCK: usize = 4 * 1024;
 
-    /// `targets[i] = Σ_j rows[i][j] · sources[j]`, byte by byte. All slices have one length, not 0; there are as many
-    /// rows as targets and as many columns as sources.
-    fn multiply(rows: &Matrix, sources: &[&[u8]], targets: &mut [&mut [u8]]);
-}
-
-/// Bytes of each fragment compared at a time by [`ErasureCode::verify`].
-const VERIFY_BLOCK: usize = 64 * 1024;
+/// k + m is never more (invariant of [`CodeShape`]).
+const MAX_FRAGMENTS: usize = 255;
 
 /// A code of one shape on a kernel. Replication (k = 1) and m = 0 use no field arithmetic.
-pub(super) struct MatrixCode<K> {
+pub(super) struct MatrixCode {
     shape: CodeShape,
+    kernel: Kernel,
     /// k + m rows; the first k are the identity.
     generator: Matrix,
-    /// The last m of them.
-    parity_rows: Matrix,
-    kernel: PhantomData<K>,
+    /// The last m of them, prepared for the kernels.
+    parity: Coefficients,
+    /// The rows one at a time, for `verify`.
+    parity_rows: Vec<Coefficients>,
+    decoders: DecodeCache,
 }
 
-impl<K: Kernel> MatrixCode<K> {
-    pub(super) fn new(shape: CodeShape) -> Self {
+impl MatrixCode {
+    pub(super) fn new(shape: CodeShape, kernel: Kernel) -> Self {
         let generator = Matrix::generator(shape);
-        let parity_rows = Matrix::from_rows(shape.k(), generator.rows().skip(shape.k()));
-        Self { shape, generator, parity_rows, kernel: PhantomData }
+        let parity_rows: Vec<&[u8]> = generator.rows().skip(shape.k()).collect();
+        Self {
+            shape,
+            kernel,
+            parity: Coefficients::new(&parity_rows),
+            parity_rows: parity_rows.iter().map(|row| Coefficients::new(&[row])).collect(),
+            decoders: DecodeCache::default(),
+            generator,
+        }
     }
 
     /// Rows that make the wanted fragments from the k chosen ones, which stand in the order of `chosen`.
-    fn decode_rows(&self, chosen: &[usize], wanted: impl Iterator<Item = usize>) -> Option<Matrix> {
-        let square = Matrix::from_rows(self.shape.k(), chosen.iter().map(|index| self.generator.row(*index)));
-        let wanted = Matrix::from_rows(self.shape.k(), wanted.map(|index| self.generator.row(index)));
-        Some(wanted.times(&square.inverse()?))
+    fn decoder(&self, loss: Loss) -> Option<Arc<Coefficients>> {
+        self.decoders.get_or_make(loss, |Loss { chosen, wanted }| {
+            let rows_of = |indices: &[u8]| {
+                Matrix::from_rows(
+                    self.shape.k(),
+                    indices.iter().map(|index| self.generator.row(usize::from(*index))),
+                )
+            };
+            let rows = rows_of(wanted).times(&rows_of(chosen).inverse()?);
+            Some(Coefficients::new(&rows.rows().collect::<Vec<_>>()))
+        })
+    }
+
+    fn multiply(
+        &self,
+        matrix: &Coefficients,
+        sources: &[&[u8]],
+        targets: &mut [&mut [u8]],
+    ) -> Result<(), CodeError> {
+        // The callers have checked counts and lengths; the kernel checks them again before it touches memory.
+        self.kernel
+            .multiply(matrix, sources, targets)
+            .map_err(|_| CodeError::Count { expected: matrix.columns(), found: sources.len() })
     }
 
     fn position(&self, index: FragmentIndex) -> Result<usize, CodeError> {
@@ -63,13 +87,13 @@ fn count(expected: usize, found: usize) -> Result<(), CodeError> {
     if found == expected { Ok(()) } else { Err(CodeError::Count { expected, found }) }
 }
 
-impl<K: Kernel> ErasureCode for MatrixCode<K> {
+impl ErasureCode for MatrixCode {
     fn shape(&self) -> CodeShape {
         self.shape
     }
 
     fn kernel(&self) -> &'static str {
-        K::NAME
+        self.kernel.name()
     }
 
     fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodeError> {
@@ -80,7 +104,7 @@ impl<K: Kernel> ErasureCode for MatrixCode<K> {
         match data {
             _ if len == 0 || parity.is_empty() => {}
             [only] => parity.iter_mut().for_each(|copy| copy.copy_from_slice(only)),
-            _ => K::multiply(&self.parity_rows, data, parity),
+            _ => self.multiply(&self.parity, data, parity)?,
         }
         Ok(())
     }
@@ -120,12 +144,13 @@ impl<K: Kernel> ErasureCode for MatrixCode<K> {
             buffers.iter_mut().for_each(|copy| copy.copy_from_slice(only));
             return Ok(());
         }
+        // Positions are below k + m <= 255.
+        let small = |indices: Vec<usize>| indices.into_iter().filter_map(|i| u8::try_from(i).ok()).collect();
         // Any k rows of the generator have an inverse, so this cannot be absent.
         let matrix = self
-            .decode_rows(&rows, targets.into_iter())
+            .decoder(Loss { chosen: small(rows), wanted: small(targets) })
             .ok_or(CodeError::TooFew { needed: k, found: present.len() })?;
-        K::multiply(&matrix, &sources, &mut buffers);
-        Ok(())
+        self.multiply(&matrix, &sources, &mut buffers)
     }
 
     fn verify(&self, fragments: &[&[u8]]) -> Result<bool, CodeError> {
@@ -133,15 +158,23 @@ impl<K: Kernel> ErasureCode for MatrixCode<K> {
         let len = fragments.first().map_or(0, |first| first.len());
         same_length(len, fragments.iter().map(|f| f.len()))?;
         let (data, parity) = fragments.split_at(self.shape.k());
-        let mut scratch = vec![0; self.shape.m() * VERIFY_BLOCK.min(len)];
+        if let [only] = data {
+            return Ok(parity.iter().all(|copy| copy == only));
+        }
+        // On the stack, so that a scrub of small fragments allocates nothing: k <= 255 slices and one block.
+        let mut blocks: [&[u8]; MAX_FRAGMENTS] = [&[]; MAX_FRAGMENTS];
+        let mut computed = [0; VERIFY_BLOCK];
         for start in (0..len).step_by(VERIFY_BLOCK) {
-            let block = start..len.min(start + VERIFY_BLOCK);
-            let data: Vec<&[u8]> = data.iter().map(|d| &d[block.clone()]).collect();
-            let mut computed: Vec<&mut [u8]> =
-                scratch.chunks_exact_mut(block.len()).take(parity.len()).collect();
-            self.encode(&data, &mut computed)?;
-            if computed.iter().zip(parity).any(|(computed, stored)| **computed != stored[block.clone()]) {
-                return Ok(false);
+            let end = len.min(start + VERIFY_BLOCK);
+            for (block, fragment) in blocks.iter_mut().zip(data) {
+                *block = &fragment[start..end];
+            }
+            let computed = &mut computed[..end - start];
+            for (row, stored) in self.parity_rows.iter().zip(parity) {
+                self.multiply(row, &blocks[..data.len()], &mut [&mut *computed])?;
+                if *computed != stored[start..end] {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)

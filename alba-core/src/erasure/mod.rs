@@ -1,7 +1,7 @@
 //! The erasure code: systematic Reed–Solomon over GF(2^8).
 //!
 //! Fragments `0..k` are the data itself, `k..k+m` parity; any k of them give back the rest. Which bytes parity has is a
-//! stored format, fixed by the generator matrix (`matrix`): a faster kernel may replace `reference`, never change a
+//! stored format, fixed by the generator matrix (`matrix`): a faster [`kernel`] may replace another, never change a
 //! byte. Nothing here allocates buffers or keeps data: callers own both.
 
 use std::collections::BTreeMap;
@@ -13,11 +13,12 @@ use crate::ids::FragmentIndex;
 use crate::policy::CodeShape;
 
 mod code;
+mod decode_cache;
+pub mod kernel;
 mod matrix;
-mod reference;
 
 use code::MatrixCode;
-use reference::Reference;
+use kernel::Kernel;
 
 /// Why fragments cannot be coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -93,12 +94,17 @@ pub fn code(shape: CodeShape) -> Arc<dyn ErasureCode> {
     if let Some(code) = codes.get(&shape) {
         return Arc::clone(code);
     }
-    let code: Arc<dyn ErasureCode> = Arc::new(MatrixCode::<Reference>::new(shape));
+    let code: Arc<dyn ErasureCode> = Arc::new(MatrixCode::new(shape, Kernel::best()));
     if codes.len() >= CACHED_SHAPES {
         codes.clear();
     }
     codes.insert(shape, Arc::clone(&code));
     code
+}
+
+/// The code of a shape on a given kernel, not cached: for benches and for tests of every kernel the CPU has.
+pub fn code_on(shape: CodeShape, kernel: Kernel) -> Arc<dyn ErasureCode> {
+    Arc::new(MatrixCode::new(shape, kernel))
 }
 
 #[cfg(test)]

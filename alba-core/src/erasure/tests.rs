@@ -218,3 +218,52 @@ proptest! {
         prop_assert_eq!(shards.into_iter().map(Option::unwrap).collect::<Vec<_>>(), fragments);
     }
 }
+
+proptest! {
+    /// Every kernel this CPU has, forced, against the crate: parity, and what any loss of at most m fragments gives back.
+    #[test]
+    fn every_kernel_codes_and_decodes_like_the_crate(
+        k in 2_u8..20, m in 1_u8..6, len in 0_usize..400, seed: u64,
+    ) {
+        let shape = shape(k, m);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let data: Vec<Vec<u8>> = (0..k)
+            .map(|_| {
+                let mut fragment = vec![0; len];
+                rng.fill_bytes(&mut fragment);
+                fragment
+            })
+            .collect();
+        // The crate refuses empty fragments.
+        let fragments = if len == 0 { vec![Vec::new(); shape.total()] } else { encoded_by_the_crate(shape, &data) };
+        let mut order: Vec<usize> = (0..shape.total()).collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, usize::try_from(rng.next_u64() % 251).unwrap() % (i + 1));
+        }
+        let (lost, kept) = order.split_at(usize::from(m));
+        for kernel in Kernel::available() {
+            let code = code_on(shape, kernel);
+            let sources: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+            let mut parity = vec![vec![0x5a; len]; usize::from(m)];
+            let mut buffers: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+            code.encode(&sources, &mut buffers).unwrap();
+            prop_assert_eq!(&parity[..], &fragments[usize::from(k)..], "{} encodes otherwise", kernel);
+            let present: Vec<_> = kept.iter().map(|i| (index(*i), fragments[*i].as_slice())).collect();
+            let mut rebuilt = vec![vec![0xa5; len]; lost.len()];
+            let mut wanted: Vec<_> =
+                lost.iter().zip(&mut rebuilt).map(|(i, buffer)| (index(*i), buffer.as_mut_slice())).collect();
+            code.reconstruct(&present, &mut wanted).unwrap();
+            for (i, rebuilt) in lost.iter().zip(&rebuilt) {
+                prop_assert_eq!(rebuilt, &fragments[*i], "{} rebuilds {} otherwise", kernel, i);
+            }
+            let all: Vec<&[u8]> = fragments.iter().map(Vec::as_slice).collect();
+            prop_assert!(code.verify(&all).unwrap());
+            if len > 0 {
+                let mut damaged = fragments.clone();
+                damaged[lost[0]][len / 2] ^= 1;
+                let damaged: Vec<&[u8]> = damaged.iter().map(Vec::as_slice).collect();
+                prop_assert!(!code.verify(&damaged).unwrap());
+            }
+        }
+    }
+}
