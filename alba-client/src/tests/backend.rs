@@ -158,7 +158,7 @@ impl Osd for TestOsd {
                     Event::Stored(self.id, key.clone())
                 }
                 OsdUpdate::Delete(key) => Event::TagRemoved(self.id, key.clone()),
-                OsdUpdate::Set(..) => continue,
+                _ => continue,
             };
             self.log.lock().unwrap().push(event);
         }

@@ -47,6 +47,20 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes `parts` back to back at `offset`, extending the file as needed.
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()>;
 
+    /// Gives the space of `len` bytes at `offset` back to the file system; they read as zeros. The length stays.
+    /// `Unsupported` where the file system cannot. Block-aligned.
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Puts blocks behind the first `len` bytes again where holes were punched, without changing what is read.
+    /// `StorageFull` when there are none left.
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Ok(())
+    }
+
     /// Makes all writes so far safe (data and length). After a failure nothing is known about them: never retry on the
     /// same range.
     async fn sync(&self) -> io::Result<()>;

@@ -47,6 +47,22 @@ pub enum OsdUpdate {
     Set(OsdKey, StoredValue),
     /// Removes the key; absent is fine.
     Delete(OsdKey),
+    /// Removes every key from the first (included) to the second (excluded). One record; the space returns in the
+    /// background. Only an OSD with the capability `DeleteRange` takes it.
+    DeleteRange(OsdKey, OsdKey),
+    /// Sets the key to a value that the OSD fetches itself. Only one with the capability `CopyFromPeer` takes it.
+    SetFromPeer(OsdKey, PeerSource),
+}
+
+/// A value on another OSD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSource {
+    /// The OSD that has it; one that the fetching OSD knows as registered.
+    pub peer: LongId,
+    /// Its key there.
+    pub key: OsdKey,
+    /// What the value must have; stored beside it. `None` is refused: nothing could be verified.
+    pub checksum: Checksum,
 }
 
 /// All asserts hold and all updates are durable, or nothing happened.
@@ -74,6 +90,18 @@ pub struct ValueSlice {
     pub offset: u32,
     /// How long it is, in bytes.
     pub len: u32,
+}
+
+/// A piece of a value as its OSD proves it: whole 16 KiB leaves of the value's BLAKE3 tree that cover the slice asked for,
+/// and what is needed to verify them against the root. Unverified until [`crate::blake3_tree`] has checked it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvenSlice {
+    /// Length of the whole value in bytes, as claimed.
+    pub value_len: u32,
+    /// The covering leaves, back to back.
+    pub leaves: Bytes,
+    /// The sibling chaining values, 32 bytes each, in the order that the verifier consumes them.
+    pub proof: Bytes,
 }
 
 /// Space on an OSD.
@@ -156,6 +184,19 @@ pub trait Osd: Send + Sync + 'static {
         priority: Priority,
         deadline: Deadline,
     ) -> Result<Option<Vec<Bytes>>, OsdError>;
+
+    /// A slice of a value that was stored with a BLAKE3 root, with the proof that leads to the root; none when the key is
+    /// absent. `BadRequest` when the value has another checksum or the slice is outside of it.
+    async fn proven_get(
+        &self,
+        key: OsdKey,
+        slice: ValueSlice,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<ProvenSlice>, OsdError> {
+        let _ = (key, slice, priority, deadline);
+        Err(OsdError::UnknownOperation)
+    }
 
     /// Keys of a range, bytewise order.
     async fn range(

@@ -73,6 +73,8 @@ impl View {
             match update {
                 OsdUpdate::Set(key, stored) => last.insert(key, Some(stored)),
                 OsdUpdate::Delete(key) => last.insert(key, None),
+                // Refused before they get here.
+                OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..) => None,
             };
         }
         let changes = last.into_iter().map(|(key, value)| Change { key, value });
@@ -85,8 +87,9 @@ impl View {
 /// All keys a batch is about.
 pub(crate) fn keys(batch: &OsdBatch) -> impl Iterator<Item = OsdKey> + '_ {
     let asserted = batch.asserts.iter().map(OsdAssert::key);
-    let updated = batch.updates.iter().map(|update| match update {
-        OsdUpdate::Set(key, _) | OsdUpdate::Delete(key) => key,
+    let updated = batch.updates.iter().filter_map(|update| match update {
+        OsdUpdate::Set(key, _) | OsdUpdate::Delete(key) => Some(key),
+        OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..) => None,
     });
     asserted.chain(updated).cloned()
 }

@@ -264,6 +264,11 @@ impl Engine {
                 bytes += offset(value.len());
             }
         }
+        let unknown =
+            |update: &OsdUpdate| matches!(update, OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..));
+        if batch.updates.iter().any(unknown) {
+            return Err(OsdError::UnknownOperation);
+        }
         let mut changes = Vec::with_capacity(batch.updates.len());
         for update in &batch.updates {
             if let OsdUpdate::Set(key, stored) = update {

@@ -63,6 +63,9 @@ fn cut(value: &Bytes, slice: ValueSlice) -> Option<Bytes> {
 #[async_trait]
 impl Osd for MemoryOsd {
     async fn apply(&self, batch: OsdBatch, _: Priority, _: Deadline) -> Result<(), OsdError> {
+        if batch.updates.iter().any(|update| matches!(update, OsdUpdate::SetFromPeer(..))) {
+            return Err(OsdError::UnknownOperation);
+        }
         let mut state = self.lock();
         let full = state.full || state.used() >= self.capacity.get();
         if full && batch.updates.iter().any(|update| matches!(update, OsdUpdate::Set(..))) {
@@ -80,9 +83,12 @@ impl Osd for MemoryOsd {
         }
         for update in batch.updates {
             match update {
-                OsdUpdate::Set(key, stored) => state.values.insert(key, stored),
-                OsdUpdate::Delete(key) => state.values.remove(&key),
-            };
+                OsdUpdate::Set(key, stored) => drop(state.values.insert(key, stored)),
+                OsdUpdate::Delete(key) => drop(state.values.remove(&key)),
+                OsdUpdate::DeleteRange(from, to) => state.values.retain(|key, _| *key < from || *key >= to),
+                // Refused before.
+                OsdUpdate::SetFromPeer(..) => {}
+            }
         }
         Ok(())
     }

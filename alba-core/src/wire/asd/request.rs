@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::env::osd::{OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
+use crate::env::osd::{
+    OsdAssert, OsdBatch, OsdKey, OsdUpdate, PeerSource, Priority, StoredValue, ValueSlice,
+};
 use crate::range::RangeQuery;
 use crate::wire::common::{RangeOrder, RequestError, read_checksum, read_range, write_checksum, write_range};
 use crate::wire::llio::{Message, Reader, WireError, Writer};
@@ -352,7 +354,17 @@ fn write_assert(w: &mut Writer, assert: &OsdAssert) {
 }
 
 fn read_update(r: &mut Reader) -> Result<OsdUpdate, WireError> {
-    expect_tag(r, "update")?;
+    match r.int8()? {
+        1 => {}
+        2 => return Ok(OsdUpdate::DeleteRange(r.bytes()?, r.bytes()?)),
+        3 => {
+            let key = r.bytes()?;
+            let source =
+                PeerSource { peer: r.text_id("long id")?, key: r.bytes()?, checksum: read_checksum(r)? };
+            return Ok(OsdUpdate::SetFromPeer(key, source));
+        }
+        tag => return Err(WireError::Tag { what: "update", tag: u32::from(tag) }),
+    }
     let key = r.bytes()?;
     let set = r.option(|r| {
         let value = StoredValue { value: r.bytes()?, checksum: read_checksum(r)? };
@@ -367,11 +379,25 @@ fn read_update(r: &mut Reader) -> Result<OsdUpdate, WireError> {
 }
 
 fn write_update(w: &mut Writer, update: &OsdUpdate) {
-    w.int8(1);
     let (key, set) = match update {
         OsdUpdate::Set(key, value) => (key, Some(value)),
         OsdUpdate::Delete(key) => (key, None),
+        OsdUpdate::DeleteRange(from, to) => {
+            w.int8(2);
+            w.bytes(from);
+            w.bytes(to);
+            return;
+        }
+        OsdUpdate::SetFromPeer(key, source) => {
+            w.int8(3);
+            w.bytes(key);
+            w.bytes(source.peer.as_str());
+            w.bytes(&source.key);
+            write_checksum(w, &source.checksum);
+            return;
+        }
     };
+    w.int8(1);
     w.bytes(key);
     w.option(set, |w, value| {
         w.value(&value.value);

@@ -162,9 +162,11 @@ fn play(model: &mut Model, batch: &OsdBatch) -> bool {
     if holds {
         for update in &batch.updates {
             match update {
-                OsdUpdate::Set(key, stored) => model.insert(key.clone(), stored.clone()),
-                OsdUpdate::Delete(key) => model.remove(key),
-            };
+                OsdUpdate::Set(key, stored) => drop(model.insert(key.clone(), stored.clone())),
+                OsdUpdate::Delete(key) => drop(model.remove(key)),
+                OsdUpdate::DeleteRange(from, to) => model.retain(|key, _| *key < from || *key >= to),
+                OsdUpdate::SetFromPeer(..) => unreachable!("the engine has no peers"),
+            }
         }
     }
     holds
