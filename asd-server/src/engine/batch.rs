@@ -127,7 +127,7 @@ pub(crate) fn encode(seed: &Seed, chain: Chain, changes: &[Change]) -> Result<En
         };
         let record = offset(head.len());
         let header = RecordHeader { kind, key_len, ordinal, chain };
-        let tree = tree.map_or(&[][..], LeafTable::as_bytes);
+        let tree = tree.map_or(&[][..], |tree| tree.as_bytes());
         crcs.push(header.encode(crc, change.key(), &[&crc.table(value), tree], &mut head));
         if change.is_inline() {
             places.push(Place { record, value: offset(head.len()) });

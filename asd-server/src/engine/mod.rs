@@ -29,7 +29,7 @@ mod upkeep;
 mod walk;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -69,9 +69,6 @@ use writer::{Request, Waiting, Writer};
 
 /// Unit of the bound on waiting bytes.
 const ROOM: u64 = 1024;
-
-/// Most batches that wait to be written.
-const QUEUE: usize = 1024;
 
 /// What an engine may use.
 #[derive(Debug, Clone)]
@@ -343,7 +340,10 @@ impl Engine {
                 OsdUpdate::Set(key, StoredValue { value, checksum: Checksum::Blake3(root) }) => {
                     let tree = reader::hash(&self.shared, value.clone()).await?;
                     if tree.root() != *root {
-                        return Err(OsdError::WrongChecksum(key.clone()));
+                        return Err(OsdError::BadRequest(format!(
+                            "the value of {} has another BLAKE3 root",
+                            alba_core::ids::text_or_hex(key)
+                        )));
                     }
                     Some(tree)
                 }
@@ -423,16 +423,40 @@ impl Engine {
         }
     }
 
-    async fn get_slices(&self, key: OsdKey, slices: &[ValueSlice]) -> Result<Option<Vec<Bytes>>, OsdError> {
+    async fn get_slices(&self, key: &OsdKey, slices: &[ValueSlice]) -> Result<Option<Vec<Bytes>>, OsdError> {
         let keys = vec![key.clone()];
-        let mut entries = self.lookup(keys.clone()).await?;
+        let mut entries = vec![self.entry(key).await?.map(|entry| entry.as_ref().clone())];
         loop {
             let Some(Some(entry)) = entries.first() else { return Ok(None) };
-            match reader::slices(&self.shared, &key, entry, slices).await {
+            match reader::slices(&self.shared, key, entry, slices).await {
                 Ok(found) => return Ok(Some(found)),
                 Err(error) => self.look_again(&keys, &mut entries, error).await?,
             }
         }
+    }
+
+    async fn get_proven(&self, key: &OsdKey, slice: ValueSlice) -> Result<Option<ProvenSlice>, OsdError> {
+        let keys = vec![key.clone()];
+        let mut entries = vec![self.entry(key).await?.map(|entry| entry.as_ref().clone())];
+        loop {
+            let Some(Some(entry)) = entries.first() else { return Ok(None) };
+            match reader::proven(&self.shared, key, entry, slice).await {
+                Ok(found) => return Ok(Some(found)),
+                Err(error) => self.look_again(&keys, &mut entries, error).await?,
+            }
+        }
+    }
+
+    /// All slices, when they are in memory.
+    fn in_memory(&self, key: &OsdKey, slices: &[ValueSlice]) -> Option<Vec<Bytes>> {
+        let entry = self.shared.cache.entry(key).ok()?;
+        let inside = |slice: &ValueSlice| {
+            slice.offset.checked_add(slice.len).is_some_and(|end| end <= entry.len)
+        };
+        let find = |slice: &ValueSlice| {
+            inside(slice).then(|| reader::slice_in_memory(&self.shared, &entry, *slice)).flatten()
+        };
+        slices.iter().map(find).collect()
     }
 }
 
@@ -468,7 +492,20 @@ impl Osd for Engine {
         _: Priority,
         deadline: Deadline,
     ) -> Result<Option<Vec<Bytes>>, OsdError> {
-        self.within(deadline, self.get_slices(key, &slices)).await
+        if let Some(found) = self.in_memory(&key, &slices) {
+            return Ok(Some(found));
+        }
+        self.within(deadline, self.get_slices(&key, &slices)).await
+    }
+
+    async fn proven_get(
+        &self,
+        key: OsdKey,
+        slice: ValueSlice,
+        _: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<ProvenSlice>, OsdError> {
+        self.within(deadline, self.get_proven(&key, slice)).await
     }
 
     async fn range(

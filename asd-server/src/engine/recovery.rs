@@ -20,7 +20,7 @@
 use std::io;
 use std::sync::Arc;
 
-use alba_core::env::{Disk, DiskFile, Spawn, blocking};
+use alba_core::env::{Disk, Spawn, blocking};
 use alba_core::kv::KvError;
 use thiserror::Error;
 

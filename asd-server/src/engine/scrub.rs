@@ -89,7 +89,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let clock = shared.clock.as_ref();
         let woken = shared.scrubbing.notified();
         // Either way it looks whether a round is due.
-        drop(within(clock, Deadline::after(clock, LOOK), woken).await);
+        let _ = within(clock, Deadline::after(clock, LOOK), woken).await;
     }
 }
 

@@ -3,10 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use alba_core::env::{Disk, DiskFile};
+use alba_core::env::{Clock, Disk, DiskFile};
 use bytes::Bytes;
 
 use super::batch::BatchError;
+use super::rate::Rate;
 use super::format::{BLOCK, BLOCK_BYTES, Closing, FormatError, Seed, SegmentHeader, Version, offset};
 
 /// How much of a segment is read at a time when it is read front to back, in bytes. Small: values are stepped over.
@@ -70,12 +71,12 @@ pub(crate) fn is_unfinished(name: &str) -> bool {
     name.starts_with(PREPARING)
 }
 
-/// Makes a file of `len` bytes ready. `wrote` is told of the bytes written, and may hold the work up.
+/// Makes a file of `len` bytes ready, at a rate.
 pub(crate) async fn prepare(
     disk: &dyn Disk,
     nth: u64,
     len: u64,
-    mut wrote: impl AsyncFnMut(u64),
+    pace: (&Rate, &dyn Clock),
 ) -> io::Result<PreparedFile> {
     let name = format!("{PREPARING}{nth:016x}");
     match disk.remove(&name).await {
@@ -90,7 +91,7 @@ pub(crate) async fn prepare(
             let piece = usize::try_from(ZEROING.min(len - at)).map_err(io::Error::other)?;
             file.write_at(at, vec![zeros.slice(..piece)]).await?;
             at += offset(piece);
-            wrote(offset(piece)).await;
+            pace.0.pace(pace.1, offset(piece)).await;
         }
         file.sync().await
     };

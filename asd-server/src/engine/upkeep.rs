@@ -65,7 +65,7 @@ impl Upkeep {
                 }
             };
             // Either way it looks around.
-            drop(within(clock.as_ref(), Deadline::after(clock.as_ref(), LOOK), woken).await);
+            let _ = within(clock.as_ref(), Deadline::after(clock.as_ref(), LOOK), woken).await;
             if let Err(error) = self.round().await {
                 tracing::debug!(%error, "upkeep is put off");
             }
@@ -227,7 +227,7 @@ impl Upkeep {
     pub(crate) async fn prepare_one(&mut self) -> Result<(), OsdError> {
         let len = self.shared.config.segment_bytes;
         let shared = &self.shared;
-        let pace = async |bytes| shared.rates.preparation.pace(shared.clock.as_ref(), bytes).await;
+        let pace = (&shared.rates.preparation, shared.clock.as_ref());
         self.prepared += 1;
         let made = segment::prepare(shared.sources.disk.as_ref(), self.prepared, len, pace).await;
         let made = made.map_err(|error| OsdError::Device(format!("cannot make a segment ready: {error}")))?;

@@ -8,7 +8,7 @@ use alba_core::kv::{Durability, KvError, WriteBatch};
 
 use super::Index;
 use super::rows::{
-    Changed, Entry, Live, Location, Mark, Range, SEGMENT, TOMBSTONE, Tombstone, encode, get, prefixed, row,
+    Changed, Entry, Live, Location, MARK, Mark, Range, SEGMENT, TOMBSTONE, Tombstone, encode, get, prefixed, row,
     segment_row,
 };
 

@@ -19,6 +19,7 @@ use alba_core::env::sim::{SimNode, Simulation};
 use alba_core::env::{Deadline, osd_conformance, real};
 use alba_core::kv::{Kv, KvError, SimKvDevice};
 use alba_core::range::RangeQuery;
+use alba_core::units::ByteCount;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -138,6 +139,10 @@ async fn content(node: &SimNode, engine: &Engine) -> Model {
             _ => break,
         }
     }
+    // Rows of deleted ranges are removed in the background.
+    while !engine.shared.index().unwrap().unswept().is_empty() {
+        node.env().clock.sleep_until(node.env().clock.now().plus(Duration::from_secs(1))).await;
+    }
     let used: usize = model.values().map(|stored| stored.value.len()).sum();
     assert_eq!(engine.usage().used, ByteCount::from(used), "sum of the value sizes");
     let index = engine.shared.index().unwrap();
@@ -148,6 +153,7 @@ async fn content(node: &SimNode, engine: &Engine) -> Model {
         there.bytes += u64::from(entry.len);
     }
     let mut counted = index.live().unwrap();
+    counted.values_mut().for_each(|live| live.tombstones = 0);
     counted.retain(|_, live| *live != Live::default());
     assert_eq!(counted, live, "what lives in each segment");
     model

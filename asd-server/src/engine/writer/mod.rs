@@ -131,7 +131,7 @@ impl Writer {
                 Next::Request(Some(first)) => {
                     if let Some(answer) = self.take(first, &mut queue).await {
                         self.end().await;
-                        drop(answer.send(()));
+                        let _ = answer.send(());
                         return;
                     }
                 }

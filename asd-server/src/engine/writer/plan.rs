@@ -98,9 +98,10 @@ impl Writer {
             Ok(stored) => stored,
             Err(error) => return drop(answer.send(Err(error))),
         };
-        let (overlay, table) = (&self.overlay, self.shared.table());
-        let still = relocation.decide(&stored, |key| overlay.touches(key), &table);
-        drop(table);
+        let still = {
+            let (overlay, table) = (&self.overlay, self.shared.table());
+            relocation.decide(&stored, |key| overlay.touches(key), &table)
+        };
         if let Err(error) = self.forget(&index, &still.forgotten_keys, &still.forgotten_ranges).await {
             return drop(answer.send(Err(error)));
         }
