@@ -5,13 +5,13 @@ use super::*;
 /// Crashed histories of the random test; `ALBA_ASD_CRASHES` asks for more.
 const CRASHES: u64 = 400;
 
-fn wanted() -> u64 {
+pub(super) fn wanted() -> u64 {
     std::env::var("ALBA_ASD_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(CRASHES)
 }
 
 /// Runs random batches, up to `in_flight` at once, until the power goes or `count` are done. `model` becomes what was
 /// acknowledged; given back is what was not, in order.
-async fn work(
+pub(super) async fn work(
     node: &SimNode,
     engine: &Engine,
     disk: &SimDiskDevice,
@@ -34,7 +34,16 @@ async fn work(
                 Err(OsdError::AssertFailed(_)) => {
                     assert!(unknown.is_empty() && !play(&mut model.clone(), &batch), "a wrong refusal");
                 }
-                Err(OsdError::Device(_)) => unknown.push(batch),
+                Err(OsdError::Device(reason)) => {
+                    if std::env::var_os("ALBA_ASD_TRACE").is_some() {
+                        let updates = batch.updates.iter().map(|update| match update {
+                            OsdUpdate::Set(key, stored) => format!("set {key:?} {}", stored.value.len()),
+                            other => format!("{other:?}"),
+                        });
+                        println!("{reason}: {:?} {:?}", batch.asserts.iter().map(|a| match a { OsdAssert::Absent(k) => format!("absent {k:?}"), OsdAssert::Value(k, v) => format!("{k:?} has {} {:?}; model {:?}", v.len(), v.first(), model.get(k).map(|s| (s.value.len(), s.value.first().copied()))) }).collect::<Vec<_>>(), updates.collect::<Vec<_>>());
+                    }
+                    unknown.push(batch);
+                }
                 Err(other) => panic!("{other}"),
             }
         }
@@ -58,7 +67,7 @@ fn right_states(model: &Model, unknown: &[OsdBatch]) -> Vec<Model> {
 
 /// Cuts the power, restarts with what the disk kept, restarts again without the index; the state must be a right one,
 /// and the same both times.
-fn crash_and_compare(
+pub(super) fn crash_and_compare(
     hardware: &Hardware,
     rng: &mut StdRng,
     model: &Model,
@@ -72,7 +81,14 @@ fn crash_and_compare(
         assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a crash is no damage");
         content(node, &engine).await
     });
-    assert!(right.contains(&found), "{tag}: {:?} is none of {} right states", found.keys(), right.len());
+    let differs = |state: &Model| {
+        let keys = state.keys().chain(found.keys());
+        let mut keys: Vec<&OsdKey> = keys.filter(|key| state.get(*key) != found.get(*key)).collect();
+        keys.dedup();
+        format!("{keys:?}")
+    };
+    let differences: Vec<String> = right.iter().map(differs).collect();
+    assert!(right.contains(&found), "{tag}: {:?}; it differs from the right states in {differences:?}", found.keys());
     hardware.index.wipe();
     let rebuilt = hardware.run(async |node, engine, opening| {
         assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a rebuild is no damage");

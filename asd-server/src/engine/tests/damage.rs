@@ -157,7 +157,7 @@ fn segments_and_indexes_of_another_store_are_not_used() {
         let env = node.env();
         let parts = EngineParts {
             disk: Arc::new(hardware.disk.open()),
-            index: Arc::new(SimIndex(hardware.index.clone())),
+            index: Arc::new(SimIndex(hardware.index.clone(), None)),
             clock: env.clock,
             spawn: env.spawn,
             store: StoreId(*b"another store id"),

@@ -1,11 +1,12 @@
 //! The engine on simulated disks: the contract, crashes at every step, damage, failing devices, the format's bytes.
 
 mod crash;
+mod proof;
 mod damage;
 mod failing;
 mod golden;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use alba_core::env::osd::{Osd, OsdAssert, OsdBatch, OsdError, OsdKey, OsdUpdate,
 use alba_core::env::sim::disk::SimDiskDevice;
 use alba_core::env::sim::{SimNode, Simulation};
 use alba_core::env::{Deadline, osd_conformance, real};
-use alba_core::kv::{Kv, KvError, SimKvDevice};
+use alba_core::kv::{Durability, Kv, KvError, KvRead, SimKv, SimKvDevice, WriteBatch};
 use alba_core::range::RangeQuery;
 use alba_core::units::ByteCount;
 use bytes::Bytes;
@@ -35,11 +36,14 @@ const LIMIT: Duration = Duration::from_secs(3600);
 type Model = BTreeMap<OsdKey, StoredValue>;
 
 /// The index on a simulated device.
-struct SimIndex(SimKvDevice);
+struct SimIndex(SimKvDevice, Option<SimDiskDevice>);
 
 impl IndexStore for SimIndex {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(Arc::new(self.0.open()))
+        Ok(match &self.1 {
+            None => Arc::new(self.0.open()),
+            Some(power) => Arc::new(PoweredKv { kv: self.0.open(), power: power.clone() }),
+        })
     }
 
     fn wipe(&self) -> Result<(), KvError> {
@@ -48,9 +52,49 @@ impl IndexStore for SimIndex {
     }
 }
 
+/// An index on the same power supply as the disk: its commits and syncs are steps at which the power can go, too.
+struct PoweredKv {
+    kv: SimKv,
+    power: SimDiskDevice,
+}
+
+impl KvRead for PoweredKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(key)
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<alba_core::kv::Entry>, KvError> {
+        self.kv.scan(lower, upper, reverse, limit)
+    }
+}
+
+impl Kv for PoweredKv {
+    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
+        self.kv.snapshot()
+    }
+
+    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
+        self.power.step().map_err(|error| KvError::Io(error.to_string()))?;
+        self.kv.commit(batch, durability)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.power.step().map_err(|error| KvError::Io(error.to_string()))?;
+        self.kv.sync()
+    }
+}
+
 /// One OSD's hardware.
 #[derive(Clone)]
 struct Hardware {
+    /// Index and disk are on one power supply.
+    powered: bool,
     disk: SimDiskDevice,
     index: SimKvDevice,
     config: EngineConfig,
@@ -63,14 +107,14 @@ impl Hardware {
 
     fn with_segments(seed: u64, segment_bytes: u64) -> Self {
         let config = EngineConfig { segment_bytes, capacity: Some(1 << 30), ..EngineConfig::default() };
-        Self { disk: SimDiskDevice::new(seed, 1 << 40), index: SimKvDevice::new(), config }
+        Self { powered: false, disk: SimDiskDevice::new(seed, 1 << 40), index: SimKvDevice::new(), config }
     }
 
     async fn open(&self, node: &SimNode) -> Result<(Engine, Opening), OpenError> {
         let env = node.env();
         let parts = EngineParts {
             disk: Arc::new(self.disk.open()),
-            index: Arc::new(SimIndex(self.index.clone())),
+            index: Arc::new(SimIndex(self.index.clone(), self.powered.then(|| self.disk.clone()))),
             clock: env.clock,
             spawn: env.spawn,
             store: STORE,
@@ -191,6 +235,10 @@ fn random_batch(rng: &mut StdRng, model: &Model) -> OsdBatch {
     }
     let updates = (0..rng.random_range(1..4)).map(|_| {
         let chosen = any_key(rng);
+        if rng.random_bool(0.02) {
+            let to = key(&format!("k{}", rng.random_range(1..10)));
+            return if chosen < to { OsdUpdate::DeleteRange(chosen, to) } else { OsdUpdate::Delete(chosen) };
+        }
         let size = [0, 100, 4_096, 5_000, 9_000][rng.random_range(0..5)];
         if rng.random_bool(0.25) {
             OsdUpdate::Delete(chosen)
@@ -288,7 +336,7 @@ fn waiting_bytes_are_bounded_and_deadlines_kept() {
         let parts = EngineParts {
             // Each operation of the disk takes a second.
             disk: Arc::new(hardware.disk.open_slow(env.clock.clone(), Duration::from_secs(1))),
-            index: Arc::new(SimIndex(hardware.index.clone())),
+            index: Arc::new(SimIndex(hardware.index.clone(), None)),
             clock: env.clock.clone(),
             spawn: env.spawn.clone(),
             store: STORE,

@@ -66,6 +66,10 @@ impl Writer {
                 self.check(&asserts, &stored).await.err()
             };
             if let Some(error) = refusal {
+                #[cfg(test)]
+                if std::env::var_os("ALBA_ASD_TRACE").is_some() {
+                    println!("refused: {error} asserts {}", asserts.len());
+                }
                 self.settle(Err(error), answer, room);
                 continue;
             }
