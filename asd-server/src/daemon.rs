@@ -10,6 +10,7 @@ use alba_core::env::real::disk::RealDisk;
 use anyhow::Context as _;
 
 use crate::config::{AsdSection, Config};
+use crate::gauge;
 use crate::engine::{Engine, EngineParts, FjallIndex, OpenError};
 use crate::home::Home;
 use crate::server::{Server, ServerLimits, Service, ServiceLimits};
@@ -127,12 +128,6 @@ pub(crate) fn parts(env: &Env, home: &Home, index_cache_bytes: u64) -> EnginePar
         spawn: env.spawn.clone(),
         store: home.store,
     }
-}
-
-/// A number for a gauge. Exact up to 2^53.
-#[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
-fn gauge(value: u64) -> f64 {
-    value as f64
 }
 
 fn report(engine: &Engine, health: &alba_core::daemon::Health) {

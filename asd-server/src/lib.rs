@@ -6,6 +6,7 @@ mod daemon;
 pub mod engine;
 mod fsck;
 pub mod home;
+pub mod schedule;
 pub mod server;
 
 use std::ffi::OsString;
@@ -21,4 +22,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return fsck::main(args);
     }
     alba_core::daemon::main::<AsdDaemon>(args)
+}
+
+/// A number for a gauge. Exact up to 2^53.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn gauge(value: u64) -> f64 {
+    value as f64
 }
