@@ -111,9 +111,9 @@ proptest! {
     ) {
         let mut model = Model::new(limits());
         let now = Moment::default();
-        let mut costs = std::collections::BTreeMap::new();
+        let mut costs = BTreeMap::new();
         let mut next = [high.iter().cycle(), low.iter().cycle()];
-        let mut arrive = |model: &mut Model, priority, costs: &mut std::collections::BTreeMap<_, _>| {
+        let mut arrive = |model: &mut Model, priority, costs: &mut BTreeMap<_, _>| {
             let cost = *next[usize::from(priority == Priority::Low)].next().unwrap();
             let ticket = model.arrive(priority, cost, now).unwrap();
             costs.insert(ticket, (priority, cost.min(1000)));

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use service::{Service, ServiceLimits};
+pub use service::{Peer, Peers, Service, ServiceLimits};
 
 /// A request this small is not counted: with the number of connections its bytes are bounded anyway.
 const SMALL: usize = 16 << 10;

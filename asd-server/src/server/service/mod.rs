@@ -1,42 +1,52 @@
 //! What a request does: from decoded request to answer, on the engine.
 
+mod copy;
+mod names;
+mod peers;
+mod reads;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alba_core::env::osd::{Osd, OsdError, OsdKey, Priority, ValueSlice};
+use alba_core::env::osd::{Osd, OsdBatch, OsdUpdate, Priority};
 use alba_core::env::{Deadline, Env, Moment, within};
-use alba_core::range::{Page, RangeQuery};
-use alba_core::wire::asd::{
-    AsdError, AsdStatistics, Command, KeyCheck, Request, Response, Slowness, StoredEntry,
-};
+use alba_core::wire::asd::{AsdError, AsdStatistics, Command, Request, Response, Slowness};
 use alba_core::wire::common::{Stat, Version};
 use alba_core::wire::osd_info::Capability;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Engine;
+use crate::schedule::{Gate, ScheduleLimits, cost};
+use names::{class, name};
+pub use peers::{Peer, Peers};
 
 /// Unit of the bound on bytes of answers.
 const ROOM: u64 = 1024;
 
-/// Bytes of values after which a page of entries ends early.
-const ENTRIES_BYTES: u64 = 16 << 20;
-
 /// Longest delay that Slowness can ask for.
 const SLOWEST: Duration = Duration::from_secs(3600);
+
+/// Requests that take longer are logged.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// Requests that take longer are logged as a warning.
+const VERY_SLOW: Duration = Duration::from_secs(4);
 
 /// How much the service takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceLimits {
     /// Bytes of values in one answer; more are refused.
     pub answer: u64,
-    /// Bytes of values in answers, over all connections; callers wait for room.
+    /// Bytes of values in answers, over all connections; callers wait for room. The low class has half of it at most.
     pub answers: u64,
+    /// Of the disk.
+    pub schedule: ScheduleLimits,
 }
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { answer: 64 << 20, answers: 128 << 20 }
+        Self { answer: 64 << 20, answers: 128 << 20, schedule: ScheduleLimits::default() }
     }
 }
 
@@ -44,7 +54,13 @@ impl Default for ServiceLimits {
 pub struct Answer {
     /// What to send.
     pub response: Response,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
+}
+
+/// Bytes of an answer in memory.
+struct Room {
+    _low: Option<OwnedSemaphorePermit>,
+    _all: OwnedSemaphorePermit,
 }
 
 impl From<Response> for Answer {
@@ -58,6 +74,11 @@ pub struct Service {
     env: Env,
     limits: ServiceLimits,
     room: Arc<Semaphore>,
+    low_room: Arc<Semaphore>,
+    low_room_units: usize,
+    gate: Arc<Gate>,
+    peers: Peers,
+    copies: Semaphore,
     state: Mutex<State>,
 }
 
@@ -78,7 +99,18 @@ impl Service {
             since: (env.clock.wall_micros(), env.clock.now()),
             operations: BTreeMap::new(),
         };
-        Arc::new(Self { env, limits, room: Arc::new(Semaphore::new(units)), state: Mutex::new(state) })
+        let low_room_units = (units / 2).max(1);
+        Arc::new(Self {
+            room: Arc::new(Semaphore::new(units)),
+            low_room: Arc::new(Semaphore::new(low_room_units)),
+            low_room_units,
+            gate: Gate::new(env.clock.clone(), limits.schedule),
+            peers: Peers::new(env.clone()),
+            copies: Semaphore::new(copy::AT_ONCE),
+            state: Mutex::new(state),
+            env,
+            limits,
+        })
     }
 
     /// Gives it its engine, or the reason why there is none.
@@ -109,7 +141,13 @@ impl Service {
             self.be_slow(deadline).await?;
         }
         let answer = self.perform(request, deadline).await;
-        let taken = self.env.clock.now().since(begun).as_secs_f64();
+        let elapsed = self.env.clock.now().since(begun);
+        let taken = elapsed.as_secs_f64();
+        if elapsed >= VERY_SLOW {
+            tracing::warn!(operation = name(command), seconds = taken, "slow request");
+        } else if elapsed >= SLOW {
+            tracing::info!(operation = name(command), seconds = taken, "slow request");
+        }
         self.lock().operations.entry(command.code()).or_default().add(taken);
         metrics::histogram!("alba_osd_request_seconds", "op" => name(command)).record(taken);
         if let Err(error) = &answer {
@@ -147,15 +185,14 @@ impl Service {
             }
             Request::GetDiskUsage => Response::DiskUsage(self.engine()?.usage()).into(),
             Request::Apply { batch, priority } => {
-                self.engine()?.apply(batch, priority, deadline).await?;
+                self.apply(batch, priority, deadline).await?;
                 Response::Applied(Vec::new()).into()
             }
             Request::Range { query, priority } => {
-                Response::Keys(self.engine()?.range(query, priority, deadline).await?).into()
+                let engine = self.engine()?;
+                Response::Keys(self.range(&engine, query, priority, deadline).await?).into()
             }
-            Request::MultiExists { keys, priority } => {
-                Response::Exists(self.engine()?.multi_exists(keys, priority, deadline).await?).into()
-            }
+            Request::MultiExists { keys, priority } => self.multi_exists(keys, priority, deadline).await?,
             Request::MultiGet { keys, priority } | Request::MultiGet2 { keys, priority } => {
                 self.multi_get(keys, priority, deadline).await?
             }
@@ -169,101 +206,21 @@ impl Service {
         })
     }
 
-    /// Room for `bytes` of an answer.
-    async fn admit(&self, bytes: u64, deadline: Deadline) -> Result<OwnedSemaphorePermit, AsdError> {
-        if bytes > self.limits.answer {
-            return Err(AsdError::BadRequest(format!(
-                "the answer would have {bytes} bytes of values; {} are allowed: ask for less at once",
-                self.limits.answer
-            )));
-        }
-        let units = u32::try_from(bytes / ROOM + 1).unwrap_or(u32::MAX);
-        let room = within(self.env.clock.as_ref(), deadline, self.room.clone().acquire_many_owned(units));
-        let overloaded = || AsdError::Overloaded("too many bytes of answers wait to be sent".into());
-        room.await.map_err(|_| overloaded())?.map_err(|_| overloaded())
-    }
-
-    async fn multi_get(
-        &self,
-        keys: Vec<OsdKey>,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Answer, AsdError> {
+    async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), AsdError> {
         let engine = self.engine()?;
-        let bytes = engine.size_of(keys.clone(), deadline).await?;
-        let room = self.admit(bytes, deadline).await?;
-        let values = engine.multi_get(keys, priority, deadline).await?;
-        Ok(Answer { response: Response::Values(values), _room: Some(room) })
+        let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
+        let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
+        Ok(engine.apply(batch, priority, deadline).await?)
     }
 
-    async fn partial_get(
-        &self,
-        key: OsdKey,
-        slices: Vec<ValueSlice>,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Answer, AsdError> {
-        let bytes = slices.iter().map(|slice| u64::from(slice.len)).sum();
-        let room = self.admit(bytes, deadline).await?;
-        let found = self.engine()?.partial_get(key, slices, priority, deadline).await?;
-        Ok(Answer { response: Response::Slices(found), _room: Some(room) })
+    /// The way to the disk: for metrics, and for work of the daemon itself.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
-    async fn entries(
-        &self,
-        query: RangeQuery,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Answer, AsdError> {
-        let engine = self.engine()?;
-        let page = engine.range(query, priority, deadline).await?;
-        let room = self.admit(ENTRIES_BYTES.min(self.limits.answer), deadline).await?;
-        let (mut items, mut bytes, mut has_more) = (Vec::new(), 0, page.has_more);
-        for key in page.items {
-            let found = engine.multi_get(vec![key.clone()], priority, deadline).await?.pop().flatten();
-            // Deleted since the listing.
-            let Some(value) = found else { continue };
-            bytes += u64::try_from(value.value.len()).unwrap_or(u64::MAX);
-            if bytes > ENTRIES_BYTES && !items.is_empty() {
-                has_more = true;
-                break;
-            }
-            items.push(StoredEntry { key, value });
-        }
-        Ok(Answer { response: Response::Entries(Page { items, has_more }), _room: Some(room) })
-    }
-
-    async fn validate(
-        &self,
-        query: RangeQuery,
-        verify_checksum: bool,
-        show_all: bool,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Answer, AsdError> {
-        let engine = self.engine()?;
-        let page = engine.range(query, priority, deadline).await?;
-        let continued = page.items.last().filter(|_| page.has_more).cloned();
-        let mut checks = Vec::new();
-        for key in page.items {
-            let mut done = Vec::new();
-            if verify_checksum {
-                match engine.multi_get(vec![key.clone()], priority, deadline).await {
-                    Ok(found) => {
-                        if let Some(stored) = found.into_iter().next().flatten() {
-                            let name = stored.checksum.algorithm().name().to_owned();
-                            done.push((name, stored.checksum.matches(&stored.value)));
-                        }
-                    }
-                    Err(OsdError::Damaged(_)) => done.push(("crc-32c".to_owned(), false)),
-                    Err(other) => return Err(other.into()),
-                }
-            }
-            if show_all || done.iter().any(|(_, passed)| !passed) {
-                checks.push(KeyCheck { key, checks: done });
-            }
-        }
-        Ok(Response::Checked(checks, continued).into())
+    /// The OSDs that values may be copied from.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     fn statistics(&self, clear: bool) -> AsdStatistics {
@@ -282,6 +239,16 @@ impl Service {
     }
 }
 
+/// A batch is one write, and a look-up for each key.
+fn batch_cost(batch: &OsdBatch) -> u64 {
+    let values = batch.updates.iter().map(|update| match update {
+        OsdUpdate::Set(_, stored) => u64::try_from(stored.value.len()).unwrap_or(u64::MAX),
+        OsdUpdate::Delete(_) | OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..) => 0,
+    });
+    let keys = cost::lookup(batch.asserts.len() + batch.updates.len());
+    cost::transfer(1, values.fold(keys, u64::saturating_add))
+}
+
 fn version() -> Version {
     let number = |text: &str| text.parse().unwrap_or(-1);
     Version {
@@ -289,37 +256,5 @@ fn version() -> Version {
         minor: number(env!("CARGO_PKG_VERSION_MINOR")),
         patch: number(env!("CARGO_PKG_VERSION_PATCH")),
         revision: String::new(),
-    }
-}
-
-fn name(command: Command) -> &'static str {
-    match command {
-        Command::Range => "range",
-        Command::MultiGet => "multi_get",
-        Command::Apply => "apply",
-        Command::RangeEntries => "range_entries",
-        Command::Statistics => "statistics",
-        Command::SetFull => "set_full",
-        Command::GetVersion => "get_version",
-        Command::MultiGet2 => "multi_get2",
-        Command::MultiExists => "multi_exists",
-        Command::GetDiskUsage => "get_disk_usage",
-        Command::PartialGet => "partial_get",
-        Command::Capabilities => "capabilities",
-        Command::RangeValidate => "range_validate",
-        Command::Slowness => "slowness",
-    }
-}
-
-fn class(error: &AsdError) -> &'static str {
-    match error {
-        AsdError::Unknown(_) => "device",
-        AsdError::AssertFailed(_) => "assert",
-        AsdError::UnknownOperation | AsdError::ProtocolVersionMismatch(_) | AsdError::BadRequest(_) => {
-            "caller"
-        }
-        AsdError::Full => "full",
-        AsdError::Damaged(_) => "damage",
-        AsdError::Overloaded(_) => "overload",
     }
 }
