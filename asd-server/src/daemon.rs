@@ -10,8 +10,8 @@ use alba_core::env::real::disk::RealDisk;
 use anyhow::Context as _;
 
 use crate::config::{AsdSection, Config};
-use crate::gauge;
 use crate::engine::{Engine, EngineParts, FjallIndex, OpenError};
+use crate::gauge;
 use crate::home::Home;
 use crate::server::{Server, ServerLimits, Service, ServiceLimits};
 

@@ -15,8 +15,8 @@ use alba_core::env::osd::Priority;
 use alba_core::env::{Clock, Deadline, Moment, OsdError, within};
 use tokio::sync::oneshot;
 
-use model::{Model, Ticket};
 pub use model::{ClassLoad, ScheduleLimits};
+use model::{Model, Ticket};
 
 /// What operations cost, in bytes of the disk's time. The constants are the original's (features §4.3).
 pub mod cost {

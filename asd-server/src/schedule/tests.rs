@@ -209,7 +209,10 @@ fn callers_wait_to_their_deadline_and_are_told_why() {
         let before = env.clock.now();
         let refused = gate.admit(Priority::High, 1, env.deadline_in(Duration::from_secs(2))).await;
         let Err(OsdError::Overloaded(text)) = refused else { panic!("admitted beyond the bound") };
-        assert!(text.contains("no turn by the deadline") && text.contains("1000 bytes are in flight"), "{text}");
+        assert!(
+            text.contains("no turn by the deadline") && text.contains("1000 bytes are in flight"),
+            "{text}"
+        );
         assert_eq!(env.clock.now().since(before), Duration::from_secs(2));
         assert_eq!(gate.load(Priority::High).waiting, 0, "it left no hole");
         drop(held);
@@ -308,7 +311,8 @@ fn a_saturating_low_load_costs_a_client_less_than_twice_its_time() {
             let inner = env.clone();
             let task = async move {
                 loop {
-                    let permit = gate.admit(Priority::Low, 25, inner.deadline_in(Duration::from_secs(600))).await;
+                    let permit =
+                        gate.admit(Priority::Low, 25, inner.deadline_in(Duration::from_secs(600))).await;
                     disk.transfer(25).await;
                     drop(permit);
                     moved.fetch_add(25, std::sync::atomic::Ordering::Relaxed);

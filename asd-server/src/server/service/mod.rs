@@ -213,6 +213,16 @@ impl Service {
         Ok(engine.apply(batch, priority, deadline).await?)
     }
 
+    /// The answer to what a listener for strangers does not serve.
+    pub(super) fn forbid(&self) -> AsdError {
+        metrics::counter!("alba_osd_errors_total", "class" => "forbidden").increment(1);
+        AsdError::BadRequest(
+            "forbidden: this port is open to others and serves only GetVersion, PartialGet and Capabilities: \
+             use a port with TLS or on loopback, or set asd.insecure_listen"
+                .into(),
+        )
+    }
+
     /// The way to the disk: for metrics, and for work of the daemon itself.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate

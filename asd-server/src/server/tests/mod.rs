@@ -1,5 +1,8 @@
 //! The server over connections: the contract, and clients that misbehave.
 
+mod exposure;
+mod protocol;
+
 use std::net::SocketAddr;
 
 use alba_core::checksum::Checksum;
@@ -18,6 +21,8 @@ use crate::engine::{Engine, EngineConfig, EngineParts, IndexStore, StoreId};
 
 const LIMIT: Duration = Duration::from_secs(7200);
 const LONG_ID: &str = "the-asd";
+/// The port that serves strangers.
+const DIRECT_READS: u16 = 8001;
 
 struct SimIndex(SimKvDevice);
 
@@ -35,6 +40,7 @@ impl IndexStore for SimIndex {
 struct Asd {
     address: SocketAddr,
     engine: Arc<Engine>,
+    service: Arc<Service>,
     client: SimNode,
 }
 
@@ -52,9 +58,21 @@ impl Asd {
         self.client.env().net.connect(self.address, self.deadline()).await.unwrap()
     }
 
+    /// A client of the port for strangers.
+    async fn direct_reads(&self) -> Arc<AsdClient> {
+        let address = SocketAddr::new(self.address.ip(), DIRECT_READS);
+        let id = LongId::new(LONG_ID).unwrap();
+        AsdClient::new(self.client.env(), vec![address], id, AsdClientConfig::default())
+    }
+
     /// A connection after its prologue.
     async fn talk(&self) -> (Stream, FrameReader) {
-        let mut stream = self.connect().await;
+        self.talk_at(self.address.port()).await
+    }
+
+    async fn talk_at(&self, port: u16) -> (Stream, FrameReader) {
+        let address = SocketAddr::new(self.address.ip(), port);
+        let mut stream = self.client.env().net.connect(address, self.deadline()).await.unwrap();
         stream.write_all(&encode_prologue(None).unwrap()).await.unwrap();
         let mut reader = FrameReader::new();
         let answer = reader.exact(&mut stream, 4 + 4 + LONG_ID.len()).await.unwrap();
@@ -94,9 +112,12 @@ fn run<T>(limits: ServerLimits, scenario: impl AsyncFnOnce(Asd) -> T) -> T {
         let service = Service::new(env.clone(), ServiceLimits::default());
         service.set_engine(Ok(engine.clone()));
         let listener = env.net.listen(node.address(8000)).await.unwrap();
-        let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service, limits);
+        let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service.clone(), limits);
+        let strangers = env.net.listen(node.address(DIRECT_READS)).await.unwrap();
+        let exposed = server.clone().serve_to(strangers, Exposure::DirectReads);
+        env.spawn.spawn("server for strangers", Box::pin(exposed));
         env.spawn.spawn("server", Box::pin(server.serve(listener)));
-        scenario(Asd { address: node.address(8000), engine, client: simulation.node(2) }).await
+        scenario(Asd { address: node.address(8000), engine, service, client: simulation.node(2) }).await
     };
     simulation.run(LIMIT, main).unwrap()
 }
