@@ -47,7 +47,6 @@ struct State {
 /// The way to the disk.
 pub struct Gate {
     clock: Arc<dyn Clock>,
-    limits: ScheduleLimits,
     state: Mutex<State>,
 }
 
@@ -75,7 +74,14 @@ impl Gate {
     /// A gate that nothing has passed yet.
     pub fn new(clock: Arc<dyn Clock>, limits: ScheduleLimits) -> Arc<Self> {
         let state = State { model: Model::new(limits), callers: BTreeMap::new() };
-        Arc::new(Self { clock, limits, state: Mutex::new(state) })
+        Arc::new(Self { clock, state: Mutex::new(state) })
+    }
+
+    /// Changes the bounds from now on. What is in flight stays so.
+    pub fn set_limits(&self, limits: ScheduleLimits) {
+        let mut state = self.lock();
+        state.model.set_limits(limits);
+        self.grant(&mut state, self.clock.now());
     }
 
     /// No code panics while it holds the lock, so a poisoned lock holds sound data.
@@ -114,7 +120,7 @@ impl Gate {
             name(priority),
             load.waiting_bytes,
             self.load(Priority::High).running_bytes + self.load(Priority::Low).running_bytes,
-            self.limits.in_flight,
+            self.lock().model.limits().in_flight,
         )))
     }
 

@@ -96,6 +96,15 @@ impl Model {
         Self { limits, high: Class::default(), low: Class::default(), now: 0, last_high: None, next: 0 }
     }
 
+    /// Changes the bounds from now on. What is in flight stays so.
+    pub(super) fn set_limits(&mut self, limits: ScheduleLimits) {
+        self.limits = ScheduleLimits { in_flight: limits.in_flight.max(1), ..limits };
+    }
+
+    pub(super) fn limits(&self) -> ScheduleLimits {
+        self.limits
+    }
+
     fn class(&self, priority: Priority) -> &Class {
         match priority {
             Priority::High => &self.high,
@@ -198,10 +207,11 @@ impl Model {
     pub(super) fn grant(&mut self, at: Moment) -> Option<Ticket> {
         let priority = self.turn(at)?;
         let running = self.high.running_bytes + self.low.running_bytes;
-        let room = self.limits.in_flight - running;
+        let room = self.limits.in_flight.saturating_sub(running);
         let class = self.class_mut(priority);
         let (ticket, cost) = class.waiting.first_key_value().map(|(ticket, cost)| (*ticket, *cost))?;
-        if cost > room {
+        // One from before the bound was lowered may be larger than it: alone it may run.
+        if cost > room && running > 0 {
             return None;
         }
         class.waiting.remove(&ticket);

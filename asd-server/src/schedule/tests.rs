@@ -166,6 +166,28 @@ fn the_low_class_is_kept_small_while_clients_are_around_and_has_all_without_them
 }
 
 #[test]
+fn bounds_change_while_it_runs() {
+    run(async |env, gate| {
+        let patience = Duration::from_secs(60);
+        let held = gate.admit(Priority::High, 1000, env.deadline_in(QUIET)).await.unwrap();
+        let mut large = call(&env, &gate, Priority::High, 900, patience);
+        pause(&env, 1).await;
+        gate.set_limits(ScheduleLimits { in_flight: 500, ..limits() });
+        pause(&env, 1).await;
+        assert!(large.try_recv().is_err());
+        drop(held);
+        pause(&env, 1).await;
+        let _large = large.try_recv().unwrap().unwrap();
+        let mut small = call(&env, &gate, Priority::High, 1, patience);
+        pause(&env, 1).await;
+        assert!(small.try_recv().is_err());
+        gate.set_limits(limits());
+        pause(&env, 1).await;
+        small.try_recv().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_queue_that_is_too_long_refuses() {
     let mut model = Model::new(ScheduleLimits { low_waiting: 30, ..limits() });
     // The first of a queue is taken whatever its size.

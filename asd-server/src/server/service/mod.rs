@@ -87,6 +87,8 @@ struct State {
     slowness: Option<Slowness>,
     since: (u64, Moment),
     operations: BTreeMap<u32, Stat>,
+    /// A JSON object.
+    health: String,
 }
 
 impl Service {
@@ -98,6 +100,7 @@ impl Service {
             slowness: None,
             since: (env.clock.wall_micros(), env.clock.now()),
             operations: BTreeMap::new(),
+            health: "{}".into(),
         };
         let low_room_units = (units / 2).max(1);
         Arc::new(Self {
@@ -116,6 +119,21 @@ impl Service {
     /// Gives it its engine, or the reason why there is none.
     pub fn set_engine(&self, engine: Result<Arc<Engine>, String>) {
         self.lock().engine = engine;
+    }
+
+    /// The engine, while there is one; else why not.
+    pub fn current_engine(&self) -> Result<Arc<Engine>, String> {
+        self.lock().engine.clone()
+    }
+
+    /// What to answer to who asks how it feels: a JSON object.
+    pub fn set_health(&self, json: String) {
+        self.lock().health = json;
+    }
+
+    /// How it feels: a JSON object.
+    pub fn health(&self) -> String {
+        self.lock().health.clone()
     }
 
     /// Takes the engine away, to close it.
