@@ -1,5 +1,6 @@
 //! The daemon: one data directory, one engine, its listeners.
 
+mod announce;
 mod controls;
 mod watch;
 
@@ -17,7 +18,8 @@ use crate::engine::{Engine, EngineParts, FjallIndex, OpenError};
 use crate::home::Home;
 use crate::server::{Exposure, Server, ServerLimits, Service, ServiceLimits};
 use crate::state::FileSystem;
-use watch::Watch;
+use announce::Announcer;
+use watch::{Announce, Watch};
 
 /// How often metrics and health are brought up to date.
 const WATCH: Duration = Duration::from_secs(1);
@@ -56,6 +58,7 @@ impl Daemon for AsdDaemon {
     async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         let Context { env, stop, health, mut changes } = context;
         let mut section = config.asd;
+        raise_open_files();
         let home = Home::open(
             &section.data_dir,
             section.long_id.as_ref(),
@@ -83,6 +86,7 @@ impl Daemon for AsdDaemon {
         watch.warnings = warnings(&section);
         let listener = env.net.listen(section.listen).await?;
         let address = listener.local_addr().context("cannot tell the address it listens on")?;
+        watch.announce = announce(&section, address);
         let server =
             Server::new(env.clone(), home.identity.long_id.clone(), service.clone(), limits_of(&section)?);
         let exposure = section.exposure();
@@ -157,6 +161,29 @@ fn warnings(section: &AsdSection) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// As many files as the system allows: each connection is one, each open segment, too. Where it is refused, what there
+/// is has to do: a connection that cannot be accepted is logged.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, ?current, "cannot raise the number of open files");
+    }
+}
+
+fn announce(section: &AsdSection, address: SocketAddr) -> Option<Announce> {
+    let every = Duration::from_secs(section.multicast_seconds?.into());
+    match Announcer::open(address) {
+        Ok(announcer) => Some(Announce { announcer, every, address, last: None }),
+        Err(error) => {
+            tracing::warn!(%error, "this ASD cannot be announced by multicast");
+            None
+        }
+    }
 }
 
 fn limits_of(section: &AsdSection) -> anyhow::Result<ServerLimits> {

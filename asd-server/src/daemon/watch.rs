@@ -1,14 +1,16 @@
 //! Keeps health and metrics of a running ASD up to date, and looks whether what failed works again.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::daemon::Health;
-use alba_core::env::osd::Priority;
+use alba_core::env::osd::{DiskUsage, Priority};
 use alba_core::env::{Env, Moment, blocking, within};
 use serde_json::json;
 
+use super::announce::Announcer;
 use super::controls;
 use crate::gauge;
 use crate::home::Identity;
@@ -21,6 +23,14 @@ const PROBE: Duration = Duration::from_secs(5);
 /// For the file system to answer.
 const ASKED: Duration = Duration::from_secs(2);
 
+/// Announcements of the ASD.
+pub(super) struct Announce {
+    pub(super) announcer: Announcer,
+    pub(super) every: Duration,
+    pub(super) address: SocketAddr,
+    pub(super) last: Option<Moment>,
+}
+
 /// What it watches.
 pub(super) struct Watch {
     pub(super) env: Env,
@@ -29,6 +39,7 @@ pub(super) struct Watch {
     pub(super) identity: Identity,
     pub(super) data_dir: PathBuf,
     pub(super) segment_bytes: u64,
+    pub(super) announce: Option<Announce>,
     /// What an operator should know although it is no fault.
     pub(super) warnings: Vec<String>,
     last_probe: Moment,
@@ -45,7 +56,18 @@ impl Watch {
         segment_bytes: u64,
     ) -> Self {
         let (warnings, before, last_probe) = (Vec::new(), Vec::new(), env.clock.now());
-        Self { env, health, service, identity, data_dir, segment_bytes, warnings, last_probe, before }
+        Self {
+            env,
+            health,
+            service,
+            identity,
+            data_dir,
+            segment_bytes,
+            announce: None,
+            warnings,
+            last_probe,
+            before,
+        }
     }
 
     /// What the file system says; none when it does not answer.
@@ -71,6 +93,7 @@ impl Watch {
                 observed.full = engine.is_full();
                 observed.used_bytes = usage.used.get();
                 observed.capacity_bytes = usage.capacity.get();
+                self.tell_others(usage);
             }
         }
         self.report(&observed, &judge(&observed));
@@ -83,6 +106,18 @@ impl Watch {
                     Err(error) => tracing::debug!(%error, "writing still fails"),
                 }
             }
+        }
+    }
+
+    fn tell_others(&mut self, usage: DiskUsage) {
+        let now = self.env.clock.now();
+        let Some(announce) = &mut self.announce else { return };
+        if announce.last.is_some_and(|last| now.since(last) < announce.every) {
+            return;
+        }
+        announce.last = Some(now);
+        if let Err(error) = announce.announcer.send(&self.identity, announce.address, usage) {
+            tracing::debug!(%error, "not announced");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the program refuses, and what it lets strangers do.
 
+mod idle;
+
 use alba_core::checksum::Checksum;
 use alba_core::env::files;
 use alba_core::env::osd::ValueSlice;
