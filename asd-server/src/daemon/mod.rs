@@ -2,6 +2,8 @@
 
 mod announce;
 mod controls;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::net::SocketAddr;
