@@ -65,8 +65,8 @@ impl Service {
         let found = peer.multi_get(vec![source.key.clone()], Priority::Low, deadline).await;
         let found = found.map_err(|error| match error {
             OsdError::Timeout | OsdError::Overloaded(_) => AsdError::Overloaded(about(&error.to_string())),
-            OsdError::Damaged(_) => AsdError::Damaged(about(&error.to_string())),
-            other => AsdError::Unknown(about(&other.to_string())),
+            // Not a fault of this OSD, nor damage of its own: the caller should name another peer.
+            other => AsdError::BadRequest(about(&other.to_string())),
         })?;
         let Some(stored) = found.into_iter().next().flatten() else {
             return Err(AsdError::BadRequest(about("it has no such value")));

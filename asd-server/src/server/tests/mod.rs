@@ -1,5 +1,6 @@
 //! The server over connections: the contract, and clients that misbehave.
 
+mod copy;
 mod exposure;
 mod protocol;
 
@@ -41,12 +42,14 @@ struct Asd {
     address: SocketAddr,
     engine: Arc<Engine>,
     service: Arc<Service>,
+    long_id: &'static str,
+    node: SimNode,
     client: SimNode,
 }
 
 impl Asd {
     fn osd(&self) -> Arc<AsdClient> {
-        let id = LongId::new(LONG_ID).unwrap();
+        let id = LongId::new(self.long_id).unwrap();
         AsdClient::new(self.client.env(), vec![self.address], id, AsdClientConfig::default())
     }
 
@@ -96,30 +99,31 @@ async fn is_closed(stream: &mut Stream) -> bool {
 
 fn run<T>(limits: ServerLimits, scenario: impl AsyncFnOnce(Asd) -> T) -> T {
     let simulation = Simulation::new(5);
-    let node = simulation.node(1);
+    simulation.run(LIMIT, async { scenario(serve(&simulation, 1, LONG_ID, limits).await).await }).unwrap()
+}
+
+/// Starts an ASD on a machine of its own.
+async fn serve(simulation: &Simulation, number: u32, long_id: &'static str, limits: ServerLimits) -> Asd {
+    let node = simulation.node(number);
     let env = node.env();
-    let main = async {
-        let parts = EngineParts {
-            disk: Arc::new(SimDiskDevice::new(1, 1 << 40).open()),
-            index: Arc::new(SimIndex(SimKvDevice::new())),
-            clock: env.clock.clone(),
-            spawn: env.spawn.clone(),
-            store: StoreId([7; 16]),
-        };
-        let config =
-            EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 40), ..EngineConfig::default() };
-        let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
-        let service = Service::new(env.clone(), ServiceLimits::default());
-        service.set_engine(Ok(engine.clone()));
-        let listener = env.net.listen(node.address(8000)).await.unwrap();
-        let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service.clone(), limits);
-        let strangers = env.net.listen(node.address(DIRECT_READS)).await.unwrap();
-        let exposed = server.clone().serve_to(strangers, Exposure::DirectReads);
-        env.spawn.spawn("server for strangers", Box::pin(exposed));
-        env.spawn.spawn("server", Box::pin(server.serve(listener)));
-        scenario(Asd { address: node.address(8000), engine, service, client: simulation.node(2) }).await
+    let parts = EngineParts {
+        disk: Arc::new(SimDiskDevice::new(1, 1 << 40).open()),
+        index: Arc::new(SimIndex(SimKvDevice::new())),
+        clock: env.clock.clone(),
+        spawn: env.spawn.clone(),
+        store: StoreId([7; 16]),
     };
-    simulation.run(LIMIT, main).unwrap()
+    let config = EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 40), ..EngineConfig::default() };
+    let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
+    let service = Service::new(env.clone(), ServiceLimits::default());
+    service.set_engine(Ok(engine.clone()));
+    let server = Server::new(env.clone(), LongId::new(long_id).unwrap(), service.clone(), limits);
+    let strangers = env.net.listen(node.address(DIRECT_READS)).await.unwrap();
+    let exposed = server.clone().serve_to(strangers, Exposure::DirectReads);
+    env.spawn.spawn("server for strangers", Box::pin(exposed));
+    let listener = env.net.listen(node.address(8000)).await.unwrap();
+    env.spawn.spawn("server", Box::pin(server.serve(listener)));
+    Asd { long_id, address: node.address(8000), engine, service, node, client: simulation.node(1000) }
 }
 
 fn put(name: &'static str, len: usize) -> OsdBatch {
