@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
 
 mod fixture;
+mod load;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use alba_core::checksum::ChecksumAlgorithm;
 use alba_core::env::osd::{Osd, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
-use alba_core::env::{Env, OsdError, real};
+use alba_core::env::{Env, OsdError, TaskHandle, real};
 use alba_core::net::asd::AsdClient;
 use bytes::Bytes;
 

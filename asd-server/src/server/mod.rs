@@ -7,6 +7,7 @@ mod service;
 mod tests;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const SMALL: usize = 16 << 10;
 
 /// Unit of the bounds on bytes.
 const ROOM: usize = 1024;
+
+/// So long at most maintenance keeps its turn while its answer is sent: one that reads slowly must not stop the others.
+const KEPT_TURN: Duration = Duration::from_millis(50);
 
 /// After a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -190,7 +194,7 @@ impl Server {
             };
             let (command, answer) = self.answer(payload, exposure).await;
             drop(room);
-            self.send(&mut stream, command, &answer.map(|answer| answer.response)).await?;
+            self.answer_with(&mut stream, command, answer).await?;
         }
     }
 
@@ -230,6 +234,32 @@ impl Server {
         };
         reader.expect(len);
         Ok((reader.exact(stream, len).await?, room))
+    }
+
+    async fn answer_with(
+        &self,
+        stream: &mut Stream,
+        command: Command,
+        answer: Result<Answer, AsdError>,
+    ) -> Result<(), End> {
+        let (answer, held) = match answer {
+            // Its room is held until it is sent.
+            Ok(mut answer) => {
+                let turn = answer.turn.take();
+                (Ok(answer.response.clone()), Some((answer, turn)))
+            }
+            Err(error) => (Err(error), None),
+        };
+        let (_room, turn) = held.unzip();
+        let mut sending = pin!(self.send(stream, command, &answer));
+        if let Some(Some(turn)) = turn {
+            let sent = within(self.env.clock.as_ref(), self.deadline(KEPT_TURN), &mut sending).await;
+            drop(turn);
+            if let Ok(sent) = sent {
+                return sent;
+            }
+        }
+        sending.await
     }
 
     async fn send(

@@ -17,7 +17,7 @@ use alba_core::wire::osd_info::Capability;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Engine;
-use crate::schedule::{Gate, ScheduleLimits, cost};
+use crate::schedule::{Gate, Permit, ScheduleLimits, cost};
 use names::{class, name};
 pub use peers::{Peer, Peers};
 
@@ -50,11 +50,14 @@ impl Default for ServiceLimits {
     }
 }
 
-/// An answer, and the room its bytes take until it is sent.
+/// An answer, and what it holds until it is sent.
 pub struct Answer {
     /// What to send.
     pub response: Response,
     _room: Option<Room>,
+    /// Maintenance keeps its turn while it sends, for a while: bytes on the network and the processor's time delay clients
+    /// just as the disk's work does.
+    pub(super) turn: Option<Permit>,
 }
 
 /// Bytes of an answer in memory.
@@ -65,7 +68,7 @@ struct Room {
 
 impl From<Response> for Answer {
     fn from(response: Response) -> Self {
-        Self { response, _room: None }
+        Self { response, _room: None, turn: None }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Operations that answer with values: their bytes are bounded before they are read.
 //!
-//! The order is always the same: first room in memory for the answer, then a turn at the disk, then the engine. The turn
-//! ends when the engine has answered; the room when the answer is sent.
+//! The order is always the same: first room in memory for the answer, then a turn at the disk, then the engine. A
+//! client's turn ends when the engine has answered, so that who reads slowly keeps nobody from the disk; maintenance keeps
+//! its turn a little longer. The room ends when the answer is sent.
 
 use alba_core::env::osd::{Osd, OsdError, OsdKey, Priority, ValueSlice};
 use alba_core::env::{Deadline, within};
@@ -10,10 +11,15 @@ use alba_core::wire::asd::{AsdError, KeyCheck, Response, StoredEntry};
 
 use super::{Answer, ROOM, Room, Service};
 use crate::engine::Engine;
-use crate::schedule::cost;
+use crate::schedule::{Permit, cost};
 
 /// Bytes of values after which a page of entries ends early.
 const ENTRIES_BYTES: u64 = 16 << 20;
+
+/// The turn of maintenance goes on while its answer is sent.
+fn kept(turn: Permit, priority: Priority) -> Option<Permit> {
+    (priority == Priority::Low).then_some(turn)
+}
 
 impl Service {
     /// Room for `bytes` of an answer.
@@ -76,9 +82,9 @@ impl Service {
         let engine = self.engine()?;
         let bytes = engine.size_of(keys.clone(), deadline).await?;
         let room = self.room(bytes, priority, deadline).await?;
-        let _turn = self.gate.admit(priority, cost::transfer(keys.len(), bytes), deadline).await?;
+        let turn = self.gate.admit(priority, cost::transfer(keys.len(), bytes), deadline).await?;
         let values = engine.multi_get(keys, priority, deadline).await?;
-        Ok(Answer { response: Response::Values(values), _room: Some(room) })
+        Ok(Answer { response: Response::Values(values), _room: Some(room), turn: kept(turn, priority) })
     }
 
     pub(super) async fn partial_get(
@@ -91,9 +97,9 @@ impl Service {
         let engine = self.engine()?;
         let bytes = slices.iter().map(|slice| u64::from(slice.len)).sum();
         let room = self.room(bytes, priority, deadline).await?;
-        let _turn = self.gate.admit(priority, cost::transfer(slices.len(), bytes), deadline).await?;
+        let turn = self.gate.admit(priority, cost::transfer(slices.len(), bytes), deadline).await?;
         let found = engine.partial_get(key, slices, priority, deadline).await?;
-        Ok(Answer { response: Response::Slices(found), _room: Some(room) })
+        Ok(Answer { response: Response::Slices(found), _room: Some(room), turn: kept(turn, priority) })
     }
 
     pub(super) async fn entries(
@@ -118,7 +124,7 @@ impl Service {
             // None: deleted since the listing.
             items.extend(found.map(|value| StoredEntry { key, value }));
         }
-        Ok(Answer { response: Response::Entries(Page { items, has_more }), _room: Some(room) })
+        Ok(Answer { response: Response::Entries(Page { items, has_more }), _room: Some(room), turn: None })
     }
 
     pub(super) async fn validate(
