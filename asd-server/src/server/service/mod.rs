@@ -3,6 +3,7 @@
 mod copy;
 mod names;
 mod peers;
+mod proofs;
 mod reads;
 
 use std::collections::BTreeMap;
@@ -18,8 +19,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Engine;
 use crate::schedule::{Gate, Permit, ScheduleLimits, cost};
-use names::{class, name};
+use names::class;
 pub use peers::{Peer, Peers};
+
+/// What it says it can do: only what its engine does too.
+const CAPABILITIES: [Capability; 6] = [
+    Capability::MultiGet2,
+    Capability::PartialGet,
+    Capability::ProvenGet,
+    Capability::CopyFromPeer,
+    Capability::Peers,
+    Capability::Health,
+];
 
 /// Unit of the bound on bytes of answers.
 const ROOM: u64 = 1024;
@@ -80,7 +91,7 @@ pub struct Service {
     low_room: Arc<Semaphore>,
     low_room_units: usize,
     gate: Arc<Gate>,
-    peers: Peers,
+    peers: Arc<Peers>,
     copies: Semaphore,
     state: Mutex<State>,
 }
@@ -111,7 +122,7 @@ impl Service {
             low_room: Arc::new(Semaphore::new(low_room_units)),
             low_room_units,
             gate: Gate::new(env.clock.clone(), limits.schedule),
-            peers: Peers::new(env.clone()),
+            peers: Arc::new(Peers::new(env.clone())),
             copies: Semaphore::new(copy::AT_ONCE),
             state: Mutex::new(state),
             env,
@@ -165,12 +176,12 @@ impl Service {
         let elapsed = self.env.clock.now().since(begun);
         let taken = elapsed.as_secs_f64();
         if elapsed >= VERY_SLOW {
-            tracing::warn!(operation = name(command), seconds = taken, "slow request");
+            tracing::warn!(operation = command.name(), seconds = taken, "slow request");
         } else if elapsed >= SLOW {
-            tracing::info!(operation = name(command), seconds = taken, "slow request");
+            tracing::info!(operation = command.name(), seconds = taken, "slow request");
         }
         self.lock().operations.entry(command.code()).or_default().add(taken);
-        metrics::histogram!("alba_osd_request_seconds", "op" => name(command)).record(taken);
+        metrics::histogram!("alba_osd_request_seconds", "op" => command.name()).record(taken);
         if let Err(error) = &answer {
             metrics::counter!("alba_osd_errors_total", "class" => class(error)).increment(1);
         }
@@ -196,9 +207,7 @@ impl Service {
                 Response::Done.into()
             }
             Request::GetVersion => Response::Version(version()).into(),
-            Request::Capabilities => {
-                Response::Capabilities(vec![Capability::MultiGet2, Capability::PartialGet]).into()
-            }
+            Request::Capabilities => Response::Capabilities(CAPABILITIES.to_vec()).into(),
             Request::Statistics { clear } => Response::Statistics(self.statistics(clear)).into(),
             Request::SetFull(full) => {
                 self.engine()?.set_full(full);
@@ -220,6 +229,14 @@ impl Service {
             Request::PartialGet { key, slices, priority } => {
                 self.partial_get(key, slices, priority, deadline).await?
             }
+            Request::ProvenGet { key, slice, priority } => {
+                self.proven_get(key, slice, priority, deadline).await?
+            }
+            Request::SetPeers(peers) => {
+                self.set_peers(peers, deadline).await?;
+                Response::Done.into()
+            }
+            Request::Health => Response::Health(self.health()).into(),
             Request::RangeEntries { query, priority } => self.entries(query, priority, deadline).await?,
             Request::RangeValidate { query, verify_checksum, show_all, priority } => {
                 self.validate(query, verify_checksum, show_all, priority, deadline).await?
@@ -229,6 +246,7 @@ impl Service {
 
     async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), AsdError> {
         let engine = self.engine()?;
+        let batch = self.with_right_roots(batch, deadline).await?;
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
         let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
         Ok(engine.apply(batch, priority, deadline).await?)
@@ -237,8 +255,8 @@ impl Service {
     /// The answer to what a listener for strangers does not serve.
     pub(super) fn forbid(&self) -> AsdError {
         metrics::counter!("alba_osd_errors_total", "class" => "forbidden").increment(1);
-        AsdError::BadRequest(
-            "forbidden: this port is open to others and serves only GetVersion, PartialGet and Capabilities: \
+        AsdError::Forbidden(
+            "this port is open to others and serves only GetVersion, PartialGet and Capabilities: \
              use a port with TLS or on loopback, or set asd.insecure_listen"
                 .into(),
         )

@@ -6,10 +6,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alba_core::env::{Env, blocking, files};
+use alba_core::env::{Deadline, Endpoint, Env, blocking, files, within};
 use alba_core::ids::LongId;
 use alba_core::net::asd::{AsdClient, AsdClientConfig};
+use alba_core::wire::asd::{self as wire, AsdError};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::Service;
 
 /// Version of the file.
 const FORMAT: u32 = 1;
@@ -103,6 +107,36 @@ impl Peers {
         state.clients.insert(peer.clone(), client.clone());
         Some(client)
     }
+}
+
+impl Service {
+    /// Replaces the peers on a client's word. Begun, it is done whatever becomes of the client: a list that was written but
+    /// not taken would differ from the one after the next start.
+    pub(super) async fn set_peers(&self, peers: Vec<wire::Peer>, deadline: Deadline) -> Result<(), AsdError> {
+        let peers = peers.into_iter().map(reachable).collect::<Result<Vec<_>, _>>()?;
+        let (answer, done) = oneshot::channel();
+        let registered = self.peers.clone();
+        let change = async move { drop(answer.send(registered.set(peers).await)) };
+        self.env.spawn.spawn("set peers", Box::pin(change));
+        within(self.env.clock.as_ref(), deadline, done)
+            .await
+            .map_err(|_| AsdError::Overloaded("the peers were not written in time".into()))?
+            .map_err(|gone| AsdError::Unknown(gone.to_string()))?
+            .map_err(|error| AsdError::Unknown(format!("cannot write the peers: {error}")))
+    }
+}
+
+/// The peer with those of its addresses that can be reached from here, which speaks TCP only.
+fn reachable(peer: wire::Peer) -> Result<Peer, AsdError> {
+    let tcp = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp(address) => Some(*address),
+        Endpoint::Quic(_) => None,
+    };
+    let addresses: Vec<SocketAddr> = peer.addresses.iter().filter_map(tcp).collect();
+    if addresses.is_empty() {
+        return Err(AsdError::BadRequest(format!("peer {} has no TCP address", peer.long_id)));
+    }
+    Ok(Peer { long_id: peer.long_id, addresses })
 }
 
 impl State {

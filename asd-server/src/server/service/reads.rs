@@ -17,7 +17,7 @@ use crate::schedule::{Permit, cost};
 const ENTRIES_BYTES: u64 = 16 << 20;
 
 /// The turn of maintenance goes on while its answer is sent.
-fn kept(turn: Permit, priority: Priority) -> Option<Permit> {
+pub(super) fn kept(turn: Permit, priority: Priority) -> Option<Permit> {
     (priority == Priority::Low).then_some(turn)
 }
 

@@ -2,6 +2,7 @@
 
 mod copy;
 mod exposure;
+mod extensions;
 mod protocol;
 
 use std::net::SocketAddr;
