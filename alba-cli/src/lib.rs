@@ -28,7 +28,8 @@ use alba_core::daemon;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let run: fn(Vec<OsString>) -> ExitCode = match args.get(1).and_then(|name| name.to_str()) {
-        Some("asd-server") => daemon::main::<asd_server::AsdDaemon>,
+        // With commands of its own: `alba asd-server format`.
+        Some("asd-server") => |args| asd_server::main(args),
         Some("metadata") => daemon::main::<alba_metadata::MetadataDaemon>,
         Some("proxy") => daemon::main::<alba_proxy::ProxyDaemon>,
         _ => return args::run(args),

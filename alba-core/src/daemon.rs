@@ -1,13 +1,14 @@
 //! What all daemons share at start and stop: arguments, configuration, logs, signals, health, metrics.
 //!
 //! A daemon implements [`Daemon`] and hands its arguments to [`main`]. Signals: TERM and INT ask it to stop (a second
-//! one ends it at once), and after [`DRAIN`] it is ended whatever it still does; HUP reads the configuration again and
-//! applies its `log_level`. Exit codes: 0 stopped as asked, 1 failed at run time, 2 wrong arguments or configuration.
+//! one ends it at once), and after [`DRAIN`] it is ended whatever it still does; HUP reads the configuration again,
+//! applies its `log_level` and hands the rest to the daemon ([`Context::changes`]). Exit codes: 0 stopped as asked, 1 failed at run time, 2 wrong arguments or configuration.
 //!
 //! Beside its own keys every daemon's configuration has `log_level` and `log_format`; the arguments of the same names
 //! win over them.
 
 mod args;
+mod changes;
 mod health;
 mod http;
 mod logs;
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use args::Shared;
+pub use changes::{Changes, Changing};
 pub use health::{Health, Readiness};
 pub use stop::{StopSignal, Stopper};
 
@@ -45,7 +47,7 @@ const RUNTIME_END: Duration = Duration::from_secs(1);
 /// A program that runs until it is told to stop.
 pub trait Daemon: Sized {
     /// Its keys; with `#[serde(deny_unknown_fields)]`. `log_level` and `log_format` belong to all daemons.
-    type Config: DeserializeOwned + Serialize + Send + 'static;
+    type Config: DeserializeOwned + Serialize + Send + Sync + 'static;
 
     /// Its name for arguments, logs and environment variables, such as `proxy` or `asd-server`.
     const NAME: &'static str;
@@ -73,13 +75,22 @@ pub struct Context {
     pub stop: StopSignal,
     /// Tells others whether it can serve.
     pub health: Health,
+    /// Its configuration, each time it was read again. What can change live is applied, the rest waits for a restart.
+    pub changes: Changes,
 }
 
 impl Context {
     /// A context for a daemon inside another process (tests), and what stops it.
     pub fn new(env: Env) -> (Self, Stopper) {
+        let (context, stopper, _) = Self::with_changes(env);
+        (context, stopper)
+    }
+
+    /// The same, and what hands it new configurations.
+    pub fn with_changes(env: Env) -> (Self, Stopper, Changing) {
         let (stopper, stop) = StopSignal::pair();
-        (Self { env, stop, health: Health::default() }, stopper)
+        let (changing, changes) = Changes::pair();
+        (Self { env, stop, health: Health::default(), changes }, stopper, changing)
     }
 }
 
@@ -113,7 +124,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -> anyhow::Result<ExitCode> {
     let env = real::env();
-    let (context, stopper) = Context::new(env.clone());
+    let (context, stopper, changing) = Context::with_changes(env.clone());
     // Handlers first: a signal during start stops it in order, too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -132,7 +143,10 @@ async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -
             _ = interrupt.recv() => break DRAIN,
             () = gone(parent.as_ref()) => break ORPHAN_DRAIN,
             _ = hang_up.recv() => match arguments.load::<D>() {
-                Ok(Outcome::Run(_, shared)) => logs.reload(&shared),
+                Ok(Outcome::Run(config, shared)) => {
+                    logs.reload(&shared);
+                    changing.hand_over(config);
+                }
                 Ok(Outcome::Checked(_)) => {}
                 Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays"),
             },

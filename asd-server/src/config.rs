@@ -7,6 +7,8 @@ use alba_core::ids::{LongId, Place};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{BLOCK_BYTES, EngineConfig};
+use crate::schedule::ScheduleLimits;
+use crate::server::Exposure;
 
 /// Configuration of an ASD: everything is in the section `asd`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,15 +32,23 @@ pub struct AsdSection {
     /// Where it serves the ASD protocol.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// Listen on an address others can reach, although the protocol has no authentication.
+    /// Serve everything on `listen` although others can reach it and the protocol has no authentication. Without it such
+    /// an address serves direct reads only.
     #[serde(default)]
     pub insecure_listen: bool,
+    /// Format the data directory at the first start. Without it, `asd-server format` must have done that: a disk that is
+    /// not mounted is then not taken for a new one.
+    #[serde(default = "default_true")]
+    pub auto_format: bool,
     /// Where it serves metrics and health; nowhere when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Sum of value sizes it may hold, in bytes; the size of the file system when not given.
+    /// Sum of value sizes it may hold, in bytes; see also `capacity_percent`. Changes live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_bytes: Option<u64>,
+    /// The share of the file system it may fill, where several ASDs share one; 100 when neither is given. Changes live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_percent: Option<u8>,
     /// Percent of the capacity from which data is refused.
     #[serde(default = "default_limit")]
     pub limit_percent: u8,
@@ -54,6 +64,27 @@ pub struct AsdSection {
     /// Bytes of requests in memory, over all connections; and the same again of answers.
     #[serde(default = "default_in_flight")]
     pub max_in_flight_bytes: u64,
+    /// Bytes that the disk works on at once; more operations wait. Changes live.
+    #[serde(default = "default_disk_in_flight")]
+    pub disk_in_flight_bytes: u64,
+    /// Bytes of maintenance that the disk works on at once while clients use it. Changes live.
+    #[serde(default = "default_maintenance_in_flight")]
+    pub maintenance_in_flight_bytes: u64,
+    /// Announce this ASD by UDP multicast every so many seconds; never when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multicast_seconds: Option<u32>,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn default_disk_in_flight() -> u64 {
+    ScheduleLimits::default().in_flight
+}
+
+fn default_maintenance_in_flight() -> u64 {
+    ScheduleLimits::default().low_in_flight
 }
 
 fn default_listen() -> SocketAddr {
@@ -86,13 +117,6 @@ impl AsdSection {
         if self.data_dir.as_os_str().is_empty() {
             return Err("asd.data_dir is empty: name the directory of this disk".into());
         }
-        if !self.listen.ip().is_loopback() && !self.insecure_listen {
-            return Err(format!(
-                "asd.listen = {} can be reached from other machines and the protocol has no authentication: \
-                 listen on loopback, or set asd.insecure_listen = true",
-                self.listen
-            ));
-        }
         if !(1..=100).contains(&self.limit_percent) {
             return Err("asd.limit_percent must be 1 to 100".into());
         }
@@ -109,13 +133,57 @@ impl AsdSection {
                 "asd.max_in_flight_bytes must be at least asd.segment_bytes: a batch may be so large".into(),
             );
         }
+        if self.capacity_bytes.is_some() && self.capacity_percent.is_some() {
+            return Err("asd.capacity_bytes and asd.capacity_percent are both given: leave one out".into());
+        }
+        if self.capacity_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err("asd.capacity_percent must be 1 to 100".into());
+        }
+        if self.disk_in_flight_bytes < 1 << 20 {
+            return Err("asd.disk_in_flight_bytes must be at least 1 MiB".into());
+        }
+        if self.maintenance_in_flight_bytes > self.disk_in_flight_bytes / 2 {
+            return Err(
+                "asd.maintenance_in_flight_bytes must be at most half of asd.disk_in_flight_bytes".into()
+            );
+        }
+        if self.multicast_seconds == Some(0) {
+            return Err("asd.multicast_seconds must be at least 1; leave it out to announce nothing".into());
+        }
         Ok(())
     }
 
-    pub(crate) fn engine(&self) -> EngineConfig {
+    /// What its plain port serves.
+    pub(crate) fn exposure(&self) -> Exposure {
+        if self.listen.ip().is_loopback() || self.insecure_listen {
+            Exposure::Trusted
+        } else {
+            Exposure::DirectReads
+        }
+    }
+
+    pub(crate) fn schedule(&self) -> ScheduleLimits {
+        ScheduleLimits {
+            in_flight: self.disk_in_flight_bytes,
+            low_in_flight: self.maintenance_in_flight_bytes,
+            low_waiting: self.max_in_flight_bytes / 2,
+            ..ScheduleLimits::default()
+        }
+    }
+
+    /// Its capacity on a file system of `total` bytes.
+    pub(crate) fn capacity(&self, total: u64) -> u64 {
+        match (self.capacity_bytes, self.capacity_percent) {
+            (Some(bytes), _) => bytes,
+            (None, Some(percent)) => total / 100 * u64::from(percent),
+            (None, None) => total,
+        }
+    }
+
+    pub(crate) fn engine(&self, total: u64) -> EngineConfig {
         EngineConfig {
             segment_bytes: self.segment_bytes,
-            capacity: self.capacity_bytes,
+            capacity: Some(self.capacity(total)),
             limit_percent: self.limit_percent,
             queue_bytes: self.max_in_flight_bytes,
             ..EngineConfig::default()
@@ -128,20 +196,7 @@ mod tests {
     use super::*;
 
     fn section() -> AsdSection {
-        AsdSection {
-            data_dir: "/disk".into(),
-            place: "node-0".parse().unwrap(),
-            long_id: None,
-            listen: default_listen(),
-            insecure_listen: false,
-            metrics_listen: None,
-            capacity_bytes: None,
-            limit_percent: default_limit(),
-            segment_bytes: default_segment(),
-            index_cache_bytes: default_index_cache(),
-            max_connections: default_connections(),
-            max_in_flight_bytes: default_in_flight(),
-        }
+        toml::from_str("data_dir = \"/disk\"\nplace = \"node-0\"").unwrap()
     }
 
     #[test]
@@ -154,15 +209,35 @@ mod tests {
             assert!(error.contains(key), "{error}");
         };
         refused(|s| s.data_dir = PathBuf::new(), "asd.data_dir");
-        refused(|s| s.listen = ([0, 0, 0, 0], 8000).into(), "asd.insecure_listen");
         refused(|s| s.limit_percent = 0, "asd.limit_percent");
         refused(|s| s.segment_bytes = 4096, "asd.segment_bytes");
         refused(|s| s.segment_bytes += 1, "asd.segment_bytes");
         refused(|s| s.max_connections = 0, "asd.max_connections");
         refused(|s| s.max_in_flight_bytes = 1, "asd.max_in_flight_bytes");
-        let mut open = section();
-        open.listen = ([0, 0, 0, 0], 8000).into();
-        open.insecure_listen = true;
-        assert_eq!(open.check(), Ok(()));
+        refused(|s| (s.capacity_bytes, s.capacity_percent) = (Some(1), Some(1)), "asd.capacity_percent");
+        refused(|s| s.capacity_percent = Some(101), "asd.capacity_percent");
+        refused(|s| s.disk_in_flight_bytes = 1, "asd.disk_in_flight_bytes");
+        refused(|s| s.maintenance_in_flight_bytes = 64 << 20, "asd.maintenance_in_flight_bytes");
+        refused(|s| s.multicast_seconds = Some(0), "asd.multicast_seconds");
+    }
+
+    #[test]
+    fn a_port_that_others_reach_serves_direct_reads_unless_told_otherwise() {
+        let mut section = section();
+        assert_eq!(section.exposure(), Exposure::Trusted, "loopback");
+        section.listen = ([0, 0, 0, 0], 8000).into();
+        assert_eq!((section.check(), section.exposure()), (Ok(()), Exposure::DirectReads));
+        section.insecure_listen = true;
+        assert_eq!((section.check(), section.exposure()), (Ok(()), Exposure::Trusted));
+    }
+
+    #[test]
+    fn capacity_is_bytes_a_share_or_the_whole_file_system() {
+        let mut section = section();
+        assert_eq!(section.capacity(1000), 1000);
+        section.capacity_percent = Some(25);
+        assert_eq!(section.capacity(1000), 250);
+        (section.capacity_bytes, section.capacity_percent) = (Some(7), None);
+        assert_eq!(section.capacity(1000), 7);
     }
 }

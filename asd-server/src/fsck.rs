@@ -1,7 +1,6 @@
 //! `asd-server fsck`: looks through a data directory that no ASD is using.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,9 +8,9 @@ use std::time::Duration;
 use alba_core::env::osd::{Osd, OsdError, Priority};
 use alba_core::env::{Env, real};
 use alba_core::range::RangeQuery;
-use anyhow::Context as _;
 use clap::Parser;
 
+use crate::command::{self, Report};
 use crate::daemon::parts;
 use crate::engine::{Engine, EngineConfig};
 use crate::home::Home;
@@ -37,35 +36,12 @@ struct Arguments {
     rebuild_index: bool,
 }
 
-/// Runs it. Exit codes: 0 all is whole, 1 damage was found or it could not be done, 2 wrong arguments.
+/// Runs it. Exit code 1 also when damage was found.
 pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(args) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Where it cannot be printed, the exit code says it.
-            drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
-    };
-    let checked = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")
-        .and_then(|runtime| runtime.block_on(check(&arguments)));
-    let (text, code) = match checked {
-        Ok(report) => (report.text, if report.damaged { 1 } else { 0 }),
-        Err(error) => (format!("{error:#}\n"), 1),
-    };
-    drop(std::io::stdout().lock().write_all(text.as_bytes()));
-    ExitCode::from(code)
+    command::run(args, check)
 }
 
-struct Report {
-    text: String,
-    damaged: bool,
-}
-
-async fn check(arguments: &Arguments) -> anyhow::Result<Report> {
+async fn check(arguments: Arguments) -> anyhow::Result<Report> {
     let env: Env = real::env();
     let home = Home::open_existing(&arguments.data_dir)?;
     let parts = parts(&env, &home, CACHE);
@@ -103,5 +79,5 @@ async fn check(arguments: &Arguments) -> anyhow::Result<Report> {
     let used = engine.usage().used;
     engine.close(env.deadline_in(STEP)).await;
     text += &format!("{values} values, {used}; {damaged} damaged\n");
-    Ok(Report { text, damaged: damaged > 0 || !opening.damage.is_empty() })
+    Ok(Report { text, failed: damaged > 0 || !opening.damage.is_empty() })
 }

@@ -1,6 +1,6 @@
 //! The data directory: who it belongs to, and that only one process uses it.
 //!
-//! The identity is written once, at the first start. It must never be made anew over data: an ASD that comes back under
+//! The identity is written once, by `asd-server format` or at the first start. It must never be made anew over data: an ASD that comes back under
 //! another name would hide what it holds, one that comes back empty under the old name would be taken for whole.
 
 use std::fs::File;
@@ -16,6 +16,9 @@ use crate::engine::StoreId;
 
 /// Version of the directory's layout.
 const FORMAT: u32 = 1;
+
+/// The file that says who a directory belongs to.
+const IDENTITY: &str = "identity.toml";
 
 /// Why a directory cannot be used. Every text says what to do.
 #[derive(Debug, Error)]
@@ -39,8 +42,32 @@ pub enum HomeError {
         wanted: String,
     },
     /// Data without an identity.
-    #[error("{0} holds segments but no identity.toml: restore that file; nothing is formatted over data")]
+    #[error(
+        "{0} holds segments or an index but no identity.toml: restore that file; nothing is formatted over data"
+    )]
     Orphaned(PathBuf),
+    /// Nothing was formatted there, and it must not be done unasked.
+    #[error(
+        "{0} is not formatted: if it is the right directory (is the disk mounted?), run asd-server format, \
+             or set asd.auto_format = true"
+    )]
+    Unformatted(PathBuf),
+    /// It was formatted before.
+    #[error("{directory} belongs to the ASD {long_id} already: nothing is formatted over it")]
+    Formatted {
+        /// Which directory.
+        directory: PathBuf,
+        /// Whose.
+        long_id: LongId,
+    },
+    /// Something else is there.
+    #[error("{directory} holds {found}: an ASD needs a directory of its own, empty at first")]
+    Occupied {
+        /// Which directory.
+        directory: PathBuf,
+        /// What is in it.
+        found: String,
+    },
     /// The identity does not parse.
     #[error("{path}: {reason}")]
     Identity {
@@ -91,39 +118,52 @@ pub struct Home {
 }
 
 impl Home {
-    /// Opens the directory; formats it when it is new. `long_id` and `place` must be those it was formatted with.
-    pub fn open(
+    /// Formats an empty or new directory: fixes who it belongs to, for ever.
+    pub fn format(
         directory: &Path,
         long_id: Option<&LongId>,
         place: &Place,
         rng: &dyn Rng,
     ) -> Result<Self, HomeError> {
-        let fail = |path: &Path| {
-            let path = path.to_owned();
-            move |error| HomeError::Io { path, error }
-        };
         files::create_dir_all(directory).map_err(fail(directory))?;
         let lock = lock(directory)?;
-        let path = directory.join("identity.toml");
-        if !path.try_exists().map_err(fail(&path))? {
-            let segments = directory.join("segments");
-            let mut held = std::fs::read_dir(&segments).into_iter().flatten();
-            if held.next().is_some() {
-                return Err(HomeError::Orphaned(directory.to_owned()));
+        let path = directory.join(IDENTITY);
+        if path.try_exists().map_err(fail(&path))? {
+            let Self { identity, .. } = Self::read(directory, lock)?;
+            return Err(HomeError::Formatted { directory: directory.to_owned(), long_id: identity.long_id });
+        }
+        for entry in std::fs::read_dir(directory).map_err(fail(directory))? {
+            let name = entry.map_err(fail(directory))?.file_name();
+            if name == "segments" || name == "index" {
+                refuse_data(directory)?;
+            } else if name != "lock" && name != "lost+found" {
+                let found = name.to_string_lossy().into_owned();
+                return Err(HomeError::Occupied { directory: directory.to_owned(), found });
             }
-            files::create_dir_all(&segments).map_err(fail(&segments))?;
-            let fresh = Identity {
-                format: FORMAT,
-                long_id: match long_id {
-                    Some(given) => given.clone(),
-                    None => random_id(rng, &path)?,
-                },
-                place: place.clone(),
-                store_id: hex::encode(&rng.bytes32()[..16]),
-            };
-            let text = toml::to_string(&fresh)
-                .map_err(|error| HomeError::Identity { path: path.clone(), reason: error.to_string() })?;
-            files::replace(&path, text.as_bytes()).map_err(fail(&path))?;
+        }
+        write_identity(directory, long_id, place, rng)?;
+        Self::read(directory, lock)
+    }
+
+    /// Opens the directory of a daemon; with `auto_format` a new one is formatted. `long_id` and `place` must be those
+    /// it was formatted with.
+    pub fn open(
+        directory: &Path,
+        long_id: Option<&LongId>,
+        place: &Place,
+        auto_format: bool,
+        rng: &dyn Rng,
+    ) -> Result<Self, HomeError> {
+        let path = directory.join(IDENTITY);
+        if !auto_format && !path.try_exists().map_err(fail(&path))? {
+            refuse_data(directory)?;
+            return Err(HomeError::Unformatted(directory.to_owned()));
+        }
+        files::create_dir_all(directory).map_err(fail(directory))?;
+        let lock = lock(directory)?;
+        if !path.try_exists().map_err(fail(&path))? {
+            refuse_data(directory)?;
+            write_identity(directory, long_id, place, rng)?;
         }
         let home = Self::read(directory, lock)?;
         let mismatch = |what, found: &dyn ToString, wanted: &dyn ToString| HomeError::Mismatch {
@@ -143,16 +183,16 @@ impl Home {
 
     /// Opens a directory that was formatted before.
     pub fn open_existing(directory: &Path) -> Result<Self, HomeError> {
-        let path = directory.join("identity.toml");
-        match path.try_exists() {
-            Ok(true) => Self::read(directory, lock(directory)?),
-            Ok(false) => Err(HomeError::Io { path, error: io::ErrorKind::NotFound.into() }),
-            Err(error) => Err(HomeError::Io { path, error }),
+        let path = directory.join(IDENTITY);
+        if path.try_exists().map_err(fail(&path))? {
+            Self::read(directory, lock(directory)?)
+        } else {
+            Err(HomeError::Unformatted(directory.to_owned()))
         }
     }
 
     fn read(directory: &Path, lock: File) -> Result<Self, HomeError> {
-        let path = directory.join("identity.toml");
+        let path = directory.join(IDENTITY);
         let text =
             std::fs::read_to_string(&path).map_err(|error| HomeError::Io { path: path.clone(), error })?;
         let broken = |reason: String| HomeError::Identity { path: path.clone(), reason };
@@ -169,10 +209,59 @@ impl Home {
         self.directory.join("segments")
     }
 
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the registered peers are kept.
+    pub fn peers(&self) -> PathBuf {
+        self.directory.join("peers.json")
+    }
+
     /// Where the index is.
     pub fn index(&self) -> PathBuf {
         self.directory.join("index")
     }
+}
+
+fn fail(path: &Path) -> impl FnOnce(io::Error) -> HomeError + use<> {
+    let path = path.to_owned();
+    move |error| HomeError::Io { path, error }
+}
+
+/// Segments without an identity are somebody's data.
+fn refuse_data(directory: &Path) -> Result<(), HomeError> {
+    for part in ["segments", "index"] {
+        let mut held = std::fs::read_dir(directory.join(part)).into_iter().flatten();
+        if held.next().is_some() {
+            return Err(HomeError::Orphaned(directory.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn write_identity(
+    directory: &Path,
+    long_id: Option<&LongId>,
+    place: &Place,
+    rng: &dyn Rng,
+) -> Result<(), HomeError> {
+    let path = directory.join(IDENTITY);
+    let segments = directory.join("segments");
+    files::create_dir_all(&segments).map_err(fail(&segments))?;
+    let fresh = Identity {
+        format: FORMAT,
+        long_id: match long_id {
+            Some(given) => given.clone(),
+            None => random_id(rng, &path)?,
+        },
+        place: place.clone(),
+        store_id: hex::encode(&rng.bytes32()[..16]),
+    };
+    let text = toml::to_string(&fresh)
+        .map_err(|error| HomeError::Identity { path: path.clone(), reason: error.to_string() })?;
+    files::replace(&path, text.as_bytes()).map_err(fail(&path))
 }
 
 fn random_id(rng: &dyn Rng, path: &Path) -> Result<LongId, HomeError> {
@@ -199,7 +288,7 @@ mod tests {
 
     fn open(directory: &Path, long_id: Option<&str>, place: &str) -> Result<Home, HomeError> {
         let long_id = long_id.map(|id| LongId::new(id).unwrap());
-        Home::open(directory, long_id.as_ref(), &place.parse().unwrap(), &OsRandom)
+        Home::open(directory, long_id.as_ref(), &place.parse().unwrap(), true, &OsRandom)
     }
 
     #[test]
@@ -238,5 +327,35 @@ mod tests {
         assert!(matches!(open(directory.path(), None, "node-0"), Err(HomeError::Orphaned(_))));
         files::replace(&directory.path().join("identity.toml"), b"format = 1\n").unwrap();
         assert!(matches!(open(directory.path(), None, "node-0"), Err(HomeError::Identity { .. })));
+    }
+
+    #[test]
+    fn formatting_fixes_the_identity_of_an_empty_directory_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().join("disk");
+        let place: Place = "rack/node-0".parse().unwrap();
+        let closed = |place: &Place| Home::open(&disk, None, place, false, &OsRandom);
+        assert!(matches!(closed(&place), Err(HomeError::Unformatted(_))));
+        assert!(!disk.exists(), "a disk that is not mounted leaves no trace");
+        // What a fresh file system holds is not in the way; anything else is.
+        files::create_dir_all(&disk.join("lost+found")).unwrap();
+        files::replace(&disk.join("thesis.tex"), b"x").unwrap();
+        let format = |id: &str| Home::format(&disk, Some(&LongId::new(id).unwrap()), &place, &OsRandom);
+        assert!(matches!(format("mine"), Err(HomeError::Occupied { found, .. }) if found == "thesis.tex"));
+        files::remove_file(&disk.join("thesis.tex")).unwrap();
+        let home = format("mine").unwrap();
+        assert!(matches!(format("mine"), Err(HomeError::InUse(_))));
+        drop(home);
+        assert!(
+            matches!(format("other"), Err(HomeError::Formatted { long_id, .. }) if long_id.as_str() == "mine")
+        );
+        assert_eq!(closed(&place).unwrap().identity.long_id.as_str(), "mine");
+        let elsewhere = "rack/node-1".parse().unwrap();
+        assert!(matches!(closed(&elsewhere), Err(HomeError::Mismatch { what: "place", .. })));
+        // Segments without an identity are not formatted over.
+        files::replace(&disk.join("segments/segment-0000000000000000"), b"x").unwrap();
+        files::remove_file(&disk.join(IDENTITY)).unwrap();
+        assert!(matches!(format("mine"), Err(HomeError::Orphaned(_))));
+        assert!(matches!(closed(&place), Err(HomeError::Orphaned(_))));
     }
 }

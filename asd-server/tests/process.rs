@@ -1,67 +1,24 @@
 //! The real program: killed while it writes, started again, everything acknowledged is there.
 #![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
 
+mod fixture;
+mod load;
+mod rules;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use alba_core::checksum::ChecksumAlgorithm;
 use alba_core::env::osd::{Osd, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
-use alba_core::env::{Env, OsdError, real};
-use alba_core::ids::LongId;
-use alba_core::net::asd::{AsdClient, AsdClientConfig, probe};
+use alba_core::env::{Env, OsdError, TaskHandle, real};
+use alba_core::net::asd::AsdClient;
 use bytes::Bytes;
 
-const LONG_ID: &str = "killed-asd";
-
-/// For whatever should not take long.
-const WAIT: Duration = Duration::from_secs(30);
-
-/// A child that does not outlive the test.
-struct Asd(Child);
-
-impl Drop for Asd {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn command(directory: &Path, address: SocketAddr) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_asd-server"));
-    for (key, value) in [
-        ("data_dir", format!("{:?}", directory.to_str().unwrap())),
-        ("place", "\"node-0\"".to_owned()),
-        ("long_id", format!("{LONG_ID:?}")),
-        ("listen", format!("\"{address}\"")),
-        ("segment_bytes", (4 << 20).to_string()),
-    ] {
-        command.arg("--set").arg(format!("asd.{key}={value}"));
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command
-}
-
-async fn start(env: &Env, directory: &Path, address: SocketAddr) -> Asd {
-    let mut asd = Asd(command(directory, address).stderr(Stdio::inherit()).spawn().unwrap());
-    let limit = env.deadline_in(WAIT);
-    while probe(env, address, env.deadline_in(Duration::from_secs(1))).await.is_err() {
-        assert!(!limit.left(env.clock.as_ref()).is_zero(), "it does not start");
-        assert_eq!(asd.0.try_wait().unwrap(), None, "it ended at once");
-        env.clock.sleep_until(env.clock.now().plus(Duration::from_millis(20))).await;
-    }
-    asd
-}
-
-fn free_address() -> SocketAddr {
-    // The port is free again once the listener is dropped.
-    #[allow(clippy::disallowed_types, reason = "only to find a free port")]
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
+use fixture::{LONG_ID, WAIT, client, command, ended, free_address, page, program, start};
 
 fn stored(nth: u64) -> StoredValue {
     let len = [10, 5_000, 20_000, 70_000][usize::try_from(nth % 4).unwrap()];
@@ -74,23 +31,69 @@ fn key(writer: u64, nth: u64) -> OsdKey {
     format!("w{writer}-{nth:06}").into()
 }
 
-/// Writes until it fails; gives the number of acknowledged values.
-async fn write(env: Env, osd: Arc<AsdClient>, writer: u64, from: u64, count: Arc<AtomicBool>) -> u64 {
+/// The batch number `nth` of a writer: its value; each fourth one takes away the value three before it, too.
+fn batch(writer: u64, nth: u64) -> OsdBatch {
+    let mut updates = vec![OsdUpdate::Set(key(writer, nth), stored(nth))];
+    updates.extend(takes_away(nth).map(|gone| OsdUpdate::Delete(key(writer, gone))));
+    OsdBatch { asserts: vec![OsdAssert::Absent(key(writer, nth))], updates }
+}
+
+fn takes_away(nth: u64) -> Option<u64> {
+    (nth % 4 == 3).then(|| nth - 3)
+}
+
+/// Writes until it fails; gives the number of the batch that was not acknowledged.
+async fn write(env: Env, osd: Arc<AsdClient>, writer: u64, from: u64, busy: Arc<AtomicBool>) -> u64 {
     let mut nth = from;
     loop {
-        let batch = OsdBatch {
-            asserts: vec![OsdAssert::Absent(key(writer, nth))],
-            updates: vec![OsdUpdate::Set(key(writer, nth), stored(nth))],
-        };
-        if let Err(error) = osd.apply(batch, Priority::High, env.deadline_in(Duration::from_secs(5))).await {
+        let deadline = env.deadline_in(Duration::from_secs(5));
+        if let Err(error) = osd.apply(batch(writer, nth), Priority::High, deadline).await {
             assert!(matches!(error, OsdError::Connection(_) | OsdError::Timeout), "{error}");
             return nth;
         }
         nth += 1;
         if nth >= from + 20 {
-            count.store(true, Ordering::Relaxed);
+            busy.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// What one writer did in one round.
+struct Written {
+    writer: u64,
+    from: u64,
+    /// Everything below is acknowledged.
+    end: u64,
+    /// Did the batch `end` happen? It may have or not, but once seen it stays so.
+    last: Option<bool>,
+}
+
+/// Compares what is there with what a writer was told.
+async fn check(env: &Env, osd: &AsdClient, written: &mut Written) {
+    let Written { writer, from, end, .. } = *written;
+    let mut expected: BTreeMap<u64, bool> = (from..end).map(|nth| (nth, true)).collect();
+    expected.extend((from..end).filter_map(takes_away).map(|gone| (gone, false)));
+    let get = async |nth| {
+        let found = osd.multi_get(vec![key(writer, nth)], Priority::High, env.deadline_in(WAIT)).await;
+        found.unwrap().pop().flatten()
+    };
+    let last = get(end).await;
+    assert!(last.is_none() || last == Some(stored(end)), "half a value of writer {writer}: {end}");
+    assert!(written.last.is_none_or(|before| before == last.is_some()), "{writer}: {end} changed its mind");
+    written.last = Some(last.is_some());
+    // All of the last batch, or nothing of it.
+    if let (true, Some(gone)) = (last.is_some(), takes_away(end)) {
+        expected.insert(gone, false);
+    }
+    for (nth, present) in expected {
+        let wanted = present.then(|| stored(nth));
+        assert!(get(nth).await == wanted, "writer {writer}, value {nth}: present {present} expected");
+    }
+}
+
+/// Rounds of the kill loop: more with `ALBA_LONG` (a number, or anything for 200).
+fn rounds() -> u64 {
+    std::env::var("ALBA_LONG").map_or(20, |long| long.parse().unwrap_or(200))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,20 +102,17 @@ async fn a_kill_in_the_middle_of_writes_loses_nothing_acknowledged() {
     let data = directory.path().join("asd");
     let env = real::env();
     let address = free_address();
-    let id = LongId::new(LONG_ID).unwrap();
-    // (writer, first number, end of the acknowledged ones)
-    let mut acknowledged: Vec<(u64, u64, u64)> = Vec::new();
-    for round in 0..4 {
-        let mut asd = start(&env, &data, address).await;
-        let osd = AsdClient::new(env.clone(), vec![address], id.clone(), AsdClientConfig::default());
-        for (writer, from, end) in &acknowledged {
-            for nth in *from..*end {
-                let keys = vec![key(*writer, nth)];
-                let found = osd.multi_get(keys, Priority::High, env.deadline_in(WAIT)).await.unwrap();
-                assert_eq!(found, [Some(stored(nth))], "round {round}, writer {writer}, value {nth}");
-            }
+    let mut all: Vec<Written> = Vec::new();
+    let rounds = rounds();
+    for round in 0..=rounds {
+        let mut asd = start(&env, &data, address, &[]).await;
+        let osd = client(&env, address);
+        // Old rounds now and then, the last one and all at the end always.
+        let first = if round % 5 == 0 || round == rounds { 0 } else { all.len().saturating_sub(4) };
+        for written in &mut all[first..] {
+            check(&env, &osd, written).await;
         }
-        if round == 3 {
+        if round == rounds {
             break;
         }
         let busy = Arc::new(AtomicBool::new(false));
@@ -137,11 +137,11 @@ async fn a_kill_in_the_middle_of_writes_loses_nothing_acknowledged() {
         asd.0.kill().unwrap();
         asd.0.wait().unwrap();
         for (writer, result) in running {
-            acknowledged.push((writer, from, result.await.unwrap()));
+            all.push(Written { writer, from, end: result.await.unwrap(), last: None });
         }
     }
-    let count: u64 = acknowledged.iter().map(|(_, from, end)| end - from).sum();
-    assert!(count >= 60, "{acknowledged:?}");
+    let count: u64 = all.iter().map(|written| written.end - written.from).sum();
+    assert!(count >= rounds * 20, "{count} acknowledged in {rounds} rounds");
 }
 
 #[tokio::test]
@@ -149,22 +149,13 @@ async fn a_directory_in_use_and_a_wrong_identity_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let env = real::env();
     let address = free_address();
-    let running = start(&env, directory.path(), address).await;
-    let text = |command: &mut Command| {
-        let output = command.stderr(Stdio::piped()).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    let second = text(&mut command(directory.path(), free_address()));
+    let running = start(&env, directory.path(), address, &[]).await;
+    let second = ended(&mut command(directory.path(), free_address(), &[]), 1);
     assert!(second.contains("in use by a running ASD"), "{second}");
     drop(running);
-    let other = text(command(directory.path(), free_address()).args(["--set", "asd.place=\"node-1\""]));
+    let other = ended(&mut command(directory.path(), free_address(), &["place=\"node-1\""]), 1);
     assert!(other.contains("belongs to the ASD with place node-0"), "{other}");
-    let checked = Command::new(env!("CARGO_BIN_EXE_asd-server"))
-        .args(["fsck", "--rebuild-index", "--data-dir"])
-        .arg(directory.path())
-        .output()
-        .unwrap();
-    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let mut check = program("fsck");
+    let checked = ended(check.args(["--rebuild-index", "--data-dir"]).arg(directory.path()), 0);
     assert!(checked.contains("0 values") && checked.contains("0 damaged"), "{checked}");
 }

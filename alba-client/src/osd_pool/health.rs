@@ -32,14 +32,20 @@ pub(crate) enum ErrorClass {
 impl ErrorClass {
     pub(crate) fn of(error: &OsdError) -> Self {
         match error {
-            OsdError::Connection(_) | OsdError::Timeout | OsdError::Device(_) | OsdError::WrongOsd { .. } => {
-                Self::Device
-            }
+            // One that does not serve us where we reach it is of as little use as one that is gone.
+            OsdError::Connection(_)
+            | OsdError::Timeout
+            | OsdError::Device(_)
+            | OsdError::WrongOsd { .. }
+            | OsdError::Forbidden(_) => Self::Device,
             OsdError::Full => Self::Full,
             OsdError::Overloaded(_) => Self::Overload,
             OsdError::Damaged(_) => Self::Damage,
             // An operation that an older OSD does not know has a substitute, so the OSD stays of use.
-            OsdError::AssertFailed(_) | OsdError::BadRequest(_) | OsdError::UnknownOperation => Self::Caller,
+            OsdError::AssertFailed(_)
+            | OsdError::BadRequest(_)
+            | OsdError::WrongChecksum(_)
+            | OsdError::UnknownOperation => Self::Caller,
         }
     }
 }

@@ -15,23 +15,30 @@ pub struct Readiness {
     pub ready: bool,
     /// Why not; empty when it can.
     pub reason: String,
+    /// What else the daemon says of itself; absent when nothing.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub details: serde_json::Value,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Readiness { ready: false, reason: "starting".to_owned() })))
+        Self(Arc::new(Mutex::new(Readiness {
+            ready: false,
+            reason: "starting".to_owned(),
+            details: serde_json::Value::Null,
+        })))
     }
 }
 
 impl Health {
     /// It can serve from now on.
     pub fn set_ready(&self) {
-        self.set(Readiness { ready: true, reason: String::new() });
+        self.set(true, String::new());
     }
 
     /// It cannot serve, for this reason.
     pub fn set_not_ready(&self, reason: impl Into<String>) {
-        self.set(Readiness { ready: false, reason: reason.into() });
+        self.set(false, reason.into());
     }
 
     /// As it is now.
@@ -39,7 +46,14 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, readiness: Readiness) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = readiness;
+    /// Says more than yes or no, whatever that is.
+    pub fn set_details(&self, details: serde_json::Value) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).details = details;
+    }
+
+    fn set(&self, ready: bool, reason: String) {
+        let mut readiness = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        readiness.ready = ready;
+        readiness.reason = reason;
     }
 }

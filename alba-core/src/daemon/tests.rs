@@ -88,6 +88,17 @@ async fn the_stop_signal_reaches_all_and_stays() {
     assert!(context.stop.is_stopping());
 }
 
+#[tokio::test]
+async fn a_configuration_read_again_reaches_the_daemon() {
+    let (context, _stopper, changing) = Context::with_changes(real::env());
+    let mut changes = context.changes.clone();
+    let deadline = context.env.deadline_in(Duration::from_millis(1));
+    assert!(within(context.env.clock.as_ref(), deadline, changes.next::<ExampleConfig>()).await.is_err());
+    changing.hand_over("of another type");
+    changing.hand_over(ExampleConfig { auth_token: "new".to_owned(), ..ExampleConfig::default() });
+    assert_eq!(changes.next::<ExampleConfig>().await.auth_token, "new");
+}
+
 async fn fetch(env: &Env, at: SocketAddr, path: &str) -> String {
     let deadline = env.deadline_in(Duration::from_secs(10));
     let mut stream = env.net.connect(at, deadline).await.unwrap();
@@ -111,7 +122,10 @@ async fn the_pages_tell_health_metrics_and_masked_configuration() {
     let answer = fetch(&env, at, "/health/ready").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("starting"), "{answer}");
     health.set_ready();
-    assert!(fetch(&env, at, "/health/ready").await.starts_with("HTTP/1.1 200"));
+    let answer = fetch(&env, at, "/health/ready").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("details"), "{answer}");
+    health.set_details(serde_json::json!({ "mood": "fine" }));
+    assert!(fetch(&env, at, "/health/ready").await.contains("fine"));
     assert!(fetch(&env, at, "/health/live").await.contains("true"));
     let config = fetch(&env, at, "/config").await;
     assert!(config.contains("listen") && !config.contains("hunter2"), "{config}");

@@ -1,9 +1,12 @@
 //! Byte streams between machines.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use async_trait::async_trait;
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::clock::Deadline;
@@ -34,4 +37,79 @@ pub trait Listener: Send + 'static {
 
     /// Where it listens (the port that was chosen, when 0 was asked for).
     fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// Where a server listens, and how: `tcp://10.0.0.1:8500`, `quic://[::1]:8501`. Numeric, since names are resolved where they
+/// are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Endpoint {
+    /// Plain TCP: no authentication, no encryption.
+    Tcp(SocketAddr),
+    /// QUIC: both sides have certificates of the cluster's authority.
+    Quic(SocketAddr),
+}
+
+/// Why a text is no [`Endpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EndpointError {
+    /// Neither `tcp://` nor `quic://`.
+    #[error("{0:?} begins with neither tcp:// nor quic://")]
+    Scheme(String),
+    /// No numeric address with a port.
+    #[error("{0:?} is not an IP address with a port")]
+    Address(String),
+}
+
+impl Endpoint {
+    /// Its address.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) | Self::Quic(address) => address,
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let (make, rest): (fn(SocketAddr) -> Self, &str) = if let Some(rest) = text.strip_prefix("tcp://") {
+            (Self::Tcp, rest)
+        } else if let Some(rest) = text.strip_prefix("quic://") {
+            (Self::Quic, rest)
+        } else {
+            return Err(EndpointError::Scheme(text.to_owned()));
+        };
+        rest.parse().map(make).map_err(|_| EndpointError::Address(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Quic(address) => write!(f, "quic://{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_read_back() {
+        for text in ["tcp://127.0.0.1:8500", "quic://10.0.0.1:1", "tcp://[::1]:65535", "quic://[fe80::1]:443"]
+        {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        for text in ["127.0.0.1:8500", "rdma://127.0.0.1:1", "TCP://127.0.0.1:1", ""] {
+            assert_eq!(text.parse::<Endpoint>(), Err(EndpointError::Scheme(text.to_owned())));
+        }
+        for text in
+            ["tcp://localhost:1", "tcp://127.0.0.1", "quic://", "quic://127.0.0.1:65536", "tcp://1.2.3.4:5/"]
+        {
+            assert_eq!(text.parse::<Endpoint>(), Err(EndpointError::Address(text.to_owned())));
+        }
+    }
 }

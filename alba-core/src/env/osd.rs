@@ -18,7 +18,8 @@ pub type OsdKey = Bytes;
 pub struct StoredValue {
     /// The bytes.
     pub value: Bytes,
-    /// Stored beside them, not computed by the OSD.
+    /// Stored beside them. An OSD with the capability `ProvenGet` compares a BLAKE3 root with the value when it is stored;
+    /// all others are taken as they are.
     pub checksum: Checksum,
 }
 
@@ -40,15 +41,16 @@ impl OsdAssert {
     }
 }
 
-/// One change of a batch. Of several for one key the last counts.
+/// One change of a batch. They are applied in order: of several for one key the last counts, and a key that is set after
+/// a range around it was deleted is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OsdUpdate {
     /// Sets the key.
     Set(OsdKey, StoredValue),
     /// Removes the key; absent is fine.
     Delete(OsdKey),
-    /// Removes every key from the first (included) to the second (excluded). One record; the space returns in the
-    /// background. Only an OSD with the capability `DeleteRange` takes it.
+    /// Removes every key from the first (included) to the second (excluded, and above the first). One record; the space
+    /// returns in the background. Only an OSD with the capability `DeleteRange` takes it.
     DeleteRange(OsdKey, OsdKey),
     /// Sets the key to a value that the OSD fetches itself. Only one with the capability `CopyFromPeer` takes it.
     SetFromPeer(OsdKey, PeerSource),
@@ -139,9 +141,15 @@ pub enum OsdError {
     /// Too much in flight there; try another one or later.
     #[error("OSD is overloaded: {0}")]
     Overloaded(String),
-    /// The request itself is wrong (slices outside the value, a key too long).
+    /// The request itself is wrong (slices outside the value, a key too long, a range that ends before it begins).
     #[error("refused by the OSD: {0}")]
     BadRequest(String),
+    /// The value of this key is not what its checksum says: damaged on its way. Nothing was changed.
+    #[error("the value of {} is not what its checksum says", crate::ids::text_or_hex(.0))]
+    WrongChecksum(OsdKey),
+    /// It serves this operation, but not to who comes in by this address.
+    #[error("not allowed by the OSD: {0}")]
+    Forbidden(String),
     /// No connection, or it broke; whether a batch happened is unknown.
     #[error("connection to OSD: {0}")]
     Connection(String),

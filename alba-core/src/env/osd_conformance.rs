@@ -15,6 +15,8 @@ use super::{Clock, Deadline, Osd, OsdError};
 use crate::checksum::{Checksum, ChecksumAlgorithm};
 use crate::range::{PAGE_MAX, RangeQuery};
 
+mod extensions;
+
 const HIGH: Priority = Priority::High;
 
 /// How long one call may take.
@@ -33,7 +35,18 @@ pub async fn run(osd: Arc<dyn Osd>, clock: Arc<dyn Clock>) {
     suite.ranges().await;
     suite.usage().await;
     suite.concurrent_claims().await;
-    suite.against_a_map(7).await;
+    suite.against_a_map(7, false).await;
+}
+
+/// What an OSD with the capabilities `DeleteRange` and `ProvenGet` must do besides, on an empty one.
+pub async fn run_extensions(osd: Arc<dyn Osd>, clock: Arc<dyn Clock>) {
+    let suite = Suite { osd, clock };
+    suite.ranges_are_deleted().await;
+    suite.updates_are_applied_in_order().await;
+    suite.a_deletion_of_a_range_is_of_its_batch().await;
+    suite.proven_slices().await;
+    suite.wrong_roots_are_refused().await;
+    suite.against_a_map(8, true).await;
 }
 
 struct Suite {
@@ -122,10 +135,13 @@ impl Suite {
 
     async fn checksums_are_kept_not_checked(&self) {
         let checksums =
-            [Checksum::None, Checksum::Crc32c(12), Checksum::Sha1([3; 20])];
+            [Some(Checksum::None), Some(Checksum::Crc32c(12)), Some(Checksum::Sha1([3; 20])), None];
         for checksum in checksums {
             for len in [3, 100_000] {
-                let stored = StoredValue { value: pattern(len, 1), checksum };
+                let value = pattern(len, 1);
+                // Of BLAKE3 only the right one, since an OSD may check it.
+                let checksum = checksum.unwrap_or_else(|| ChecksumAlgorithm::Blake3.of(&value));
+                let stored = StoredValue { value, checksum };
                 self.apply(vec![], vec![OsdUpdate::Set(key("c"), stored.clone())]).await.unwrap();
                 assert_eq!(self.get("c").await.unwrap(), stored);
             }
@@ -282,7 +298,7 @@ impl Suite {
         self.clear().await;
     }
 
-    async fn against_a_map(&self, seed: u64) {
+    async fn against_a_map(&self, seed: u64, with_ranges: bool) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut model: BTreeMap<OsdKey, StoredValue> = BTreeMap::new();
         let any_key = |rng: &mut StdRng| key(&format!("m{}", rng.random_range(0..12)));
@@ -299,7 +315,13 @@ impl Suite {
             for _ in 0..rng.random_range(1..4) {
                 let chosen = any_key(&mut rng);
                 let size = [0, 10, 5_000, 40_000][rng.random_range(0..4)];
-                updates.push(if rng.random_bool(0.3) {
+                updates.push(if with_ranges && rng.random_bool(0.2) {
+                    // Some are empty of keys, none is empty.
+                    let to = [any_key(&mut rng), key("n"), [&chosen[..], &[0]].concat().into()]
+                        .into_iter()
+                        .find(|to| *to > chosen);
+                    OsdUpdate::DeleteRange(chosen, to.unwrap_or_else(|| key("n")))
+                } else if rng.random_bool(0.3) {
                     OsdUpdate::Delete(chosen)
                 } else {
                     OsdUpdate::Set(chosen, stored(pattern(size, rng.random())))
@@ -315,7 +337,8 @@ impl Suite {
                     match update {
                         OsdUpdate::Set(chosen, stored) => drop(model.insert(chosen, stored)),
                         OsdUpdate::Delete(chosen) => drop(model.remove(&chosen)),
-                        other => unreachable!("not in this suite: {other:?}"),
+                        OsdUpdate::DeleteRange(from, to) => model.retain(|key, _| *key < from || *key >= to),
+                        OsdUpdate::SetFromPeer(..) => unreachable!("not in this suite"),
                     }
                 }
             }
@@ -323,11 +346,7 @@ impl Suite {
             let found = self.osd.multi_get(vec![asked.clone()], HIGH, self.deadline()).await.unwrap();
             assert_eq!(found, [model.get(&asked).cloned()], "step {step}");
         }
-        let page = self.osd.range(RangeQuery::all(), HIGH, self.deadline()).await.unwrap();
-        assert_eq!(page.items, model.keys().cloned().collect::<Vec<_>>());
-        let used: usize = model.values().map(|stored| stored.value.len()).sum();
-        let usage = self.osd.disk_usage(self.deadline()).await.unwrap();
-        assert_eq!(usage.used, crate::units::ByteCount::from(used));
+        self.equals(&model).await;
         self.clear().await;
     }
 }

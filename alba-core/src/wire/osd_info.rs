@@ -24,18 +24,64 @@ pub enum Capability {
         /// `tcp` or `rdma`.
         transport: String,
     },
+    /// Ours: the command ProvenGet; BLAKE3 roots are compared with their values when those are stored.
+    ProvenGet,
+    /// Ours: the update that deletes a range.
+    DeleteRange,
+    /// Ours: the update that fetches its value from a peer.
+    CopyFromPeer,
+    /// Ours: the command SetPeers.
+    Peers,
+    /// Ours: the command Health.
+    Health,
 }
 
-/// What our ASDs can do.
+/// What the original's ASDs can do, and all of ours.
 pub const ASD_CAPABILITIES: [Capability; 2] = [Capability::MultiGet2, Capability::PartialGet];
+
+impl Capability {
+    /// Its name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::MultiGet2 => "MultiGet2",
+            Self::PartialGet => "PartialGet",
+            Self::RoraFetcher { .. } => "RoraFetcher",
+            Self::RoraFetcher2 { .. } => "RoraFetcher2",
+            Self::ProvenGet => "ProvenGet",
+            Self::DeleteRange => "DeleteRange",
+            Self::CopyFromPeer => "CopyFromPeer",
+            Self::Peers => "Peers",
+            Self::Health => "Health",
+        }
+    }
+
+    /// Its tag. Tags from 128 on are ours and travel in version 2 only, where clients of the original skip what they don't
+    /// know; in version 1 an unknown one ends their connection.
+    fn tag(&self) -> u8 {
+        match self {
+            Self::MultiGet2 => 1,
+            Self::PartialGet => 2,
+            Self::RoraFetcher { .. } => 3,
+            Self::RoraFetcher2 { .. } => 4,
+            Self::ProvenGet => 128,
+            Self::DeleteRange => 129,
+            Self::CopyFromPeer => 130,
+            Self::Peers => 131,
+            Self::Health => 132,
+        }
+    }
+
+    fn is_of_version_1(&self) -> bool {
+        matches!(self, Self::MultiGet2 | Self::PartialGet | Self::RoraFetcher { .. })
+    }
+}
 
 /// Reads capabilities; unknown ones of version 2 are skipped.
 pub fn read_capabilities(r: &mut Reader) -> Result<Vec<Capability>, WireError> {
     let known = r.list(2, |r| match r.int8()? {
         1 => match read_capability(r)? {
-            Some(Capability::RoraFetcher2 { .. }) => Err(WireError::Tag { what: "capability", tag: 4 }),
-            None => Err(WireError::invalid("capability", "unknown in version 1")),
-            known => Ok(known),
+            Some(known) if known.is_of_version_1() => Ok(Some(known)),
+            _ => Err(WireError::invalid("capability", "unknown in version 1")),
         },
         2 => read_capability(&mut Reader::new(r.bytes()?)),
         version => Err(WireError::Tag { what: "capability version", tag: u32::from(version) }),
@@ -53,29 +99,45 @@ fn read_capability(r: &mut Reader) -> Result<Option<Capability>, WireError> {
             port: r.uint32()?,
             transport: r.text_lossy()?,
         }),
+        128 => Some(Capability::ProvenGet),
+        129 => Some(Capability::DeleteRange),
+        130 => Some(Capability::CopyFromPeer),
+        131 => Some(Capability::Peers),
+        132 => Some(Capability::Health),
         _ => None,
     })
 }
 
 /// Writes capabilities: what version 1 knows in version 1.
 pub fn write_capabilities(w: &mut Writer, capabilities: &[Capability]) {
-    w.list(capabilities, |w, capability| match capability {
-        Capability::MultiGet2 => w.raw(&[1, 1]),
-        Capability::PartialGet => w.raw(&[1, 2]),
-        Capability::RoraFetcher { port } => {
-            w.raw(&[1, 3]);
-            w.uint32(*port);
-        }
-        Capability::RoraFetcher2 { ips, port, transport } => {
+    w.list(capabilities, |w, capability| {
+        if capability.is_of_version_1() {
+            w.int8(1);
+            write_capability(w, capability);
+        } else {
             w.int8(2);
-            w.nested(|w| {
-                w.int8(4);
-                w.list(ips, |w, ip| w.bytes(ip));
-                w.uint32(*port);
-                w.bytes(transport);
-            });
+            w.nested(|w| write_capability(w, capability));
         }
     });
+}
+
+fn write_capability(w: &mut Writer, capability: &Capability) {
+    w.int8(capability.tag());
+    match capability {
+        Capability::RoraFetcher { port } => w.uint32(*port),
+        Capability::RoraFetcher2 { ips, port, transport } => {
+            w.list(ips, |w, ip| w.bytes(ip));
+            w.uint32(*port);
+            w.bytes(transport);
+        }
+        Capability::MultiGet2
+        | Capability::PartialGet
+        | Capability::ProvenGet
+        | Capability::DeleteRange
+        | Capability::CopyFromPeer
+        | Capability::Peers
+        | Capability::Health => {}
+    }
 }
 
 /// Whose an OSD is (OsdView).
@@ -351,5 +413,89 @@ impl OsdInfo {
             w.size(self.checksum_errors);
             w.option(self.claimed_since, Writer::float);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::llio::Writer;
+
+    const OURS: [Capability; 5] = [
+        Capability::ProvenGet,
+        Capability::DeleteRange,
+        Capability::CopyFromPeer,
+        Capability::Peers,
+        Capability::Health,
+    ];
+
+    fn written(capabilities: &[Capability]) -> bytes::Bytes {
+        let mut w = Writer::new();
+        write_capabilities(&mut w, capabilities);
+        w.finish().unwrap()
+    }
+
+    /// How a client of the original reads them (§7.2): the tags it knows; it fails on any other one in version 1, and skips it
+    /// in version 2.
+    fn original_tags(r: &mut Reader) -> Result<Vec<u8>, WireError> {
+        let known = |r: &mut Reader, tag: u8| {
+            if tag == 3 {
+                r.uint32()?;
+            }
+            Ok(Some(tag))
+        };
+        let tags = r.list(2, |r| match r.int8()? {
+            1 => match r.int8()? {
+                tag @ 1..=3 => known(r, tag),
+                tag => Err(WireError::Tag { what: "capability", tag: u32::from(tag) }),
+            },
+            2 => {
+                let mut inner = Reader::new(r.bytes()?);
+                match inner.int8()? {
+                    tag @ 1..=4 => known(&mut inner, tag),
+                    _ => Ok(None),
+                }
+            }
+            version => Err(WireError::Tag { what: "capability version", tag: u32::from(version) }),
+        })?;
+        Ok(tags.into_iter().flatten().collect())
+    }
+
+    #[test]
+    fn all_capabilities_read_back() {
+        let fetcher =
+            Capability::RoraFetcher2 { ips: vec!["1.2.3.4".into()], port: 1, transport: "tcp".into() };
+        let all =
+            [&ASD_CAPABILITIES[..], &OURS[..], &[Capability::RoraFetcher { port: 8 }, fetcher]].concat();
+        assert_eq!(read_capabilities(&mut Reader::new(written(&all))), Ok(all.clone()));
+        let names: std::collections::BTreeSet<&str> = all.iter().map(Capability::name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn ours_have_their_golden_bytes() {
+        let golden = "05000000 0201000000 84 0201000000 83 0201000000 82 0201000000 81 0201000000 80";
+        assert_eq!(hex::encode(written(&OURS)), golden.replace(' ', ""));
+    }
+
+    #[test]
+    fn clients_of_the_original_skip_ours_and_read_what_follows() {
+        let all = [&OURS[..2], &ASD_CAPABILITIES[..], &OURS[2..]].concat();
+        let bytes = [&written(&all)[..], b"next"].concat();
+        let mut r = Reader::new(bytes);
+        assert_eq!(original_tags(&mut r), Ok(vec![1, 2]));
+        assert_eq!(r.rest(), "next");
+    }
+
+    #[test]
+    fn ours_are_refused_in_version_1_and_others_skipped_in_version_2() {
+        for tag in [4, 5, 128, 132, 255] {
+            let version_1 = vec![1, 0, 0, 0, 1, tag];
+            assert!(read_capabilities(&mut Reader::new(version_1)).is_err(), "{tag}");
+        }
+        for tag in [0, 5, 127, 133, 255] {
+            let version_2 = vec![1, 0, 0, 0, 2, 4, 0, 0, 0, tag, 1, 2, 3];
+            assert_eq!(read_capabilities(&mut Reader::new(version_2)), Ok(Vec::new()), "{tag}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod service;
 mod tests;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,16 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use service::{Service, ServiceLimits};
+pub use service::{Answer, Peer, Peers, Service, ServiceLimits};
 
 /// A request this small is not counted: with the number of connections its bytes are bounded anyway.
 const SMALL: usize = 16 << 10;
 
 /// Unit of the bounds on bytes.
 const ROOM: usize = 1024;
+
+/// So long at most maintenance keeps its turn while its answer is sent: one that reads slowly must not stop the others.
+const KEPT_TURN: Duration = Duration::from_millis(50);
 
 /// After a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -59,6 +63,26 @@ impl Default for ServerLimits {
             frame_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(600),
             request_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Who can reach a listener, and so what it serves. The protocol has no authentication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposure {
+    /// Those who may do everything.
+    Trusted,
+    /// Anyone: only what direct reads need.
+    DirectReads,
+}
+
+impl Exposure {
+    fn allows(self, command: Command) -> bool {
+        match self {
+            Self::Trusted => true,
+            Self::DirectReads => {
+                matches!(command, Command::GetVersion | Command::PartialGet | Command::Capabilities)
+            }
         }
     }
 }
@@ -110,8 +134,13 @@ impl Server {
         Arc::new(Self { env, long_id, limits, service, connections, request_room })
     }
 
+    /// Serves everything to everyone who connects, for ever: see [`Server::serve_to`].
+    pub async fn serve(self: Arc<Self>, listener: Box<dyn Listener>) {
+        self.serve_to(listener, Exposure::Trusted).await;
+    }
+
     /// Accepts connections for ever; drop the future to stop. Connections in progress end with their tasks.
-    pub async fn serve(self: Arc<Self>, mut listener: Box<dyn Listener>) {
+    pub async fn serve_to(self: Arc<Self>, mut listener: Box<dyn Listener>, exposure: Exposure) {
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -127,7 +156,7 @@ impl Server {
             };
             let server = self.clone();
             let connection = async move {
-                if let Err(End::Closed(reason)) = server.connection(stream).await {
+                if let Err(End::Closed(reason)) = server.connection(stream, exposure).await {
                     tracing::debug!(%peer, reason, "connection closed");
                 }
                 drop(place);
@@ -140,7 +169,7 @@ impl Server {
         self.env.deadline_in(after)
     }
 
-    async fn connection(&self, mut stream: Stream) -> Result<(), End> {
+    async fn connection(&self, mut stream: Stream, exposure: Exposure) -> Result<(), End> {
         let clock = self.env.clock.as_ref();
         let mut reader = FrameReader::new();
         let prologue = serve_prologue(&mut stream, &mut reader, &self.long_id);
@@ -163,18 +192,25 @@ impl Server {
                 }
                 other => other?,
             };
-            let (command, answer) = match Request::decode(payload) {
-                Ok(request) => {
-                    let command = request.command();
-                    let deadline = self.deadline(self.limits.request_time);
-                    (command, self.service.answer(request, deadline).await)
-                }
-                // An error is the same for all operations.
-                Err(error) => (Command::GetVersion, Err(error.into())),
-            };
+            let (command, answer) = self.answer(payload, exposure).await;
             drop(room);
-            self.send(&mut stream, command, &answer.map(|answer| answer.response)).await?;
+            self.answer_with(&mut stream, command, answer).await?;
         }
+    }
+
+    /// What to say to the payload of a frame, and to which operation.
+    async fn answer(&self, payload: Bytes, exposure: Exposure) -> (Command, Result<Answer, AsdError>) {
+        let request = match Request::decode(payload) {
+            Ok(request) => request,
+            // An error is the same for all operations.
+            Err(error) => return (Command::GetVersion, Err(error.into())),
+        };
+        let command = request.command();
+        if !exposure.allows(command) {
+            return (command, Err(self.service.forbid()));
+        }
+        let deadline = self.deadline(self.limits.request_time);
+        (command, self.service.answer(request, deadline).await)
     }
 
     /// Reads a frame. Its bytes are admitted before they are read; a length is never believed.
@@ -198,6 +234,32 @@ impl Server {
         };
         reader.expect(len);
         Ok((reader.exact(stream, len).await?, room))
+    }
+
+    async fn answer_with(
+        &self,
+        stream: &mut Stream,
+        command: Command,
+        answer: Result<Answer, AsdError>,
+    ) -> Result<(), End> {
+        let (answer, held) = match answer {
+            // Its room is held until it is sent.
+            Ok(mut answer) => {
+                let turn = answer.turn.take();
+                (Ok(answer.response.clone()), Some((answer, turn)))
+            }
+            Err(error) => (Err(error), None),
+        };
+        let (_room, turn) = held.unzip();
+        let mut sending = pin!(self.send(stream, command, &answer));
+        if let Some(Some(turn)) = turn {
+            let sent = within(self.env.clock.as_ref(), self.deadline(KEPT_TURN), &mut sending).await;
+            drop(turn);
+            if let Ok(sent) = sent {
+                return sent;
+            }
+        }
+        sending.await
     }
 
     async fn send(

@@ -1,5 +1,5 @@
 //! An OSD that is a map: the model real engines are compared with, and the quick stand-in for one in tests. Nothing of
-//! it survives a crash; it never fails but as the contract of [`Osd`] says.
+//! it survives a crash; it never fails but as the contract of [`Osd`] says. It has no peers to copy from.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::env::osd::{DiskUsage, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
+use crate::blake3_tree::LeafTable;
+use crate::checksum::Checksum;
+use crate::env::osd::{
+    DiskUsage, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, ProvenSlice, StoredValue, ValueSlice,
+};
 use crate::env::{Deadline, Osd, OsdError};
 use crate::range::{Page, RangeQuery};
 use crate::units::ByteCount;
@@ -60,12 +64,45 @@ fn cut(value: &Bytes, slice: ValueSlice) -> Option<Bytes> {
     (end <= value.len()).then(|| value.slice(start..end))
 }
 
+fn outside() -> OsdError {
+    OsdError::BadRequest("slice outside the value".into())
+}
+
+/// What is wrong with an update, whatever the OSD holds.
+fn check(update: &OsdUpdate) -> Result<(), OsdError> {
+    match update {
+        OsdUpdate::Set(key, StoredValue { value, checksum: checksum @ Checksum::Blake3(_) })
+            if !checksum.matches(value) =>
+        {
+            Err(OsdError::WrongChecksum(key.clone()))
+        }
+        OsdUpdate::DeleteRange(from, to) if from >= to => {
+            Err(OsdError::BadRequest("a range that ends before it begins".into()))
+        }
+        OsdUpdate::SetFromPeer(..) => Err(OsdError::UnknownOperation),
+        OsdUpdate::Set(..) | OsdUpdate::Delete(_) | OsdUpdate::DeleteRange(..) => Ok(()),
+    }
+}
+
+fn prove(stored: &StoredValue, slice: ValueSlice) -> Result<ProvenSlice, OsdError> {
+    if !matches!(stored.checksum, Checksum::Blake3(_)) {
+        return Err(OsdError::BadRequest("stored without a BLAKE3 root".into()));
+    }
+    let refused = |error: crate::blake3_tree::TreeError| OsdError::BadRequest(error.to_string());
+    let table = LeafTable::of(&stored.value).map_err(refused)?;
+    let covering = LeafTable::covering(table.value_len(), slice).map_err(refused)?;
+    let leaves = ValueSlice { offset: covering.start, len: covering.end - covering.start };
+    Ok(ProvenSlice {
+        value_len: table.value_len(),
+        leaves: cut(&stored.value, leaves).ok_or_else(outside)?,
+        proof: table.prove(slice).map_err(refused)?,
+    })
+}
+
 #[async_trait]
 impl Osd for MemoryOsd {
     async fn apply(&self, batch: OsdBatch, _: Priority, _: Deadline) -> Result<(), OsdError> {
-        if batch.updates.iter().any(|update| matches!(update, OsdUpdate::SetFromPeer(..))) {
-            return Err(OsdError::UnknownOperation);
-        }
+        batch.updates.iter().try_for_each(check)?;
         let mut state = self.lock();
         let full = state.full || state.used() >= self.capacity.get();
         if full && batch.updates.iter().any(|update| matches!(update, OsdUpdate::Set(..))) {
@@ -117,10 +154,19 @@ impl Osd for MemoryOsd {
     ) -> Result<Option<Vec<Bytes>>, OsdError> {
         let state = self.lock();
         let Some(stored) = state.values.get(&key) else { return Ok(None) };
-        let cut = |slice| {
-            cut(&stored.value, slice).ok_or_else(|| OsdError::BadRequest("slice outside the value".into()))
-        };
+        let cut = |slice| cut(&stored.value, slice).ok_or_else(outside);
         slices.into_iter().map(cut).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn proven_get(
+        &self,
+        key: OsdKey,
+        slice: ValueSlice,
+        _: Priority,
+        _: Deadline,
+    ) -> Result<Option<ProvenSlice>, OsdError> {
+        let stored = self.lock().values.get(&key).cloned();
+        stored.map(|stored| prove(&stored, slice)).transpose()
     }
 
     async fn range(&self, query: RangeQuery, _: Priority, _: Deadline) -> Result<Page<OsdKey>, OsdError> {
@@ -149,7 +195,9 @@ mod tests {
     #[tokio::test]
     async fn conforms() {
         let osd = Arc::new(MemoryOsd::new(ByteCount::mib(1024)));
-        crate::env::osd_conformance::run(osd, Arc::new(TokioClock::new())).await;
+        let clock = Arc::new(TokioClock::new());
+        crate::env::osd_conformance::run(osd.clone(), clock.clone()).await;
+        crate::env::osd_conformance::run_extensions(osd, clock).await;
     }
 
     #[tokio::test]
@@ -157,10 +205,7 @@ mod tests {
         let osd = MemoryOsd::new(ByteCount(10));
         let deadline = Deadline(crate::env::Moment::default());
         let key = OsdKey::from_static(b"k");
-        let stored = StoredValue {
-            value: Bytes::from_static(b"ten bytes!"),
-            checksum: crate::checksum::Checksum::None,
-        };
+        let stored = StoredValue { value: Bytes::from_static(b"ten bytes!"), checksum: Checksum::None };
         let set = OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Set(key.clone(), stored)] };
         osd.apply(set.clone(), Priority::High, deadline).await.unwrap();
         assert_eq!(osd.apply(set.clone(), Priority::High, deadline).await, Err(OsdError::Full));

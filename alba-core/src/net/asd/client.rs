@@ -10,14 +10,15 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Failed};
 use super::pool::{Permit, Pool};
-use crate::env::osd::{DiskUsage, OsdBatch, OsdKey, Priority, StoredValue, ValueSlice};
+use crate::env::osd::{DiskUsage, OsdBatch, OsdKey, Priority, ProvenSlice, StoredValue, ValueSlice};
 use crate::env::{Deadline, Env, Osd, OsdError, within};
 use crate::ids::LongId;
 use crate::range::{Page, RangeQuery};
 use crate::units::ByteCount;
-use crate::wire::asd::{AsdStatistics, Request, Response, Slowness};
+use crate::wire::asd::{AsdStatistics, Peer, Request, Response, Slowness};
 use crate::wire::common::Version;
 use crate::wire::llio::Message;
+use crate::wire::osd_info::Capability;
 
 /// Limits of an [`AsdClient`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +98,37 @@ impl AsdClient {
     /// Makes the ASD refuse data as if it were full, or ends that.
     pub async fn set_full(&self, full: bool, deadline: Deadline) -> Result<(), OsdError> {
         self.done(Request::SetFull(full), deadline).await
+    }
+
+    /// What it can do; an older one may lack what is ours.
+    pub async fn capabilities(&self, deadline: Deadline) -> Result<Vec<Capability>, OsdError> {
+        match self.call(Request::Capabilities, deadline).await? {
+            Response::Capabilities(capabilities) => Ok(capabilities),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    /// Tells it which OSDs it may copy from: these and no others.
+    pub async fn set_peers(&self, peers: Vec<Peer>, deadline: Deadline) -> Result<(), OsdError> {
+        self.done(Request::SetPeers(peers), deadline).await
+    }
+
+    /// How it feels: a JSON object for people and tools (states, damage, scrub).
+    pub async fn health(&self, deadline: Deadline) -> Result<String, OsdError> {
+        match self.call(Request::Health, deadline).await? {
+            Response::Health(json) => Ok(json),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    fn fits(&self, wanted: u64) -> Result<(), OsdError> {
+        if wanted <= self.config.max_answer.get() {
+            return Ok(());
+        }
+        Err(OsdError::BadRequest(format!(
+            "{wanted} bytes in one answer; at most {} are accepted",
+            self.config.max_answer
+        )))
     }
 
     async fn done(&self, request: Request, deadline: Deadline) -> Result<(), OsdError> {
@@ -229,14 +261,24 @@ impl Osd for AsdClient {
         deadline: Deadline,
     ) -> Result<Option<Vec<Bytes>>, OsdError> {
         let wanted = slices.iter().fold(0_u64, |sum, slice| sum.saturating_add(u64::from(slice.len)));
-        if wanted > self.config.max_answer.get() {
-            return Err(OsdError::BadRequest(format!(
-                "{wanted} bytes in one answer; at most {} are accepted",
-                self.config.max_answer
-            )));
-        }
+        self.fits(wanted)?;
         match self.call(Request::PartialGet { key, slices, priority }, deadline).await? {
             Response::Slices(slices) => Ok(slices),
+            other => Err(misplaced(&other)),
+        }
+    }
+
+    /// Not verified here: [`crate::blake3_tree::verify`] does, with the root that the caller trusts.
+    async fn proven_get(
+        &self,
+        key: OsdKey,
+        slice: ValueSlice,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<ProvenSlice>, OsdError> {
+        self.fits(u64::from(slice.len))?;
+        match self.call(Request::ProvenGet { key, slice, priority }, deadline).await? {
+            Response::Proven(proven) => Ok(proven),
             other => Err(misplaced(&other)),
         }
     }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::{Command, INLINE_BELOW, Request, RequestError};
+use crate::blake3_tree::LeafTable;
 use crate::checksum::Checksum;
-use crate::env::osd::{DiskUsage, OsdError, OsdKey, StoredValue};
+use crate::env::osd::{DiskUsage, OsdError, OsdKey, ProvenSlice, StoredValue, ValueSlice};
 use crate::range::Page;
 use crate::units::ByteCount;
 use crate::wire::common::{Stat, Version, read_checksum, read_page, write_checksum, write_page};
@@ -41,6 +42,12 @@ pub enum AsdError {
     /// 103: too much in flight.
     #[error("overloaded: {0}")]
     Overloaded(String),
+    /// 104: this key's value is not what its checksum says.
+    #[error("wrong checksum of key {}", crate::ids::text_or_hex(.0))]
+    WrongChecksum(OsdKey),
+    /// 105: not served on this listener.
+    #[error("not allowed: {0}")]
+    Forbidden(String),
 }
 
 impl AsdError {
@@ -52,6 +59,8 @@ impl AsdError {
     const DAMAGED: u32 = 101;
     const BAD_REQUEST: u32 = 102;
     const OVERLOADED: u32 = 103;
+    const WRONG_CHECKSUM: u32 = 104;
+    const FORBIDDEN: u32 = 105;
 
     /// Reads what follows a status other than 0.
     pub(super) fn read(status: u32, r: &mut Reader) -> Result<Self, WireError> {
@@ -63,6 +72,8 @@ impl AsdError {
             Self::DAMAGED => Self::Damaged(r.text_lossy()?),
             Self::BAD_REQUEST => Self::BadRequest(r.text_lossy()?),
             Self::OVERLOADED => Self::Overloaded(r.text_lossy()?),
+            Self::WRONG_CHECKSUM => Self::WrongChecksum(r.bytes()?),
+            Self::FORBIDDEN => Self::Forbidden(r.text_lossy()?),
             _ => Self::Unknown(r.text_lossy()?),
         })
     }
@@ -77,6 +88,8 @@ impl AsdError {
             Self::Damaged(text) => (Self::DAMAGED, Some(text.as_bytes())),
             Self::BadRequest(text) => (Self::BAD_REQUEST, Some(text.as_bytes())),
             Self::Overloaded(text) => (Self::OVERLOADED, Some(text.as_bytes())),
+            Self::WrongChecksum(key) => (Self::WRONG_CHECKSUM, Some(key)),
+            Self::Forbidden(text) => (Self::FORBIDDEN, Some(text.as_bytes())),
         };
         w.uint32(status);
         if let Some(data) = data {
@@ -104,6 +117,8 @@ impl From<AsdError> for OsdError {
             AsdError::Damaged(text) => Self::Damaged(text),
             AsdError::BadRequest(text) => Self::BadRequest(text),
             AsdError::Overloaded(text) => Self::Overloaded(text),
+            AsdError::WrongChecksum(key) => Self::WrongChecksum(key),
+            AsdError::Forbidden(text) => Self::Forbidden(text),
         }
     }
 }
@@ -117,6 +132,8 @@ impl From<OsdError> for AsdError {
             OsdError::UnknownOperation => Self::UnknownOperation,
             OsdError::Overloaded(text) => Self::Overloaded(text),
             OsdError::BadRequest(text) => Self::BadRequest(text),
+            OsdError::WrongChecksum(key) => Self::WrongChecksum(key),
+            OsdError::Forbidden(text) => Self::Forbidden(text),
             OsdError::Timeout => Self::Overloaded("not served in time".to_owned()),
             OsdError::Connection(text) | OsdError::Device(text) => Self::Unknown(text),
             other @ OsdError::WrongOsd { .. } => Self::Unknown(other.to_string()),
@@ -166,7 +183,7 @@ pub enum Response {
     Entries(Page<StoredEntry>),
     /// To Statistics.
     Statistics(AsdStatistics),
-    /// To SetFull and Slowness.
+    /// To SetFull, Slowness and SetPeers.
     Done,
     /// To GetVersion.
     Version(Version),
@@ -180,6 +197,10 @@ pub enum Response {
     Capabilities(Vec<Capability>),
     /// To RangeValidate: what was found, and the last key looked at if there is more.
     Checked(Vec<KeyCheck>, Option<OsdKey>),
+    /// To ProvenGet: none when the key is absent.
+    Proven(Option<ProvenSlice>),
+    /// To Health: a JSON object.
+    Health(String),
 }
 
 /// The answer to a request of kind `command`, with what follows the frame. A response that does not belong to the
@@ -201,6 +222,9 @@ pub fn encode_answer(command: Command, answer: &Result<Response, AsdError>) -> R
             .flatten()
             .filter(|stored| stored.value.len() >= INLINE_BELOW)
             .for_each(|stored| message.push_outside(stored.value.clone())),
+        (Command::ProvenGet, Ok(Response::Proven(Some(proven)))) => {
+            message.push_outside(proven.leaves.clone());
+        }
         _ => {}
     }
     Ok(message)
@@ -229,7 +253,7 @@ impl Response {
                 write_checksum(w, &entry.value.checksum);
             }),
             (Command::Statistics, Self::Statistics(statistics)) => statistics.write(w),
-            (Command::SetFull | Command::Slowness, Self::Done) => {}
+            (Command::SetFull | Command::Slowness | Command::SetPeers, Self::Done) => {}
             (Command::GetVersion, Self::Version(version)) => version.write(w),
             (Command::MultiExists, Self::Exists(flags)) => w.list(flags, |w, flag| w.bool(*flag)),
             (Command::GetDiskUsage, Self::DiskUsage(usage)) => {
@@ -248,6 +272,11 @@ impl Response {
                 });
                 w.option(continued.as_ref(), |w, key| w.bytes(key));
             }
+            (Command::ProvenGet, Self::Proven(proven)) => w.option(proven.as_ref(), |w, proven| {
+                w.uint32(proven.value_len);
+                w.bytes(&proven.proof);
+            }),
+            (Command::Health, Self::Health(json)) => w.bytes(json),
             _ => w.fail(WireError::invalid("answer", "it is of another operation")),
         }
     }
@@ -310,6 +339,7 @@ pub struct Outside(Pending);
 enum Pending {
     Slices(VecDeque<usize>),
     Values(Vec<Option<Value2>>),
+    Leaves { value_len: u32, len: u32, proof: Bytes },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -322,6 +352,7 @@ impl Outside {
     /// How many bytes follow the frame. The number comes from the other side: bound it before reading.
     pub fn len(&self) -> u64 {
         let lens: Vec<usize> = match &self.0 {
+            Pending::Leaves { len, .. } => return u64::from(*len),
             Pending::Slices(lens) => lens.iter().copied().collect(),
             Pending::Values(values) => values
                 .iter()
@@ -341,6 +372,10 @@ impl Outside {
     pub fn complete(self, bytes: Bytes) -> Result<Response, WireError> {
         let mut r = Reader::new(bytes);
         Ok(match self.0 {
+            Pending::Leaves { value_len, len, proof } => {
+                let leaves = r.raw(usize::try_from(len).unwrap_or(usize::MAX))?;
+                Response::Proven(Some(ProvenSlice { value_len, leaves, proof }))
+            }
             Pending::Slices(lens) => {
                 Response::Slices(Some(lens.into_iter().map(|len| r.raw(len)).collect::<Result<_, _>>()?))
             }
@@ -381,7 +416,7 @@ pub fn decode_answer(request: &Request, payload: Bytes) -> Result<Decoded, WireE
             Ok(StoredEntry { key, value: StoredValue { value: r.bytes()?, checksum: read_checksum(r)? } })
         })?),
         Request::Statistics { .. } => Response::Statistics(AsdStatistics::read(r)?),
-        Request::SetFull(_) | Request::Slowness(_) => Response::Done,
+        Request::SetFull(_) | Request::Slowness(_) | Request::SetPeers(_) => Response::Done,
         Request::GetVersion => Response::Version(Version::read(r)?),
         Request::MultiExists { keys, .. } => Response::Exists(as_many(keys, r, Reader::bool)?),
         Request::GetDiskUsage => Response::DiskUsage(DiskUsage {
@@ -403,6 +438,11 @@ pub fn decode_answer(request: &Request, payload: Bytes) -> Result<Decoded, WireE
             })?;
             Response::Checked(checks, r.option(Reader::bytes)?)
         }
+        Request::ProvenGet { slice, .. } => match r.option(|r| read_proven(r, *slice))? {
+            Some(leaves) => return Ok(Decoded::Outside(Outside(leaves))),
+            None => Response::Proven(None),
+        },
+        Request::Health => Response::Health(r.text("health")?),
     };
     Ok(Decoded::Complete(Ok(response)))
 }
@@ -420,6 +460,16 @@ fn as_many<T>(
         let reason = format!("{} for {} keys", answers.len(), keys.len());
         Err(WireError::invalid("number of answers", reason))
     }
+}
+
+/// How many leaves follow is told by the slice asked for and the length of the value: at most two leaves more than the
+/// slice, whatever length is claimed.
+fn read_proven(r: &mut Reader, slice: ValueSlice) -> Result<Pending, WireError> {
+    let value_len = r.uint32()?;
+    let proof = r.bytes()?;
+    let covering =
+        LeafTable::covering(value_len, slice).map_err(|error| WireError::invalid("proven slice", error))?;
+    Ok(Pending::Leaves { value_len, len: covering.end - covering.start, proof })
 }
 
 fn read_stored(r: &mut Reader) -> Result<Option<StoredValue>, WireError> {

@@ -1,9 +1,10 @@
-//! The ASD protocol (wire-protocol §4), in both directions.
+//! The ASD protocol (wire-protocol §4 and what we add to it), in both directions.
 //!
 //! A frame of a stranger becomes a [`Request`] or an error that has an answer; values are slices of the frame, never
 //! copies. What may follow a frame outside its length is [`Outside`].
 
 mod answer;
+mod command;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,8 @@ pub use super::common::RequestError;
 pub use answer::{
     AsdError, AsdStatistics, Decoded, KeyCheck, Outside, Response, StoredEntry, decode_answer, encode_answer,
 };
-pub use request::{Command, ELEMENTS_MAX, Request, Slowness};
+pub use command::Command;
+pub use request::{ELEMENTS_MAX, PEER_ADDRESSES_MAX, Peer, Request, Slowness};
 
 use bytes::Bytes;
 

@@ -2,75 +2,15 @@
 
 use bytes::Bytes;
 
+use super::Command;
+use crate::env::net::{Endpoint, EndpointError};
 use crate::env::osd::{
     OsdAssert, OsdBatch, OsdKey, OsdUpdate, PeerSource, Priority, StoredValue, ValueSlice,
 };
+use crate::ids::LongId;
 use crate::range::RangeQuery;
 use crate::wire::common::{RangeOrder, RequestError, read_checksum, read_range, write_checksum, write_range};
 use crate::wire::llio::{Message, Reader, WireError, Writer};
-
-/// The operations by their codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Command {
-    /// 1
-    Range,
-    /// 2
-    MultiGet,
-    /// 3
-    Apply,
-    /// 4
-    RangeEntries,
-    /// 5
-    Statistics,
-    /// 6
-    SetFull,
-    /// 7
-    GetVersion,
-    /// 8
-    MultiGet2,
-    /// 9
-    MultiExists,
-    /// 10
-    GetDiskUsage,
-    /// 11
-    PartialGet,
-    /// 12
-    Capabilities,
-    /// 13
-    RangeValidate,
-    /// 14
-    Slowness,
-}
-
-impl Command {
-    /// All, by code from 1.
-    const ALL: [Self; 14] = [
-        Self::Range,
-        Self::MultiGet,
-        Self::Apply,
-        Self::RangeEntries,
-        Self::Statistics,
-        Self::SetFull,
-        Self::GetVersion,
-        Self::MultiGet2,
-        Self::MultiExists,
-        Self::GetDiskUsage,
-        Self::PartialGet,
-        Self::Capabilities,
-        Self::RangeValidate,
-        Self::Slowness,
-    ];
-
-    /// The code on the wire.
-    pub fn code(self) -> u32 {
-        (1_u32..).zip(Self::ALL).find(|(_, command)| *command == self).map_or(0, |(code, _)| code)
-    }
-
-    /// The operation of a code.
-    pub fn from_code(code: u32) -> Option<Self> {
-        (1_u32..).zip(Self::ALL).find(|(known, _)| *known == code).map(|(_, command)| command)
-    }
-}
 
 /// The most keys, asserts, updates or slices of one request. Original clients send some hundreds at most.
 pub const ELEMENTS_MAX: usize = 1 << 16;
@@ -164,7 +104,32 @@ pub enum Request {
     },
     /// Sets or clears the delay of every later request.
     Slowness(Option<Slowness>),
+    /// A slice of one value with its proof, its leaves behind the frame.
+    ProvenGet {
+        /// Whose.
+        key: OsdKey,
+        /// Which.
+        slice: ValueSlice,
+        /// Who is served first.
+        priority: Priority,
+    },
+    /// The OSDs it may copy from: these and no others, from now on.
+    SetPeers(Vec<Peer>),
+    /// How it feels.
+    Health,
 }
+
+/// An OSD that others may copy from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub long_id: LongId,
+    /// Where it listens; all are tried.
+    pub addresses: Vec<Endpoint>,
+}
+
+/// The most addresses of one [`Peer`].
+pub const PEER_ADDRESSES_MAX: usize = 64;
 
 impl Request {
     /// Which operation it is.
@@ -184,6 +149,9 @@ impl Request {
             Self::Capabilities => Command::Capabilities,
             Self::RangeValidate { .. } => Command::RangeValidate,
             Self::Slowness(_) => Command::Slowness,
+            Self::ProvenGet { .. } => Command::ProvenGet,
+            Self::SetPeers(_) => Command::SetPeers,
+            Self::Health => Command::Health,
         }
     }
 
@@ -197,13 +165,16 @@ impl Request {
             | Self::MultiGet2 { priority, .. }
             | Self::MultiExists { priority, .. }
             | Self::PartialGet { priority, .. }
-            | Self::RangeValidate { priority, .. } => *priority,
+            | Self::RangeValidate { priority, .. }
+            | Self::ProvenGet { priority, .. } => *priority,
             Self::Statistics { .. }
             | Self::SetFull(_)
             | Self::GetVersion
             | Self::GetDiskUsage
             | Self::Capabilities
-            | Self::Slowness(_) => Priority::High,
+            | Self::Slowness(_)
+            | Self::SetPeers(_)
+            | Self::Health => Priority::High,
         }
     }
 
@@ -256,6 +227,13 @@ impl Request {
             Command::Slowness => {
                 Self::Slowness(r.option(|r| Ok(Slowness { fixed: r.float()?, variable: r.float()? }))?)
             }
+            Command::ProvenGet => Self::ProvenGet {
+                key: r.bytes()?,
+                slice: ValueSlice { offset: r.uint32()?, len: r.uint32()? },
+                priority: read_priority(r)?,
+            },
+            Command::SetPeers => Self::SetPeers(r.list_up_to(ELEMENTS_MAX, 8, read_peer)?),
+            Command::Health => Self::Health,
         })
     }
 
@@ -280,7 +258,7 @@ impl Request {
                     write_priority(w, *priority);
                 }
                 Self::Statistics { clear: flag } | Self::SetFull(flag) => w.bool(*flag),
-                Self::GetVersion | Self::GetDiskUsage | Self::Capabilities => {}
+                Self::GetVersion | Self::GetDiskUsage | Self::Capabilities | Self::Health => {}
                 Self::PartialGet { key, slices, priority } => {
                     w.bytes(key);
                     w.list(slices, |w, slice| {
@@ -299,6 +277,13 @@ impl Request {
                     w.float(slowness.fixed);
                     w.float(slowness.variable);
                 }),
+                Self::ProvenGet { key, slice, priority } => {
+                    w.bytes(key);
+                    w.uint32(slice.offset);
+                    w.uint32(slice.len);
+                    write_priority(w, *priority);
+                }
+                Self::SetPeers(peers) => w.list(peers, write_peer),
             }
         })
     }
@@ -325,6 +310,19 @@ fn write_priority(w: &mut Writer, priority: Priority) {
         Priority::High => 1,
         Priority::Low => 2,
     });
+}
+
+fn read_peer(r: &mut Reader) -> Result<Peer, WireError> {
+    let long_id = r.text_id("long id")?;
+    let address = |r: &mut Reader| {
+        r.text("address")?.parse().map_err(|error: EndpointError| WireError::invalid("address", error))
+    };
+    Ok(Peer { long_id, addresses: r.list_up_to(PEER_ADDRESSES_MAX, 4, address)? })
+}
+
+fn write_peer(w: &mut Writer, peer: &Peer) {
+    w.bytes(peer.long_id.as_str());
+    w.list(&peer.addresses, |w, address| w.bytes(address.to_string()));
 }
 
 fn expect_tag(r: &mut Reader, what: &'static str) -> Result<(), WireError> {

@@ -1,5 +1,10 @@
 //! The server over connections: the contract, and clients that misbehave.
 
+mod copy;
+mod exposure;
+mod extensions;
+mod protocol;
+
 use std::net::SocketAddr;
 
 use alba_core::checksum::Checksum;
@@ -18,6 +23,8 @@ use crate::engine::{Engine, EngineConfig, EngineParts, IndexStore, StoreId};
 
 const LIMIT: Duration = Duration::from_secs(7200);
 const LONG_ID: &str = "the-asd";
+/// The port that serves strangers.
+const DIRECT_READS: u16 = 8001;
 
 struct SimIndex(SimKvDevice);
 
@@ -35,12 +42,15 @@ impl IndexStore for SimIndex {
 struct Asd {
     address: SocketAddr,
     engine: Arc<Engine>,
+    service: Arc<Service>,
+    long_id: &'static str,
+    node: SimNode,
     client: SimNode,
 }
 
 impl Asd {
     fn osd(&self) -> Arc<AsdClient> {
-        let id = LongId::new(LONG_ID).unwrap();
+        let id = LongId::new(self.long_id).unwrap();
         AsdClient::new(self.client.env(), vec![self.address], id, AsdClientConfig::default())
     }
 
@@ -52,9 +62,21 @@ impl Asd {
         self.client.env().net.connect(self.address, self.deadline()).await.unwrap()
     }
 
+    /// A client of the port for strangers.
+    async fn direct_reads(&self) -> Arc<AsdClient> {
+        let address = SocketAddr::new(self.address.ip(), DIRECT_READS);
+        let id = LongId::new(LONG_ID).unwrap();
+        AsdClient::new(self.client.env(), vec![address], id, AsdClientConfig::default())
+    }
+
     /// A connection after its prologue.
     async fn talk(&self) -> (Stream, FrameReader) {
-        let mut stream = self.connect().await;
+        self.talk_at(self.address.port()).await
+    }
+
+    async fn talk_at(&self, port: u16) -> (Stream, FrameReader) {
+        let address = SocketAddr::new(self.address.ip(), port);
+        let mut stream = self.client.env().net.connect(address, self.deadline()).await.unwrap();
         stream.write_all(&encode_prologue(None).unwrap()).await.unwrap();
         let mut reader = FrameReader::new();
         let answer = reader.exact(&mut stream, 4 + 4 + LONG_ID.len()).await.unwrap();
@@ -78,27 +100,31 @@ async fn is_closed(stream: &mut Stream) -> bool {
 
 fn run<T>(limits: ServerLimits, scenario: impl AsyncFnOnce(Asd) -> T) -> T {
     let simulation = Simulation::new(5);
-    let node = simulation.node(1);
+    simulation.run(LIMIT, async { scenario(serve(&simulation, 1, LONG_ID, limits).await).await }).unwrap()
+}
+
+/// Starts an ASD on a machine of its own.
+async fn serve(simulation: &Simulation, number: u32, long_id: &'static str, limits: ServerLimits) -> Asd {
+    let node = simulation.node(number);
     let env = node.env();
-    let main = async {
-        let parts = EngineParts {
-            disk: Arc::new(SimDiskDevice::new(1, 1 << 40).open()),
-            index: Arc::new(SimIndex(SimKvDevice::new())),
-            clock: env.clock.clone(),
-            spawn: env.spawn.clone(),
-            store: StoreId([7; 16]),
-        };
-        let config =
-            EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 40), ..EngineConfig::default() };
-        let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
-        let service = Service::new(env.clone(), ServiceLimits::default());
-        service.set_engine(Ok(engine.clone()));
-        let listener = env.net.listen(node.address(8000)).await.unwrap();
-        let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service, limits);
-        env.spawn.spawn("server", Box::pin(server.serve(listener)));
-        scenario(Asd { address: node.address(8000), engine, client: simulation.node(2) }).await
+    let parts = EngineParts {
+        disk: Arc::new(SimDiskDevice::new(1, 1 << 40).open()),
+        index: Arc::new(SimIndex(SimKvDevice::new())),
+        clock: env.clock.clone(),
+        spawn: env.spawn.clone(),
+        store: StoreId([7; 16]),
     };
-    simulation.run(LIMIT, main).unwrap()
+    let config = EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 40), ..EngineConfig::default() };
+    let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
+    let service = Service::new(env.clone(), ServiceLimits::default());
+    service.set_engine(Ok(engine.clone()));
+    let server = Server::new(env.clone(), LongId::new(long_id).unwrap(), service.clone(), limits);
+    let strangers = env.net.listen(node.address(DIRECT_READS)).await.unwrap();
+    let exposed = server.clone().serve_to(strangers, Exposure::DirectReads);
+    env.spawn.spawn("server for strangers", Box::pin(exposed));
+    let listener = env.net.listen(node.address(8000)).await.unwrap();
+    env.spawn.spawn("server", Box::pin(server.serve(listener)));
+    Asd { long_id, address: node.address(8000), engine, service, node, client: simulation.node(1000) }
 }
 
 fn put(name: &'static str, len: usize) -> OsdBatch {
