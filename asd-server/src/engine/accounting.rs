@@ -15,7 +15,12 @@ pub(crate) struct Accounting {
 
 impl Accounting {
     pub(crate) fn new(used: u64, capacity: u64, limit_percent: u8) -> Self {
-        Self { used: AtomicU64::new(used), capacity: AtomicU64::new(capacity), limit_percent, forced_full: AtomicBool::new(false) }
+        Self {
+            used: AtomicU64::new(used),
+            capacity: AtomicU64::new(capacity),
+            limit_percent,
+            forced_full: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn used(&self) -> u64 {

@@ -55,9 +55,7 @@ impl Change {
     fn encoded_len(&self) -> (u64, u64) {
         let value = self.value().len();
         let tree = match self {
-            Self::Set { stored, .. } => {
-                tree_len(u32::try_from(value).unwrap_or(u32::MAX), &stored.checksum)
-            }
+            Self::Set { stored, .. } => tree_len(u32::try_from(value).unwrap_or(u32::MAX), &stored.checksum),
             _ => 0,
         };
         let head = offset(RECORD_HEADER + self.key().len() + value.div_ceil(BLOCK) * 4 + tree);
@@ -109,8 +107,8 @@ pub(crate) fn encode(seed: &Seed, chain: Chain, changes: &[Change]) -> Result<En
     let mut value_at = total - body;
     for (ordinal, change) in (0_u32..).zip(changes) {
         let value = change.value();
-        let len = u32::try_from(value.len())
-            .map_err(|_| FormatError::Field("value too long for a record"))?;
+        let len =
+            u32::try_from(value.len()).map_err(|_| FormatError::Field("value too long for a record"))?;
         let key_len =
             u16::try_from(change.key().len()).map_err(|_| FormatError::Field("key too long for a record"))?;
         let block = if change.is_inline() {

@@ -70,6 +70,9 @@ use writer::{Request, Waiting, Writer};
 /// Unit of the bound on waiting bytes.
 const ROOM: u64 = 1024;
 
+/// Between attempts while segments are compacted to make room.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
 /// What an engine may use.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -340,10 +343,7 @@ impl Engine {
                 OsdUpdate::Set(key, StoredValue { value, checksum: Checksum::Blake3(root) }) => {
                     let tree = reader::hash(&self.shared, value.clone()).await?;
                     if tree.root() != *root {
-                        return Err(OsdError::BadRequest(format!(
-                            "the value of {} has another BLAKE3 root",
-                            alba_core::ids::text_or_hex(key)
-                        )));
+                        return Err(OsdError::WrongChecksum(key.clone()));
                     }
                     Some(tree)
                 }
@@ -447,12 +447,16 @@ impl Engine {
         }
     }
 
+    /// Is there garbage to be compacted, so that being out of segments will pass?
+    fn gets_room(&self) -> bool {
+        !self.is_full() && self.shared.table().victim(table::Urgency::Short).is_some()
+    }
+
     /// All slices, when they are in memory.
     fn in_memory(&self, key: &OsdKey, slices: &[ValueSlice]) -> Option<Vec<Bytes>> {
         let entry = self.shared.cache.entry(key).ok()?;
-        let inside = |slice: &ValueSlice| {
-            slice.offset.checked_add(slice.len).is_some_and(|end| end <= entry.len)
-        };
+        let inside =
+            |slice: &ValueSlice| slice.offset.checked_add(slice.len).is_some_and(|end| end <= entry.len);
         let find = |slice: &ValueSlice| {
             inside(slice).then(|| reader::slice_in_memory(&self.shared, &entry, *slice)).flatten()
         };
@@ -463,7 +467,19 @@ impl Engine {
 #[async_trait]
 impl Osd for Engine {
     async fn apply(&self, batch: OsdBatch, _: Priority, deadline: Deadline) -> Result<(), OsdError> {
-        self.enqueue(batch, deadline).await
+        loop {
+            let result = self.enqueue(batch.clone(), deadline).await;
+            if result != Err(OsdError::Full) || !self.gets_room() {
+                return result;
+            }
+            // Only garbage is in the way: it is being compacted.
+            let clock = self.shared.clock.as_ref();
+            self.shared.compacting.notify_one();
+            if deadline.left(clock) <= FULL_PAUSE {
+                return result;
+            }
+            clock.sleep_until(clock.now().plus(FULL_PAUSE)).await;
+        }
     }
 
     async fn multi_get(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use alba_core::env::osd::OsdError;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use super::*;
 use super::upkeep::Upkeep;
+use super::*;
 
 /// Most batches that wait to be written.
 const QUEUE: usize = 1024;

@@ -114,7 +114,8 @@ pub(crate) async fn recover(sources: &Sources) -> Result<Recovered, OpenError> {
         let index = index.clone();
         kv(sources, move || Ok((index.mark()?.map_or(0, |mark| mark.used), index.live()?))).await?
     };
-    let generation = segments.iter().chain(&idle).map(|segment| segment.seed().generation).max().unwrap_or(0) + 1;
+    let generation =
+        segments.iter().chain(&idle).map(|segment| segment.seed().generation).max().unwrap_or(0) + 1;
     // Nothing is appended to a file that was cut off, or to one of an older format.
     let going_on = |segment: &Segment| {
         segment.closing.is_none() && segment.is_whole() && segment.version() == Version::V2

@@ -112,7 +112,8 @@ async fn rounds(shared: &Shared) -> Result<(), OsdError> {
     if progress.next == 0 {
         // Clocks that jump make a round come early or late, no more.
         let since = Duration::from_micros(now.saturating_sub(progress.began_micros));
-        let due = progress.began_micros == 0 || progress.began_micros > now || since >= shared.config.scrub_every;
+        let due =
+            progress.began_micros == 0 || progress.began_micros > now || since >= shared.config.scrub_every;
         if !due && !shared.scrub_asked.swap(false, Ordering::Relaxed) {
             return Ok(());
         }

@@ -7,8 +7,8 @@ use alba_core::env::{Clock, Disk, DiskFile};
 use bytes::Bytes;
 
 use super::batch::BatchError;
-use super::rate::Rate;
 use super::format::{BLOCK, BLOCK_BYTES, Closing, FormatError, Seed, SegmentHeader, Version, offset};
+use super::rate::Rate;
 
 /// How much of a segment is read at a time when it is read front to back, in bytes. Small: values are stepped over.
 const WINDOW: usize = 32 * 1024;

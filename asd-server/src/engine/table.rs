@@ -115,11 +115,12 @@ impl Table {
             return all.filter(|number| *number != oldest).collect();
         }
         let pairs = order.windows(2);
-        pairs.filter_map(|pair| match pair {
-            [first, second] if first.state == State::Unclosed => Some(number(second)),
-            _ => None,
-        })
-        .collect()
+        pairs
+            .filter_map(|pair| match pair {
+                [first, second] if first.state == State::Unclosed => Some(number(second)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Is a tombstone still needed that deletes what was written from batch `since` to before batch `until`? It is
@@ -128,7 +129,9 @@ impl Table {
         self.segments.values().any(|facts| {
             let number = facts.header.seed.segment;
             // Batches previous+1 to last. A head is growing: what it gets from now on is later than any tombstone.
-            number != except && facts.last > facts.header.previous && facts.last >= since
+            number != except
+                && facts.last > facts.header.previous
+                && facts.last >= since
                 && facts.header.previous + 1 < until
         })
     }
@@ -149,7 +152,8 @@ impl Table {
         // The successor of an unclosed one cannot be reused before that one: then that one has to go first, whatever
         // lives in it. The same holds for version 1.
         let pinned = self.pinned();
-        let blocking = self.segments.values().filter(|f| f.state == State::Unclosed && f.stuck != Some(f.live));
+        let blocking =
+            self.segments.values().filter(|f| f.state == State::Unclosed && f.stuck != Some(f.live));
         let blocking = blocking
             .filter(|facts| !facts.is_dead() && !pinned.contains(&facts.header.seed.segment))
             .min_by_key(|facts| facts.header.order());

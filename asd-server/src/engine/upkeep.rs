@@ -192,9 +192,7 @@ impl Upkeep {
     async fn read(&self, key: OsdKey, entry: Entry) -> Result<MovedValue, OsdError> {
         let stored = reader::value(&self.shared, &key, &entry).await?;
         let tree = match stored.checksum {
-            alba_core::checksum::Checksum::Blake3(_) => {
-                Some(reader::tree(&self.shared, &key, &entry).await?)
-            }
+            alba_core::checksum::Checksum::Blake3(_) => Some(reader::tree(&self.shared, &key, &entry).await?),
             _ => None,
         };
         Ok(MovedValue { key, entry, stored, tree })

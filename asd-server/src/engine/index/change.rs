@@ -8,8 +8,8 @@ use alba_core::kv::{Durability, KvError, WriteBatch};
 
 use super::Index;
 use super::rows::{
-    Changed, Entry, Live, Location, MARK, Mark, Range, SEGMENT, TOMBSTONE, Tombstone, encode, get, prefixed, row,
-    segment_row,
+    Changed, Entry, Live, Location, MARK, Mark, Range, SEGMENT, TOMBSTONE, Tombstone, encode, get, prefixed,
+    row, segment_row,
 };
 
 /// A change of the index in the making.

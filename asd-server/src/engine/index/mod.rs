@@ -21,11 +21,14 @@ use serde::Deserialize;
 
 use super::format::StoreId;
 use change::Change;
-use rows::{KEY, MARK, RANGE, SCRUB, SCRUBBED, SEGMENT, TOMBSTONE, VERSION, decode, encode, get, prefixed, row, segment_row};
+pub use rows::Scrubbed;
 pub(crate) use rows::{
     Applied, Changed, Effect, Entry, Live, Location, Mark, Range, ScrubProgress, Tombstone,
 };
-pub use rows::Scrubbed;
+use rows::{
+    KEY, MARK, RANGE, SCRUB, SCRUBBED, SEGMENT, TOMBSTONE, VERSION, decode, encode, get, prefixed, row,
+    segment_row,
+};
 
 /// Opens the index's store, and throws it away when it is of no use. Calls may wait for a disk.
 pub trait IndexStore: Send + Sync + 'static {
@@ -141,7 +144,8 @@ impl Index {
             let bounds = (lower.as_ref().map(Vec::as_slice), upper.as_ref().map(Vec::as_slice));
             let rows = self.scan_rows(bounds.0, bounds.1, reverse, wanted)?;
             let (all, last) = (rows.len() < wanted, rows.last().map(|(key, _)| key.to_vec()));
-            let deleted = |(key, entry): &(OsdKey, Entry)| ranges.iter().any(|range| range.deletes(key, entry));
+            let deleted =
+                |(key, entry): &(OsdKey, Entry)| ranges.iter().any(|range| range.deletes(key, entry));
             found.extend(rows.into_iter().filter(|row| !deleted(row)));
             match last {
                 Some(last) if !all && reverse => upper = Bound::Excluded(last),

@@ -206,6 +206,9 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, KvError> {
     postcard::to_stdvec(value).map_err(|error| KvError::Damaged(format!("a row does not encode: {error}")))
 }
 
-pub(super) fn get<T: for<'a> Deserialize<'a>>(view: &(impl KvRead + ?Sized), row: &[u8]) -> Result<Option<T>, KvError> {
+pub(super) fn get<T: for<'a> Deserialize<'a>>(
+    view: &(impl KvRead + ?Sized),
+    row: &[u8],
+) -> Result<Option<T>, KvError> {
     view.get(row)?.map(|bytes| decode(&bytes)).transpose()
 }

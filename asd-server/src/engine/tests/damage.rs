@@ -190,5 +190,8 @@ fn a_truncated_segment_is_reported_and_not_appended_to() {
             assert!(!is_damaged(node, &engine, "new").await);
         });
     }
-    assert_eq!(offset(hardware.disk.content(FIRST).unwrap().len()), FIRST_BATCH + BATCH + BLOCK_BYTES + 5_000);
+    assert_eq!(
+        offset(hardware.disk.content(FIRST).unwrap().len()),
+        FIRST_BATCH + BATCH + BLOCK_BYTES + 5_000
+    );
 }

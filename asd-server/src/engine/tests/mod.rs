@@ -1,10 +1,10 @@
 //! The engine on simulated disks: the contract, crashes at every step, damage, failing devices, the format's bytes.
 
 mod crash;
-mod proof;
 mod damage;
 mod failing;
 mod golden;
+mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -273,7 +273,9 @@ async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 fn conforms_on_a_simulated_disk() {
     Hardware::with_segments(1, 12 << 20).run(async |node, engine, opening| {
         assert_eq!(opening, Opening { replayed: 0, rebuilt: false, damage: vec![] });
-        osd_conformance::run(Arc::new(engine), node.env().clock).await;
+        let engine = Arc::new(engine);
+        osd_conformance::run(engine.clone(), node.env().clock).await;
+        osd_conformance::run_extensions(engine, node.env().clock).await;
     });
 }
 

@@ -223,7 +223,8 @@ impl Writer {
         match given {
             Ok(file) => {
                 self.shared.files.insert(number, header.seed.generation, file);
-                let facts = Facts { punched: true, ..Facts::new(header, header.previous, first, State::Closed) };
+                let facts =
+                    Facts { punched: true, ..Facts::new(header, header.previous, first, State::Closed) };
                 self.shared.table().insert(facts);
                 Ok(true)
             }

@@ -66,10 +66,6 @@ impl Writer {
                 self.check(&asserts, &stored).await.err()
             };
             if let Some(error) = refusal {
-                #[cfg(test)]
-                if std::env::var_os("ALBA_ASD_TRACE").is_some() {
-                    println!("refused: {error} asserts {}", asserts.len());
-                }
                 self.settle(Err(error), answer, room);
                 continue;
             }
@@ -124,11 +120,7 @@ impl Writer {
         self.dispatch();
     }
 
-    async fn check(
-        &self,
-        asserts: &[OsdAssert],
-        stored: &BTreeMap<OsdKey, Entry>,
-    ) -> Result<(), OsdError> {
+    async fn check(&self, asserts: &[OsdAssert], stored: &BTreeMap<OsdKey, Entry>) -> Result<(), OsdError> {
         let view = View { overlay: &self.overlay, stored };
         for assert in asserts {
             if let (Some(entry), OsdAssert::Value(key, expected)) = (view.check(assert)?, assert) {
@@ -143,12 +135,7 @@ impl Writer {
 
     /// Answers a batch that changes nothing. When it may have been decided by a batch that is not durable yet, it is
     /// answered after that.
-    fn settle(
-        &mut self,
-        outcome: Result<(), OsdError>,
-        answer: Answer,
-        room: Option<OwnedSemaphorePermit>,
-    ) {
+    fn settle(&mut self, outcome: Result<(), OsdError>, answer: Answer, room: Option<OwnedSemaphorePermit>) {
         if self.planned.is_empty() && self.in_flight.is_empty() {
             drop(answer.send(outcome));
             return;
@@ -164,8 +151,7 @@ impl Writer {
             drop(answer.send(Err(OsdError::Device("no segment to write to".into()))));
             return;
         };
-        let chain =
-            Chain { sequence: self.next, previous: self.planned_last, last_synced: self.last };
+        let chain = Chain { sequence: self.next, previous: self.planned_last, last_synced: self.last };
         let newest = self.planned.iter().rfind(|planned| planned.encoded.len > 0);
         let at = newest.map_or(head.at, |planned| planned.at + planned.encoded.len);
         match batch::encode(head.segment.seed(), chain, &changes) {

@@ -23,10 +23,11 @@ use names::class;
 pub use peers::{Peer, Peers};
 
 /// What it says it can do: only what its engine does too.
-const CAPABILITIES: [Capability; 6] = [
+const CAPABILITIES: [Capability; 7] = [
     Capability::MultiGet2,
     Capability::PartialGet,
     Capability::ProvenGet,
+    Capability::DeleteRange,
     Capability::CopyFromPeer,
     Capability::Peers,
     Capability::Health,
