@@ -33,7 +33,7 @@ pub struct SegmentReport {
     pub written: u64,
     /// Values that live in it.
     pub values: u64,
-    /// Their bytes.
+    /// Bytes that their records take.
     pub live_bytes: u64,
     /// Tombstones that are needed.
     pub tombstones: u64,
@@ -48,7 +48,7 @@ pub struct Space {
     pub segments: u64,
     /// Of them, free to be reused.
     pub free: u64,
-    /// Bytes of live values.
+    /// Bytes that the records of live values take.
     pub live_bytes: u64,
     /// Bytes written in the present lives of segments that are not free.
     pub written: u64,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{SegmentHeader, Version};
+use super::format::{BLOCK_BYTES, SegmentHeader, Version};
 use super::index::Live;
 
 /// Where a segment is in its life.
@@ -55,7 +55,7 @@ pub(crate) struct Table {
 /// How much garbage a segment must hold to be worth compacting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Urgency {
-    /// There is room: only what is mostly dead (three quarters).
+    /// There is room: only what is mostly dead (a quarter or less lives, and half of it is gained).
     Relaxed,
     /// Room is short: whatever gains a sixteenth of a segment.
     Short,
@@ -139,15 +139,15 @@ impl Table {
     /// The segment that is most worth compacting: the one with the least that lives in it.
     pub(crate) fn victim(&self, urgency: Urgency) -> Option<u64> {
         let worth = |facts: &&Facts| {
-            let room = facts.header.len;
-            let most = match urgency {
-                Urgency::Relaxed => room / 4,
-                Urgency::Short => room - room / 16,
+            let (room, live) = (facts.header.len, facts.live.bytes);
+            // What is written again takes a block of records per batch of a megabyte, besides.
+            let again = live + BLOCK_BYTES * (live / (1 << 20) + 1);
+            let gain = facts.end.saturating_sub(facts.header.first_batch()).saturating_sub(again);
+            let enough = match urgency {
+                Urgency::Relaxed => live <= room / 4 && gain >= room / 2,
+                Urgency::Short => gain >= room / 16,
             };
-            facts.state != State::Head
-                && !facts.is_dead()
-                && facts.stuck != Some(facts.live)
-                && facts.live.bytes <= most
+            facts.state != State::Head && !facts.is_dead() && facts.stuck != Some(facts.live) && enough
         };
         // The successor of an unclosed one cannot be reused before that one: then that one has to go first, whatever
         // lives in it. The same holds for version 1.

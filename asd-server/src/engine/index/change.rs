@@ -82,7 +82,7 @@ impl<'a> Change<'a> {
             Newest::Entry(entry) => {
                 let there = self.live(entry.location.segment)?;
                 there.values = there.values.saturating_sub(1);
-                there.bytes = there.bytes.saturating_sub(u64::from(entry.len));
+                there.bytes = there.bytes.saturating_sub(entry.footprint(key));
                 self.used = self.used.saturating_sub(u64::from(entry.len));
             }
             Newest::Tombstone(tombstone) => {
@@ -101,7 +101,7 @@ impl<'a> Change<'a> {
         };
         let there = self.live(entry.location.segment)?;
         there.values += 1;
-        there.bytes += u64::from(entry.len);
+        there.bytes += entry.footprint(&key);
         self.used += u64::from(entry.len);
         self.newest.insert(key, Newest::Entry(entry));
         Ok(())

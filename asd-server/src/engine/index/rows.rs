@@ -7,7 +7,7 @@ use alba_core::env::osd::OsdKey;
 use alba_core::kv::{KvError, KvRead};
 use serde::{Deserialize, Serialize};
 
-use super::super::format::{RECORD_HEADER, Seed, StoreId, blocks, offset};
+use super::super::format::{INLINE_MAX, RECORD_HEADER, Seed, StoreId, align, blocks, offset, tree_len};
 
 /// Version of the rows. Another one is rebuilt, not read.
 pub(super) const VERSION: u32 = 2;
@@ -97,6 +97,13 @@ impl Entry {
         self.location.at + offset(RECORD_HEADER + key.len())
     }
 
+    /// Bytes that its record takes in a segment, about: what compacting has to write again.
+    pub(crate) fn footprint(&self, key: &[u8]) -> u64 {
+        let head = RECORD_HEADER + key.len() + self.table_len() + tree_len(self.len, &self.checksum);
+        let len = u64::from(self.len);
+        offset(head) + if len > offset(INLINE_MAX) { align(len) } else { len }
+    }
+
     /// Bytes of the table.
     pub(crate) fn table_len(&self) -> usize {
         // At most 32 KiB.
@@ -123,7 +130,7 @@ pub(crate) struct Mark {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Live {
     pub values: u64,
-    /// Of the values.
+    /// That their records take.
     pub bytes: u64,
     /// Tombstones, of keys and ranges.
     pub tombstones: u64,

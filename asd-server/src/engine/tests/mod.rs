@@ -191,10 +191,10 @@ async fn content(node: &SimNode, engine: &Engine) -> Model {
     assert_eq!(engine.usage().used, ByteCount::from(used), "sum of the value sizes");
     let index = engine.shared.index().unwrap();
     let mut live: BTreeMap<u64, Live> = BTreeMap::new();
-    for (_, entry) in index.scan(Bound::Unbounded, Bound::Unbounded, false, usize::MAX).unwrap() {
+    for (key, entry) in index.scan(Bound::Unbounded, Bound::Unbounded, false, usize::MAX).unwrap() {
         let there = live.entry(entry.location.segment).or_default();
         there.values += 1;
-        there.bytes += u64::from(entry.len);
+        there.bytes += entry.footprint(&key);
     }
     let mut counted = index.live().unwrap();
     counted.values_mut().for_each(|live| live.tombstones = 0);

@@ -182,6 +182,21 @@ impl Writer {
         if let Some(facts) = self.shared.table().get_mut(number) {
             facts.state = state;
         }
+        // Without a segment opened after it, nothing says where it ends.
+        self.unsettled = state == State::Unclosed && self.head.is_none();
+    }
+
+    /// Sees to it that the end of a failed head is told by something durable.
+    pub(super) async fn settle_failed_head(&mut self) -> Result<(), OsdError> {
+        if !self.unsettled {
+            return Ok(());
+        }
+        self.begin_segment(Purpose::Compaction).await.map_err(|error| {
+            self.shared.status.write_failed(&error);
+            OsdError::Device(format!("cannot begin a segment after a failed one: {error}"))
+        })?;
+        self.unsettled = false;
+        Ok(())
     }
 
     /// Gives the blocks of a free segment back; false when there is none that has any.

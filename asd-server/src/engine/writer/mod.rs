@@ -88,6 +88,9 @@ pub(crate) struct Writer {
     group: u64,
     /// The index has all groups up to this one.
     applied: u64,
+    /// A head failed and nothing durable says yet where the history ends in it: what failed there might still be found
+    /// after a crash. Nothing may be decided, not even that nothing is to be done, before that is settled.
+    unsettled: bool,
 }
 
 /// What the main loop does next.
@@ -120,6 +123,7 @@ impl Writer {
             in_flight: VecDeque::new(),
             group: 1,
             applied: 0,
+            unsettled: false,
         }
     }
 

@@ -44,6 +44,9 @@ impl Writer {
             Ok(index) => index,
             Err(error) => return refuse(group, &error),
         };
+        if let Err(error) = self.settle_failed_head().await {
+            return refuse(group, &error);
+        }
         let all = group.iter().flat_map(|waiting| keys(&waiting.asserts, &waiting.updates)).collect();
         let stored = match self.stored(&index, all).await {
             Ok(stored) => stored,
