@@ -32,6 +32,10 @@ test-long:
 bench *args:
     cargo bench -p alba-core --bench erasure {{args}}
 
+# Coverage-guided fuzzing, see fuzz/README.md: just fuzz erasure 60
+fuzz name seconds="60":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}}
+
 # A whole cluster on this machine.
 up *args:
     cargo run --release -- up {{args}}

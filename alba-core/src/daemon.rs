@@ -32,6 +32,7 @@ pub use stop::{StopSignal, Stopper};
 
 use crate::config;
 use crate::env::{Deadline, Env, real, within};
+use crate::erasure::kernel::Kernel;
 use args::{Arguments, Outcome};
 use logs::Logs;
 
@@ -105,6 +106,9 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Checked(text)) => return finish(print(&text)),
         Err(message) => return complain(D::NAME, &message, 2),
     };
+    if let Err(error) = Kernel::forced() {
+        return complain(D::NAME, &error.to_string(), 2);
+    }
     let logs = match Logs::start(&shared) {
         Ok(logs) => logs,
         Err(message) => return complain(D::NAME, &message, 2),
@@ -134,7 +138,8 @@ async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -
         None => None,
         Some(at) => Some(http::start(&env, at, &config, context.health.clone()).await?),
     };
-    tracing::info!(daemon = D::NAME, version = env!("CARGO_PKG_VERSION"), "starting");
+    let erasure_kernel = Kernel::best().name();
+    tracing::info!(daemon = D::NAME, version = env!("CARGO_PKG_VERSION"), erasure_kernel, "starting");
     let mut run = Box::pin(D::run(config, context.clone()));
     let drain = loop {
         tokio::select! {

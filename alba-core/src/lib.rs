@@ -11,6 +11,9 @@ pub mod daemon;
 pub mod env;
 pub mod erasure;
 pub mod fragment;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod ids;
 pub mod kv;
 pub mod layout;

@@ -2,11 +2,14 @@
 //!
 //! Every kernel gives the same bytes as the portable one, which is the `reed-solomon-erasure` crate's arithmetic; the
 //! tests compare each kernel the CPU offers with it. The kernel is chosen once, at the first use; the environment
-//! variable `ALBA_ERASURE_KERNEL` (`gfni-avx512`, `gfni-avx2`, `avx2`, `portable`) can force one that the CPU has.
+//! variable `ALBA_ERASURE_KERNEL` (`gfni-avx512`, `gfni-avx2`, `avx2`, `portable`) can force one that the CPU has. A
+//! daemon does not start with any other value in it.
 //!
 //! `unsafe` is confined to one module per instruction set; what those modules rely on is checked here, in
 //! [`Kernel::multiply`], and nowhere else.
 
+#[cfg(target_arch = "x86_64")]
+mod alignment;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod coefficients;
@@ -69,6 +72,19 @@ pub enum ShapeError {
     },
 }
 
+/// `ALBA_ERASURE_KERNEL` names no kernel that can run here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ForcedKernelError {
+    /// There is none of this name.
+    #[error("ALBA_ERASURE_KERNEL: no kernel {0:?}; there are gfni-avx512, gfni-avx2, avx2 and portable")]
+    Unknown(String),
+    /// Its instructions are missing.
+    #[error(
+        "ALBA_ERASURE_KERNEL: this CPU cannot run {0}; leave the variable away to use the fastest that it can"
+    )]
+    Unavailable(Kernel),
+}
+
 impl Kernel {
     /// All kernels, fastest first.
     pub const ALL: [Self; 4] = [Self::GfniAvx512, Self::GfniAvx2, Self::Avx2, Self::Portable];
@@ -107,13 +123,26 @@ impl Kernel {
         Self::ALL.into_iter().filter(|kernel| kernel.is_available())
     }
 
-    /// The one to use: that of `ALBA_ERASURE_KERNEL` when it names one that the CPU has, else the fastest. Decided
-    /// once per process.
+    /// The kernel that `ALBA_ERASURE_KERNEL` asks for; none when it is not set or empty.
+    ///
+    /// A daemon calls this at its start and refuses to run on an error: whoever forces a kernel must not measure or
+    /// test another one.
+    pub fn forced() -> Result<Option<Self>, ForcedKernelError> {
+        let name = std::env::var_os("ALBA_ERASURE_KERNEL").unwrap_or_default();
+        parse_forced(&name.to_string_lossy(), Self::is_available)
+    }
+
+    /// The one to use: the forced one, else the fastest that this CPU has. Decided once per process. With
+    /// [`Self::forced`] in error it is the fastest one, which is right for every byte, and the log says so.
     pub fn best() -> Self {
         static BEST: OnceLock<Kernel> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let forced = std::env::var("ALBA_ERASURE_KERNEL").ok();
-            choose(forced.as_deref(), Self::is_available)
+            let forced = Self::forced().unwrap_or_else(|error| {
+                tracing::error!(%error, "using the fastest kernel");
+                None
+            });
+            // The last one runs everywhere.
+            forced.or_else(|| Self::available().next()).unwrap_or(Self::Portable)
         })
     }
 
@@ -158,16 +187,13 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// The forced kernel where it exists and is available, else the first available one.
-fn choose(forced: Option<&str>, available: impl Fn(Kernel) -> bool) -> Kernel {
-    if let Some(name) = forced {
-        match Kernel::ALL.into_iter().find(|kernel| kernel.name() == name) {
-            Some(kernel) if available(kernel) => return kernel,
-            _ => tracing::warn!(
-                kernel = name,
-                "ALBA_ERASURE_KERNEL names no kernel that this CPU can run; using the fastest one"
-            ),
-        }
+fn parse_forced(name: &str, available: impl Fn(Kernel) -> bool) -> Result<Option<Kernel>, ForcedKernelError> {
+    if name.is_empty() {
+        return Ok(None);
     }
-    Kernel::ALL.into_iter().find(|kernel| available(*kernel)).unwrap_or(Kernel::Portable)
+    match Kernel::ALL.into_iter().find(|kernel| kernel.name() == name) {
+        Some(kernel) if available(kernel) => Ok(Some(kernel)),
+        Some(kernel) => Err(ForcedKernelError::Unavailable(kernel)),
+        None => Err(ForcedKernelError::Unknown(name.to_owned())),
+    }
 }
