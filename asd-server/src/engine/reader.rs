@@ -154,7 +154,7 @@ pub(crate) async fn tree(shared: &Shared, key: &OsdKey, entry: &Entry) -> Result
     };
     // Values of segments of version 1 have none beside them; there the bytes found are others, and do not lead to it.
     let len = tree_len(entry.len, &entry.checksum);
-    if len > 0 && entry.value_at % BLOCK_BYTES == 0 && usize_of(entry.len) > INLINE_MAX {
+    if len > 0 && entry.value_at.is_multiple_of(BLOCK_BYTES) && usize_of(entry.len) > INLINE_MAX {
         let at = entry.table_at(key) + offset(entry.table_len());
         let kept = read(shared, key, entry, at, len).await?;
         if let Ok(tree) = LeafTable::parse(root, entry.len, kept) {

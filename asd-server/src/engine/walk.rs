@@ -102,8 +102,10 @@ fn in_use(
                     page.tombstones.push((record.key, found));
                 }
             }
-            Effect::DeleteRange { until, .. } => {
-                if let Some(found) = index.range(until, &record.key)?.filter(|found| found.location == here) {
+            Effect::DeleteRange { until, to } => {
+                if let Some(found) =
+                    index.range(until, &record.key, &to)?.filter(|found| found.location == here)
+                {
                     page.ranges.push(found);
                 }
             }

@@ -1,7 +1,7 @@
 //! The index: where the newest value of each key is. A checkpoint of the segments, never the only copy of anything:
 //! when it is missing, damaged or of another store it is thrown away and made again from them.
 //!
-//! Rows: `k`‖key → entry; `t`‖key → what a tombstone still covers; `r`‖be64(until)‖key → a deleted range;
+//! Rows: `k`‖key → entry; `t`‖key → what a tombstone still covers; `r`‖be64(until)‖its ends → a deleted range;
 //! `s`‖be64(segment) → what lives there; `c`‖be64(segment) → what the scrub found there; `C` → how far the scrub is; `m`
 //! → the mark (how far the segments are applied, and the sum of the value sizes). Rows and mark change in one atomic
 //! batch, so after a crash the index is exactly the state after some batch of the history.
@@ -26,8 +26,8 @@ pub(crate) use rows::{
     Applied, Changed, Effect, Entry, Live, Location, Mark, Range, ScrubProgress, Tombstone,
 };
 use rows::{
-    KEY, MARK, RANGE, SCRUB, SCRUBBED, SEGMENT, TOMBSTONE, VERSION, decode, encode, get, prefixed, row,
-    segment_row,
+    KEY, MARK, RANGE, SCRUB, SCRUBBED, SEGMENT, TOMBSTONE, VERSION, decode, encode, get, prefixed, range_row,
+    row, segment_row,
 };
 
 /// Opens the index's store, and throws it away when it is of no use. Calls may wait for a disk.
@@ -120,12 +120,9 @@ impl Index {
         get(self.kv.as_ref(), &prefixed(TOMBSTONE, key))
     }
 
-    /// What is left of the range that was deleted before batch `until` from key `from` on.
-    pub(crate) fn range(&self, until: u64, from: &[u8]) -> Result<Option<Range>, KvError> {
-        let mut row = vec![RANGE];
-        row.extend(until.to_be_bytes());
-        row.extend_from_slice(from);
-        get(self.kv.as_ref(), &row)
+    /// What is left of a range that was deleted before batch `until`.
+    pub(crate) fn range(&self, until: u64, from: &[u8], to: &[u8]) -> Result<Option<Range>, KvError> {
+        get(self.kv.as_ref(), &range_row(until, from, to))
     }
 
     /// Keys and entries between the bounds.
@@ -301,7 +298,7 @@ impl Index {
         }
         let changed = change.commit(None)?;
         if done {
-            let same = |other: &Range| other.until == range.until && other.from == range.from;
+            let same = |other: &Range| other.row() == range.row();
             let left = self.unswept().iter().filter(|other| !same(other)).cloned().collect();
             self.set_unswept(left);
         }

@@ -78,10 +78,7 @@ impl Range {
     }
 
     pub(super) fn row(&self) -> Vec<u8> {
-        let mut row = vec![RANGE];
-        row.extend(self.until.to_be_bytes());
-        row.extend_from_slice(&self.from);
-        row
+        range_row(self.until, &self.from, &self.to)
     }
 }
 
@@ -218,4 +215,14 @@ pub(super) fn get<T: for<'a> Deserialize<'a>>(
     row: &[u8],
 ) -> Result<Option<T>, KvError> {
     view.get(row)?.map(|bytes| decode(&bytes)).transpose()
+}
+
+/// A batch may delete several ranges, also such that begin alike: all of it is in the row's key.
+pub(super) fn range_row(until: u64, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut row = vec![RANGE];
+    row.extend(until.to_be_bytes());
+    row.extend(offset(from.len()).to_be_bytes());
+    row.extend_from_slice(from);
+    row.extend_from_slice(to);
+    row
 }

@@ -9,8 +9,18 @@ pub(super) fn wanted() -> u64 {
     std::env::var("ALBA_ASD_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(CRASHES)
 }
 
-/// Runs random batches, up to `in_flight` at once, until the power goes or `count` are done. `model` becomes what was
-/// acknowledged; given back is what was not, in order.
+/// How a batch was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Accepted,
+    /// By an assert.
+    Refused,
+    /// It may have happened.
+    Unknown,
+}
+
+/// Runs random batches, up to three at once, until the power goes or `count` are done. `model` follows. Given back are
+/// the states that are right after a crash, when there are several.
 pub(super) async fn work(
     node: &SimNode,
     engine: &Engine,
@@ -18,34 +28,88 @@ pub(super) async fn work(
     rng: &mut StdRng,
     model: &mut Model,
     count: usize,
-) -> Vec<OsdBatch> {
-    let mut unknown = Vec::new();
+) -> Vec<Model> {
     let mut done = 0;
     while done < count && !disk.power_is_cut() {
         let group: Vec<OsdBatch> = (0..rng.random_range(1..4)).map(|_| random_batch(rng, model)).collect();
         done += group.len();
         let results = join_all(group.iter().map(|batch| apply(node, engine, batch.clone())).collect()).await;
-        for (batch, result) in group.into_iter().zip(results) {
-            match result {
-                Ok(()) => {
-                    let before = model.clone();
-                    assert!(play(model, &batch), "an assert was overlooked");
-                    // What changes nothing may be answered while nothing can be written.
-                    assert!(unknown.is_empty() || *model == before, "acknowledged behind a failed one");
-                }
-                Err(OsdError::AssertFailed(_)) => {
-                    assert!(!play(&mut model.clone(), &batch), "a wrong refusal");
-                }
-                Err(OsdError::Device(_)) => unknown.push(batch),
-                Err(other) => panic!("{other}"),
-            }
+        let outcome = |(batch, result): (OsdBatch, Result<(), OsdError>)| match result {
+            Ok(()) => (batch, Outcome::Accepted),
+            Err(OsdError::AssertFailed(_)) => (batch, Outcome::Refused),
+            Err(OsdError::Device(_)) => (batch, Outcome::Unknown),
+            Err(other) => panic!("{other}"),
+        };
+        let outcomes: Vec<_> = group.into_iter().zip(results).map(outcome).collect();
+        let mut right = Vec::new();
+        explain(model, &outcomes, &mut right);
+        assert!(!right.is_empty(), "no order of the batches explains the answers");
+        if disk.power_is_cut() {
+            return right;
         }
-        if !disk.power_is_cut() {
-            assert!(unknown.is_empty(), "failed without a reason");
-            read_some(node, engine, rng, model).await;
+        let unknown = outcomes.iter().find(|(_, outcome)| *outcome == Outcome::Unknown);
+        assert!(unknown.is_none(), "failed without a reason: {unknown:?}");
+        let first = right.remove(0);
+        *model = if right.iter().all(|other| *other == first) {
+            first
+        } else {
+            right.push(first);
+            if std::env::var_os("ALBA_ASD_TRACE").is_some() {
+                for (batch, outcome) in &outcomes {
+                    let of = |u: &OsdUpdate| match u {
+                        OsdUpdate::Set(k, s) => format!("set {k:?} {}", s.value.len()),
+                        other => format!("{other:?}"),
+                    };
+                    println!(
+                        "{outcome:?} {} {:?}",
+                        batch.asserts.len(),
+                        batch.updates.iter().map(of).collect::<Vec<_>>()
+                    );
+                }
+                println!("right: {:?}", right.iter().map(lens).collect::<Vec<_>>());
+            }
+            let found = contents(node, engine).await;
+            match found {
+                Some(found) => {
+                    let right = right.into_iter().find(|state| *state == found);
+                    right.unwrap_or_else(|| panic!("a state of no order: {:?} {outcomes:?}", lens(&found)))
+                }
+                // The power went.
+                None => return right,
+            }
+        };
+        read_some(node, engine, rng, model).await;
+    }
+    Vec::new()
+}
+
+fn lens(model: &Model) -> Vec<(OsdKey, usize)> {
+    model.iter().map(|(key, stored)| (key.clone(), stored.value.len())).collect()
+}
+
+/// All an engine holds; none when it cannot be read.
+async fn contents(node: &SimNode, engine: &Engine) -> Option<Model> {
+    let page = engine.range(RangeQuery::all(), Priority::Low, deadline(node)).await.ok()?;
+    assert!(!page.has_more, "the tests use ten keys");
+    let values = engine.multi_get(page.items.clone(), Priority::Low, deadline(node)).await.ok()?;
+    page.items.into_iter().zip(values).map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The states after batches that were under way together, for every order that explains their answers (one that waited
+/// for room comes later than those behind it). What is unknown may have happened, or not.
+fn explain(model: &Model, outcomes: &[(OsdBatch, Outcome)], states: &mut Vec<Model>) {
+    if outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Unknown) {
+        states.push(model.clone());
+    }
+    for nth in 0..outcomes.len() {
+        let mut left = outcomes.to_vec();
+        let (batch, outcome) = left.remove(nth);
+        let mut state = model.clone();
+        let happened = play(&mut state, &batch);
+        if happened == (outcome != Outcome::Refused) {
+            explain(&state, &left, states);
         }
     }
-    unknown
 }
 
 /// Reads a piece of a value as direct readers do: what is kept in memory must be of this life of its segment.
@@ -60,30 +124,18 @@ async fn read_some(node: &SimNode, engine: &Engine, rng: &mut StdRng, model: &Mo
     }
 }
 
-/// The states that are right after a crash: what was acknowledged, plus, in order, any of the others. (One that was
-/// refused since its assert could not be read never happens, although those behind it may.)
-fn right_states(model: &Model, unknown: &[OsdBatch]) -> Vec<Model> {
-    let mut states = vec![model.clone()];
-    for batch in unknown {
-        let mut with = states.clone();
-        with.retain_mut(|state| play(state, batch));
-        states.extend(with);
-    }
-    states
-}
-
 /// Cuts the power, restarts with what the disk kept, restarts again without the index; the state must be a right one,
 /// and the same both times.
 pub(super) fn crash_and_compare(
     hardware: &Hardware,
     rng: &mut StdRng,
     model: &Model,
-    unknown: &[OsdBatch],
+    right: &[Model],
     tag: &str,
 ) -> Model {
     hardware.disk.crash();
     hardware.index.crash(rng.random_range(0..6));
-    let right = right_states(model, unknown);
+    let right = if right.is_empty() { std::slice::from_ref(model) } else { right };
     let found = hardware.run(async |node, engine, opening| {
         assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a crash is no damage");
         content(node, &engine).await
@@ -117,7 +169,7 @@ fn crashes_at_every_step_of_short_histories_lose_nothing() {
             let hardware = Hardware::new(seed ^ cut.unwrap_or(0) << 8);
             let mut rng = StdRng::seed_from_u64(seed);
             let mut model = Model::new();
-            let unknown = if let Some(cut) = cut {
+            let right = if let Some(cut) = cut {
                 hardware.disk.cut_power_after(cut);
                 let simulation = Simulation::new(1);
                 let node = simulation.node(1);
@@ -136,7 +188,7 @@ fn crashes_at_every_step_of_short_histories_lose_nothing() {
                 })
             };
             let steps = hardware.disk.changes();
-            crash_and_compare(&hardware, &mut rng, &model, &unknown, &format!("seed {seed} cut {cut:?}"));
+            crash_and_compare(&hardware, &mut rng, &model, &right, &format!("seed {seed} cut {cut:?}"));
             steps
         };
         let steps = history(None);
@@ -167,24 +219,19 @@ fn long_histories_with_many_crashes_lose_nothing() {
             let main = async {
                 match hardware.open(&node).await {
                     Ok((engine, _)) => {
-                        let unknown = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 40).await;
+                        let right = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 40).await;
                         if rng.random_bool(0.5) {
                             engine.close(deadline(&node)).await;
                         }
-                        unknown
+                        right
                     }
                     Err(_) => Vec::new(),
                 }
             };
-            let unknown = simulation.run(LIMIT, main).unwrap();
+            let right = simulation.run(LIMIT, main).unwrap();
             drop(simulation);
-            model = crash_and_compare(
-                &hardware,
-                &mut rng,
-                &model,
-                &unknown,
-                &format!("seed {seed} round {round}"),
-            );
+            model =
+                crash_and_compare(&hardware, &mut rng, &model, &right, &format!("seed {seed} round {round}"));
             crashes += 1;
         }
     }

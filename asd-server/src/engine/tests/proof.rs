@@ -33,22 +33,22 @@ fn lives(seed: u64) -> Vec<Phase> {
         let main = async {
             match hardware.open(&node).await {
                 Ok((engine, _)) => {
-                    let unknown = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 150).await;
+                    let right = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 150).await;
                     if rng.random_bool(0.3) {
                         engine.close(deadline(&node)).await;
                     }
-                    unknown
+                    right
                 }
                 Err(_) => Vec::new(),
             }
         };
-        let unknown = simulation.run(LIMIT, main).unwrap();
+        let right = simulation.run(LIMIT, main).unwrap();
         drop(simulation);
         if hardware.disk.power_is_cut() {
             cut.extend(testing::in_step(at));
         }
         let tag = format!("seed {seed} round {round}");
-        model = crash_and_compare(&hardware, &mut rng, &model, &unknown, &tag);
+        model = crash_and_compare(&hardware, &mut rng, &model, &right, &tag);
     }
     cut
 }
@@ -82,17 +82,9 @@ fn built_in_faults_are_noticed() {
     let faults =
         [Sabotage::IndexBeforeSync, Sabotage::SameGeneration, Sabotage::DropTombstones, Sabotage::NoSync];
     for fault in faults {
-        let noticed = (0..60).find(|seed| {
-            std::thread::spawn({
-                let seed = 70_000 + seed;
-                move || {
-                    testing::sabotage(Some(fault));
-                    lives(seed);
-                }
-            })
-            .join()
-            .is_err()
-        });
+        testing::sabotage(Some(fault));
+        let noticed = (0..60).find(|seed| std::panic::catch_unwind(|| lives(70_000 + seed)).is_err());
+        testing::sabotage(None);
         assert!(noticed.is_some(), "{fault:?} was not noticed");
         println!("{fault:?} is noticed by seed {}", 70_000 + noticed.unwrap());
     }
