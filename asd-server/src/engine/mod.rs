@@ -102,6 +102,8 @@ pub struct EngineConfig {
     pub scrub_rate: u64,
     /// From the beginning of one round of the scrub to that of the next.
     pub scrub_every: Duration,
+    /// Does it compact, make ready and scrub by itself? Tools that look into a store have no need of it.
+    pub background: bool,
 }
 
 impl Default for EngineConfig {
@@ -120,6 +122,7 @@ impl Default for EngineConfig {
             preparation_rate: 64 << 20,
             scrub_rate: 16 << 20,
             scrub_every: Duration::from_secs(14 * 24 * 3600),
+            background: true,
         }
     }
 }
@@ -204,7 +207,7 @@ pub struct Engine {
     room: Arc<Semaphore>,
     total_room: u32,
     _writer: TaskHandle,
-    _background: [AbortOnDrop; 2],
+    _background: Vec<AbortOnDrop>,
 }
 
 /// What was found at the opening.

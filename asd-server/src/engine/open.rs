@@ -53,13 +53,17 @@ impl Engine {
         let (queue, requests) = mpsc::channel(QUEUE);
         let writer = Writer::new(shared.clone(), recovered);
         let writer = spawn.spawn("asd writer", Box::pin(writer.run(requests)));
-        let upkeep = Upkeep { shared: shared.clone(), queue: queue.clone(), prepared: 0 };
-        let upkeep = spawn.spawn("asd upkeep", Box::pin(upkeep.run())).abort_on_drop();
-        let scrub = spawn.spawn("asd scrub", Box::pin(scrub::run(shared.clone()))).abort_on_drop();
+        let mut background = Vec::new();
+        if shared.config.background {
+            let upkeep = Upkeep { shared: shared.clone(), queue: queue.clone(), prepared: 0 };
+            background.push(spawn.spawn("asd upkeep", Box::pin(upkeep.run())).abort_on_drop());
+            let scrub = Box::pin(scrub::run(shared.clone()));
+            background.push(spawn.spawn("asd scrub", scrub).abort_on_drop());
+        }
         // Rows of a range that was deleted before the last stop may be left.
         shared.sweeping.notify_one();
         let room = Arc::new(Semaphore::new(usize::try_from(total_room).unwrap_or(Semaphore::MAX_PERMITS)));
-        Ok((Self { shared, queue, room, total_room, _writer: writer, _background: [upkeep, scrub] }, opening))
+        Ok((Self { shared, queue, room, total_room, _writer: writer, _background: background }, opening))
     }
 
     /// Makes `count` segments ready: their blocks are written once, so that later writes overwrite blocks. `progress` is

@@ -247,7 +247,6 @@ impl Service {
 
     async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), AsdError> {
         let engine = self.engine()?;
-        let batch = self.with_right_roots(batch, deadline).await?;
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
         let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
         Ok(engine.apply(batch, priority, deadline).await?)
