@@ -84,7 +84,7 @@ impl TestOsd {
     }
 
     /// Flips a bit of every fragment whose index passes `which`; returns how many.
-    pub(super) async fn corrupt(&self, which: impl Fn(&osd_keys::FragmentAddress) -> bool) -> usize {
+    pub(super) fn corrupt(&self, which: impl Fn(&osd_keys::FragmentAddress) -> bool) -> usize {
         let mut count = 0;
         for (key, stored) in self.memory.content() {
             let Ok(osd_keys::Parsed::Fragment(_, address)) = osd_keys::parse(&key) else { continue };
@@ -93,10 +93,7 @@ impl TestOsd {
             }
             let mut bytes = stored.value.to_vec();
             bytes[0] ^= 1;
-            let value = StoredValue { value: bytes.into(), checksum: stored.checksum };
-            let batch = OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Set(key, value)] };
-            let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
-            self.memory.apply(batch, Priority::High, deadline).await.unwrap();
+            self.memory.rot(&key, bytes.into());
             count += 1;
         }
         count

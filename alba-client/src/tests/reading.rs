@@ -75,7 +75,7 @@ fn damaged_fragments_are_erasures_and_are_counted() {
         put(&fixture, "o", &bytes).await.unwrap();
         let mut damaged = 0;
         for osd in fixture.backend.all() {
-            damaged += osd.corrupt(|at| at.fragment == FragmentIndex(0)).await;
+            damaged += osd.corrupt(|at| at.fragment == FragmentIndex(0));
         }
         assert_eq!(damaged, 5);
         assert_eq!(get(&fixture, "o").await.unwrap(), bytes);
@@ -91,7 +91,7 @@ fn damage_never_reaches_a_reader_of_whole_fragments() {
         fixture.run(async {
             put(&fixture, "o", &bytes).await.unwrap();
             for osd in fixture.backend.all() {
-                osd.corrupt(|at| at.fragment == FragmentIndex(1)).await;
+                osd.corrupt(|at| at.fragment == FragmentIndex(1));
             }
             assert_eq!(slices(&fixture, "o", &[(1024, 1024)]).await.unwrap(), bytes.slice(1024..2048));
         });
