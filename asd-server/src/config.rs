@@ -1,7 +1,7 @@
 //! The daemon's configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alba_core::env::real::disk::{IoConfig, IoMode};
@@ -38,6 +38,19 @@ pub struct AsdSection {
     /// an address serves direct reads only.
     #[serde(default)]
     pub insecure_listen: bool,
+    /// Where it serves the same protocol over QUIC, to who has a certificate of the cluster's authority; nowhere when not
+    /// given. Needs `tls_cert`, `tls_key` and `tls_ca`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_listen: Option<SocketAddr>,
+    /// PEM file with its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the certificate of the cluster's authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
     /// Format the data directory at the first start. Without it, `asd-server format` must have done that: a disk that is
     /// not mounted is then not taken for a new one.
     #[serde(default = "default_true")]
@@ -221,6 +234,9 @@ impl AsdSection {
                 "asd.maintenance_in_flight_bytes must be at most half of asd.disk_in_flight_bytes".into()
             );
         }
+        if self.quic_listen.is_some() && self.tls_files().is_none() {
+            return Err("asd.quic_listen needs asd.tls_cert, asd.tls_key and asd.tls_ca".into());
+        }
         if !(1..=1024).contains(&self.io_threads) {
             return Err("asd.io_threads must be 1 to 1024".into());
         }
@@ -231,6 +247,11 @@ impl AsdSection {
             return Err("asd.multicast_seconds must be at least 1; leave it out to announce nothing".into());
         }
         Ok(())
+    }
+
+    /// Authority, certificate and key, when all are given.
+    pub(crate) fn tls_files(&self) -> Option<(&Path, &Path, &Path)> {
+        Some((self.tls_ca.as_deref()?, self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
     }
 
     /// What its plain port serves.
@@ -311,6 +332,9 @@ mod tests {
         refused(|s| s.limit_percent = 0, "asd.limit_percent");
         refused(|s| s.segment_bytes = 4096, "asd.segment_bytes");
         refused(|s| s.segment_bytes += 1, "asd.segment_bytes");
+        refused(|s| s.quic_listen = Some(default_listen()), "asd.tls_cert");
+        refused(|s| s.io_threads = 0, "asd.io_threads");
+        refused(|s| s.scrub_days = 0, "asd.scrub_days");
         refused(|s| s.max_connections = 0, "asd.max_connections");
         refused(|s| s.max_in_flight_bytes = 1, "asd.max_in_flight_bytes");
         refused(|s| (s.capacity_bytes, s.capacity_percent) = (Some(1), Some(1)), "asd.capacity_percent");

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use alba_core::daemon::{Context, Daemon};
 use alba_core::env::real::disk::{IoConfig, RealDisk};
-use alba_core::env::{Env, within};
+use alba_core::env::real::quic;
+use alba_core::env::{Env, Listener, within};
 use anyhow::Context as _;
 
 use crate::config::{AsdSection, Config};
@@ -92,11 +93,17 @@ impl Daemon for AsdDaemon {
         let server =
             Server::new(env.clone(), home.identity.long_id.clone(), service.clone(), limits_of(&section)?);
         let exposure = section.exposure();
-        let mut idle = Some((server, listener));
+        let certified = listen_to_members(&env, &section).await?;
+        let mut idle = Some((server, listener, certified));
         let mut serve = || {
-            let (server, listener) = idle.take()?;
+            let (server, listener, certified) = idle.take()?;
+            // Who has a certificate of the cluster may do everything.
+            let certified = certified.map(|listener| {
+                let serving = Box::pin(server.clone().serve_to(listener, Exposure::Trusted));
+                env.spawn.spawn("asd quic server", serving).abort_on_drop()
+            });
             let serving = Box::pin(server.serve_to(listener, exposure));
-            Some(env.spawn.spawn("asd server", serving).abort_on_drop())
+            Some((env.spawn.spawn("asd server", serving).abort_on_drop(), certified))
         };
         let work = async {
             let mut accepting = None;
@@ -142,6 +149,18 @@ impl Daemon for AsdDaemon {
         }
         Ok(())
     }
+}
+
+/// The listener for the cluster's members, when there is to be one.
+async fn listen_to_members(env: &Env, section: &AsdSection) -> anyhow::Result<Option<Box<dyn Listener>>> {
+    let (Some(at), Some((authority, certificate, key))) = (section.quic_listen, section.tls_files()) else {
+        return Ok(None);
+    };
+    let identity = quic::Identity::read(authority, certificate, key)?;
+    let limits = quic::QuicLimits::default();
+    let listener = quic::listen(env.clock.clone(), &identity, at, quic::ASD, &limits).await?;
+    tracing::info!(%at, "serving members of the cluster over QUIC");
+    Ok(Some(listener))
 }
 
 /// What an operator should know at the start.

@@ -1,6 +1,7 @@
 //! What the program refuses, and what it lets strangers do.
 
 mod idle;
+mod quic;
 
 use alba_core::checksum::Checksum;
 use alba_core::env::files;
