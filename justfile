@@ -28,6 +28,10 @@ seeds count="200":
 test-long:
     ALBA_LONG_TESTS=1 cargo test --release -p alba-tests --test first_light --test kill_everything -- --nocapture
 
+# Ten thousand power cuts of the storage engine, counted by what it was doing; ALBA_ASD_SEED repeats from a seed.
+crash-asd count="10000":
+    ALBA_ASD_CRASHES={{count}} cargo test --release -p asd-server --lib engine::tests::proof::power -- --nocapture
+
 # Erasure code beside memcpy.
 bench *args:
     cargo bench -p alba-core --bench erasure {{args}}

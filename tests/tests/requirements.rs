@@ -14,7 +14,7 @@ use alba_tests::repository::{root, test_functions};
 use alba_tests::requirements::{Lookup, Requirements, faults, without_row};
 
 /// Everything that must have a row.
-const ITEMS: [&str; 19] = [
+const ITEMS: [&str; 34] = [
     "2.1",
     "2.2",
     "2.3",
@@ -34,6 +34,21 @@ const ITEMS: [&str; 19] = [
     "3.4",
     "3.5",
     "3.shows.1",
+    "4.1",
+    "4.2",
+    "4.3",
+    "4.4",
+    "4.5",
+    "4.6",
+    "4.7",
+    "4.8",
+    "4.9",
+    "4.10",
+    "4.shows.1",
+    "4.shows.2",
+    "4.shows.3",
+    "4.shows.4",
+    "4.shows.5",
 ];
 
 fn requirements() -> Requirements {
