@@ -217,6 +217,11 @@ async fn commands_say_what_is_wrong_and_what_to_do() {
         command.arg(daemon).arg("--config").arg(&file);
         let text = complaint(&alba_tests::cluster::output_within(command, Duration::from_secs(30)), 2);
         assert!(text.contains("no_such_key") && text.contains('2'), "{daemon}: {text}");
+        // A kernel that does not exist: whoever forces one must not run another.
+        let mut command = cluster.command();
+        command.arg(daemon).env("ALBA_ERASURE_KERNEL", "avx3");
+        let text = complaint(&alba_tests::cluster::output_within(command, Duration::from_secs(30)), 2);
+        assert!(text.contains("avx3") && text.contains("gfni-avx512"), "{daemon}: {text}");
     }
 
     // Configurations that cannot be read.

@@ -107,6 +107,41 @@ fn crates_depend_in_one_direction() {
     }
 }
 
+/// `simd-accel` of the crate compiles C for Haswell: it would crash on older CPUs, and replace the reference that all
+/// kernels are compared with. Cargo unifies features, so one mention anywhere in the workspace would be enough.
+#[test]
+fn simd_accel_is_never_part_of_what_ships() {
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members: Vec<String> = manifest(&root().join("Cargo.toml"))["workspace"]["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| fs::read_to_string(root().join(member.as_str().unwrap()).join("Cargo.toml")).unwrap())
+        .collect();
+    for text in members.iter().chain([&workspace]) {
+        assert!(!text.contains("simd-accel"), "a manifest of the workspace names simd-accel:\n{text}");
+    }
+    // What the feature needs, in the versions that are built: its absence from the lock file says the same.
+    let lock: toml::Table = toml::from_str(&fs::read_to_string(root().join("Cargo.lock")).unwrap()).unwrap();
+    let of_the_crate: Vec<&toml::Value> = lock["package"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|package| package["name"].as_str() == Some("reed-solomon-erasure"))
+        .collect();
+    let [package] = of_the_crate.as_slice() else { panic!("one version of the crate: {of_the_crate:?}") };
+    let needs = package["dependencies"].as_array().unwrap();
+    assert!(!needs.iter().any(|need| ["cc", "libc"].contains(&need.as_str().unwrap())), "{needs:?}");
+    // The packages that may have it, or sanitizers, stay outside.
+    let excluded = manifest(&root().join("Cargo.toml"))["workspace"]["exclude"].clone();
+    for folder in ["fuzz", "benches/erasure-peers"] {
+        assert!(excluded.as_array().unwrap().iter().any(|path| path.as_str() == Some(folder)), "{folder}");
+        assert!(manifest(&root().join(folder).join("Cargo.toml")).contains_key("workspace"), "{folder}");
+    }
+    let peers = fs::read_to_string(root().join("benches/erasure-peers/Cargo.toml")).unwrap();
+    assert!(peers.contains("simd-accel"), "the word this test looks for is still the feature's name");
+}
+
 #[test]
 fn every_crate_takes_the_workspace_lints() {
     for (name, manifest) in members() {

@@ -33,8 +33,9 @@ pub fn encode_chunk(chunk: &Bytes, shape: CodeShape) -> Result<Vec<Bytes>, CodeE
     }
     let mut fragments = split(chunk, shape)?;
     let data: Vec<&[u8]> = fragments.iter().map(|fragment| &fragment[..]).collect();
-    let parity =
-        fill(shape.m(), chunk.len() / shape.k(), |buffers| erasure::code(shape).encode(&data, buffers))?;
+    let parity = fill(shape.m(), chunk.len() / shape.k(), chunk, |buffers| {
+        erasure::code(shape).encode(&data, buffers)
+    })?;
     fragments.extend(parity);
     Ok(fragments)
 }
@@ -48,7 +49,8 @@ pub fn regenerate(
     let len = present.first().map_or(0, |(_, bytes)| bytes.len());
     let sources: Vec<(FragmentIndex, &[u8])> =
         present.iter().map(|(index, bytes)| (*index, &bytes[..])).collect();
-    fill(wanted.len(), len, |buffers| {
+    let like = present.first().map_or(&[][..], |(_, bytes)| &bytes[..]);
+    fill(wanted.len(), len, like, |buffers| {
         let mut targets: Vec<(FragmentIndex, &mut [u8])> =
             wanted.iter().zip(buffers).map(|(index, buffer)| (*index, &mut **buffer)).collect();
         erasure::code(shape).reconstruct(&sources, &mut targets)
@@ -101,15 +103,21 @@ pub fn trim(fragments: Vec<Bytes>, plain_len: usize) -> Vec<Bytes> {
     trimmed
 }
 
-/// `count` buffers of `len` bytes in one allocation, filled by `fill`.
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// `count` buffers of `len` bytes in one allocation, filled by `fill`. They begin as far behind a cache line as `like`:
+/// the kernels work on whole lines of all fragments at once (kernel/alignment.rs).
 fn fill(
     count: usize,
     len: usize,
+    like: &[u8],
     fill: impl FnOnce(&mut [&mut [u8]]) -> Result<(), CodeError>,
 ) -> Result<Vec<Bytes>, CodeError> {
     // At most 255 fragments of at most 2 GiB.
-    let mut buffer = BytesMut::zeroed(count * len);
-    let mut rest = &mut buffer[..];
+    let mut buffer = BytesMut::zeroed(count * len + LINE - 1);
+    let start = like.as_ptr().addr().wrapping_sub(buffer.as_ptr().addr()) % LINE;
+    let mut rest = &mut buffer[start..start + count * len];
     let mut targets = Vec::with_capacity(count);
     for _ in 0..count {
         let (target, after) = rest.split_at_mut(len);
@@ -117,6 +125,6 @@ fn fill(
         rest = after;
     }
     fill(&mut targets)?;
-    let whole = buffer.freeze();
+    let whole = buffer.freeze().slice(start..start + count * len);
     Ok((0..count).map(|index| whole.slice(index * len..(index + 1) * len)).collect())
 }
