@@ -185,8 +185,9 @@ impl Arena {
                     return result;
                 }
                 let mut wanted: Vec<(FragmentIndex, &mut [u8])> = (0..).map(FragmentIndex).zip(out).collect();
-                let mut once =
-                    || code.reconstruct(black_box(&present), black_box(&mut wanted)).expect("enough are left");
+                let mut once = || {
+                    code.reconstruct(black_box(&present), black_box(&mut wanted)).expect("enough are left")
+                };
                 once();
                 let result = measure(&mut once);
                 check(&wanted.into_iter().map(|(_, buffer)| buffer).collect::<Vec<_>>());
@@ -208,7 +209,8 @@ impl Arena {
                 result
             }
             Contestant::Crate => {
-                let code = reed_solomon_erasure::galois_8::ReedSolomon::new(shape.k(), shape.m()).expect("a shape");
+                let code =
+                    reed_solomon_erasure::galois_8::ReedSolomon::new(shape.k(), shape.m()).expect("a shape");
                 // The crate rebuilds in place: its shards are the fragments, with the missing ones in `out`. It never
                 // writes those that are there, but wants them mutable.
                 let mut copy = (data.concat(), parity.concat());
