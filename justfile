@@ -36,6 +36,10 @@ crash-asd count="10000":
 bench *args:
     cargo bench -p alba-core --bench erasure {{args}}
 
+# Erasure code beside ISA-L and the crate's simd-accel build, all in turn: just bench-erasure-peers [ROUNDS [BYTES...]]
+bench-erasure-peers *args:
+    cd benches/erasure-peers && cargo run --release --locked -- {{args}}
+
 # Coverage-guided fuzzing, see fuzz/README.md: just fuzz erasure 60
 fuzz name seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}}
