@@ -125,3 +125,44 @@ fn dead_segments_are_reused_and_nothing_deleted_returns() {
     });
     assert_eq!(found, model);
 }
+
+/// Space that others need comes back although files stay, and is taken again when it is there.
+#[test]
+fn dead_blocks_go_back_to_a_file_system_that_is_short() {
+    const SEGMENT: u64 = 64 << 10;
+    let hardware = Hardware::new(1);
+    hardware.disk.set_capacity(20 * SEGMENT);
+    hardware.run(async |node, engine, _| {
+        for nth in 0..50 {
+            apply(node, &engine, put(&format!("k{nth}"), nth)).await.unwrap();
+        }
+        let rest = |nth: u64| OsdUpdate::Delete(key(&format!("k{nth}")));
+        apply(node, &engine, batch((1..50).map(rest).collect())).await.unwrap();
+        let files = hardware.disk.names().len();
+        assert!(files > 12, "{files}");
+        // Somebody else fills the disk.
+        let free = async || hardware.disk.open().space().await.unwrap().0;
+        let before = free().await;
+        hardware.disk.set_capacity(20 * SEGMENT - before + SEGMENT);
+        let limit = deadline(node);
+        while free().await < 4 * SEGMENT {
+            assert!(!limit.left(node.env().clock.as_ref()).is_zero(), "{} bytes free", free().await);
+            node.env().clock.sleep_until(node.env().clock.now().plus(Duration::from_millis(100))).await;
+        }
+        assert_eq!(hardware.disk.names().len(), files, "files stay");
+        for nth in 100..120 {
+            apply(node, &engine, put(&format!("k{nth}"), nth)).await.unwrap();
+        }
+    });
+    for lost_index in [false, true] {
+        if lost_index {
+            hardware.index.wipe();
+        }
+        let found = hardware.run(async |node, engine, opening| {
+            assert_eq!(opening.damage, Vec::<String>::new());
+            content(node, &engine).await
+        });
+        assert_eq!(found.len(), 21);
+        assert_eq!(found[&key("k0")], stored(pattern(5_000, 0)));
+    }
+}
