@@ -2,12 +2,22 @@
 //!
 //! What is durable when: bytes written to a file only after that file's `sync` returned; a file's existence, new size
 //! or absence only after `sync_directory`. Until then a crash may keep, drop or tear any of it.
+//!
+//! A call that is given up (dropped before it answered) has no known outcome, and may still happen *later*: whoever
+//! gives up a write must treat its range as lost for as long as the disk is open, and never write other bytes there.
 
 use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+/// Writes whose offset and length are multiples of this many bytes may bypass the page cache; holes are punched in
+/// multiples of it. Reads are never bound to it. A power of two.
+pub const BLOCK: usize = 4096;
+
+/// [`BLOCK`] as a file offset.
+pub const BLOCK_BYTES: u64 = 4096;
 
 /// The files of one storage daemon.
 #[async_trait]
@@ -18,7 +28,8 @@ pub trait Disk: Send + Sync + 'static {
     /// Creates `name`, which must not exist, with `len` zero bytes allocated.
     async fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Opens `name` for reading and writing.
+    /// Opens `name` for reading and writing. On a file system that is mounted read-only it can still be read; writes
+    /// give `ReadOnlyFilesystem`.
     async fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Removes `name`.
@@ -44,18 +55,20 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Exactly `len` bytes at `offset`; `UnexpectedEof` when the file ends before.
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
 
-    /// Writes `parts` back to back at `offset`, extending the file as needed.
+    /// Writes `parts` back to back at `offset`, extending the file as needed. Fastest where offset and total length are
+    /// multiples of [`BLOCK`]. A failed write leaves any part of it.
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()>;
 
-    /// Gives the space of `len` bytes at `offset` back to the file system; they read as zeros. The length stays.
-    /// `Unsupported` where the file system cannot. Block-aligned.
+    /// Gives the space of `len` bytes at `offset` back to the file system; they read as zeros. The length stays, also
+    /// where the range passes the end. Safe after `sync`, like a write. `Unsupported` where the file system cannot;
+    /// `InvalidInput` unless both are multiples of [`BLOCK`].
     async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let _ = (offset, len);
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Puts blocks behind the first `len` bytes again where holes were punched, without changing what is read.
-    /// `StorageFull` when there are none left.
+    /// Puts blocks behind the first `len` bytes again where holes were punched, without changing what is read or the
+    /// length. `StorageFull` when there are none left.
     async fn allocate(&self, len: u64) -> io::Result<()> {
         let _ = len;
         Ok(())
@@ -64,4 +77,14 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Makes all writes so far safe (data and length). After a failure nothing is known about them: never retry on the
     /// same range.
     async fn sync(&self) -> io::Result<()>;
+}
+
+/// Refuses what [`DiskFile::punch`] may not be asked.
+pub(super) fn check_punch(offset: u64, len: u64) -> io::Result<()> {
+    let aligned = offset.is_multiple_of(BLOCK_BYTES) && len.is_multiple_of(BLOCK_BYTES);
+    if aligned && offset.checked_add(len).is_some() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 }

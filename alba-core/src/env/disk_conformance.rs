@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use bytes::Bytes;
 
 use super::Disk;
+use super::disk::{BLOCK, BLOCK_BYTES};
 
 /// Runs all of it on an empty disk. Panics on the first deviation.
 pub async fn run(disk: &dyn Disk) {
@@ -42,4 +43,43 @@ pub async fn run(disk: &dyn Disk) {
 
     let (free, total) = disk.space().await.unwrap();
     assert!(free <= total && total > 0);
+    holes(disk).await;
+}
+
+async fn holes(disk: &dyn Disk) {
+    let file = disk.create("holes", 6 * BLOCK_BYTES).await.unwrap();
+    file.write_at(0, vec![Bytes::from(vec![7; 5 * BLOCK + 10])]).await.unwrap();
+    let (sevens, zeros) = (vec![7; BLOCK], vec![0; BLOCK]);
+    let expect = async |blocks: [&[u8]; 5]| {
+        assert_eq!(file.read_at(0, 5 * BLOCK).await.unwrap(), blocks.concat());
+        assert_eq!(file.len().await.unwrap(), 6 * BLOCK_BYTES);
+    };
+    for (offset, len) in [(1, BLOCK_BYTES), (BLOCK_BYTES, 1), (BLOCK_BYTES, u64::MAX - BLOCK_BYTES + 1)] {
+        assert_eq!(
+            file.punch(offset, len).await.unwrap_err().kind(),
+            ErrorKind::InvalidInput,
+            "{offset}+{len}"
+        );
+    }
+    file.punch(BLOCK_BYTES, 0).await.unwrap();
+    expect([&sevens, &sevens, &sevens, &sevens, &sevens]).await;
+    file.punch(BLOCK_BYTES, 2 * BLOCK_BYTES).await.unwrap();
+    expect([&sevens, &zeros, &zeros, &sevens, &sevens]).await;
+    file.sync().await.unwrap();
+    file.allocate(6 * BLOCK_BYTES).await.unwrap();
+    file.allocate(BLOCK_BYTES).await.unwrap();
+    file.allocate(0).await.unwrap();
+    expect([&sevens, &zeros, &zeros, &sevens, &sevens]).await;
+    file.write_at(2 * BLOCK_BYTES, vec![Bytes::from(sevens.clone())]).await.unwrap();
+    file.punch(4 * BLOCK_BYTES, 9 * BLOCK_BYTES).await.unwrap();
+    expect([&sevens, &zeros, &sevens, &sevens, &zeros]).await;
+    file.sync().await.unwrap();
+    let again = disk.open("holes").await.unwrap();
+    assert_eq!(again.read_at(2 * BLOCK_BYTES, BLOCK).await.unwrap(), sevens);
+    assert_eq!(
+        again.read_at(5 * BLOCK_BYTES, BLOCK).await.unwrap(),
+        zeros,
+        "past the end is within reach too"
+    );
+    disk.remove("holes").await.unwrap();
 }

@@ -82,6 +82,16 @@ impl DiskFile for TracedFile {
         self.file.write_at(offset, parts).await
     }
 
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.node.record("punch", format!("{} {offset} {len}", self.name).as_bytes());
+        self.file.punch(offset, len).await
+    }
+
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        self.node.record("allocate", format!("{} {len}", self.name).as_bytes());
+        self.file.allocate(len).await
+    }
+
     async fn sync(&self) -> io::Result<()> {
         self.node.record("sync", self.name.as_bytes());
         self.file.sync().await

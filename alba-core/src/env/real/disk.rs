@@ -1,33 +1,155 @@
 //! [`Disk`] on a directory of the real file system: plain files, positioned reads and writes, fdatasync.
 //!
-//! Every call goes through the page cache and runs on a thread that may block, never on the executor. Only one process
-//! may use a directory; who opens it holds the lock.
+//! Whole blocks bypass the page cache (O_DIRECT) where the file system takes it: rewriting blocks that were written
+//! before then costs no memory and no journal. Every call runs on a thread that may block, never on the executor, and
+//! every wait (for a buffer, for a thread) ends when the caller gives up. Only one process may use a directory; who
+//! opens it holds the lock.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+mod buffers;
+mod file;
+mod probe;
+mod threads;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
 
+use self::buffers::{Buffers, LARGEST};
+use self::file::Handles;
+use self::probe::{PROBE_PREFIX, Probed, probe};
+use self::threads::IoThreads;
+use crate::env::disk::{BLOCK, BLOCK_BYTES, check_punch};
 use crate::env::{Disk, DiskFile, Spawn, blocking};
 
-/// Most buffers one pwritev takes (IOV_MAX on Linux).
-const PARTS_PER_CALL: usize = 1024;
+/// Writes larger than this go in pieces, so that few buffers serve many.
+const PIECE: usize = 1 << 20;
 
-/// The files in one directory.
+/// Whether the page cache is bypassed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// Where the file system lets it.
+    #[default]
+    Auto,
+    /// Always; opening a disk that refuses fails.
+    Direct,
+    /// Never.
+    PageCache,
+}
+
+/// How a disk is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoConfig {
+    /// Operations that run at once; 16 matched io_uring (docs/performance.md).
+    pub threads: usize,
+    /// Most memory for reads and writes in progress and for what was read and is not dropped yet, in bytes. Fewer than
+    /// 16 MiB are taken as 16 MiB.
+    pub buffer_bytes: usize,
+    /// Whether the page cache is bypassed.
+    pub mode: IoMode,
+}
+
+impl Default for IoConfig {
+    fn default() -> Self {
+        Self { threads: 16, buffer_bytes: 64 << 20, mode: IoMode::Auto }
+    }
+}
+
+/// What a disk has in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoUsage {
+    /// Operations that run or wait for a thread; 0 on a disk without threads of its own.
+    pub operations: usize,
+    /// Bytes of buffers in use, those lent included.
+    pub buffer_bytes: usize,
+    /// Bytes of buffers that hold what was read and is not dropped yet.
+    pub lent_bytes: usize,
+}
+
+/// Where the work is done.
+enum Runner {
+    Threads(IoThreads),
+    Spawn(Arc<dyn Spawn>),
+}
+
+struct Shared {
+    runner: Runner,
+    buffers: Buffers,
+    direct: bool,
+}
+
+impl Shared {
+    /// Runs `work` where it may block. A worker that ended without an answer is an I/O error.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match &self.runner {
+            Runner::Threads(threads) => threads.run(work).await,
+            Runner::Spawn(spawn) => blocking(spawn.as_ref(), work).await.map_err(io::Error::other)?,
+        }
+    }
+}
+
+/// The files in one directory. When it and all its files are dropped, its threads end; an operation that was given up
+/// may still be running then.
 pub struct RealDisk {
     directory: PathBuf,
-    spawn: Arc<dyn Spawn>,
+    shared: Arc<Shared>,
 }
 
 impl RealDisk {
-    /// The files of `directory`, which exists. Subdirectories are not shown.
+    /// The files of `directory`, which exists, on threads of its own. Subdirectories are not shown. Blocks while it
+    /// finds out what the file system takes.
+    ///
+    /// # Errors
+    /// `Unsupported` when O_DIRECT is demanded and refused; that threads could not be started.
+    pub fn with(directory: impl Into<PathBuf>, config: IoConfig) -> io::Result<Self> {
+        let directory = directory.into();
+        let direct = match config.mode {
+            IoMode::PageCache => false,
+            IoMode::Auto => takes_direct(&directory),
+            IoMode::Direct => match probe(&directory) {
+                // Of a full or failing disk nothing is known: it does as it is told.
+                Probed::Takes | Probed::Unknown(_) => true,
+                Probed::Refuses => {
+                    let what = format!("{} is on a file system without O_DIRECT", directory.display());
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+                }
+            },
+        };
+        let runner = Runner::Threads(IoThreads::new(config.threads)?);
+        let shared = Shared { runner, buffers: Buffers::new(config.buffer_bytes), direct };
+        Ok(Self { directory, shared: Arc::new(shared) })
+    }
+
+    /// The same on `spawn`'s blocking threads and otherwise as by default: for tools and tests, that open many.
     pub fn new(directory: impl Into<PathBuf>, spawn: Arc<dyn Spawn>) -> Self {
-        Self { directory: directory.into(), spawn }
+        let directory = directory.into();
+        let direct = takes_direct(&directory);
+        let buffers = Buffers::new(IoConfig::default().buffer_bytes);
+        Self { directory, shared: Arc::new(Shared { runner: Runner::Spawn(spawn), buffers, direct }) }
+    }
+
+    /// What was chosen: [`IoMode::Direct`] or [`IoMode::PageCache`].
+    pub fn mode(&self) -> IoMode {
+        if self.shared.direct { IoMode::Direct } else { IoMode::PageCache }
+    }
+
+    /// What is in flight now.
+    pub fn usage(&self) -> IoUsage {
+        let operations = match &self.shared.runner {
+            Runner::Threads(threads) => threads.in_flight(),
+            Runner::Spawn(_) => 0,
+        };
+        let (buffer_bytes, lent_bytes) = self.shared.buffers.in_use();
+        IoUsage { operations, buffer_bytes, lent_bytes }
     }
 
     /// Where `name` is; a name that would leave the directory is refused.
@@ -36,81 +158,80 @@ impl RealDisk {
         if plain { Ok(self.directory.join(name)) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
-    fn open_file(&self, file: File) -> Arc<dyn DiskFile> {
-        Arc::new(RealFile { file: Arc::new(file), spawn: self.spawn.clone() })
+    async fn open_with(
+        &self,
+        open: impl FnOnce(bool) -> io::Result<Handles> + Send + 'static,
+    ) -> io::Result<Arc<dyn DiskFile>> {
+        let direct = self.shared.direct;
+        let handles = self.shared.run(move || open(direct)).await?;
+        Ok(Arc::new(RealFile { handles: Arc::new(handles), shared: self.shared.clone() }))
     }
-}
-
-/// Runs `work` where it may block. A worker that ended without an answer is an I/O error.
-async fn run<T: Send + 'static>(
-    spawn: &Arc<dyn Spawn>,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    blocking(spawn.as_ref(), work).await.map_err(io::Error::other)?
 }
 
 #[async_trait]
 impl Disk for RealDisk {
     async fn list(&self) -> io::Result<Vec<String>> {
         let directory = self.directory.clone();
-        run(&self.spawn, move || {
-            let mut names = Vec::new();
-            for entry in fs::read_dir(&directory)? {
-                let entry = entry?;
-                // Names that are no text are not ours.
-                if entry.file_type()?.is_file()
-                    && let Ok(name) = entry.file_name().into_string()
-                {
-                    names.push(name);
+        self.shared
+            .run(move || {
+                let mut names = Vec::new();
+                for entry in fs::read_dir(&directory)? {
+                    let entry = entry?;
+                    // Names that are no text are not ours.
+                    if entry.file_type()?.is_file()
+                        && let Ok(name) = entry.file_name().into_string()
+                        && !name.starts_with(PROBE_PREFIX)
+                    {
+                        names.push(name);
+                    }
                 }
-            }
-            names.sort();
-            Ok(names)
-        })
-        .await
+                names.sort();
+                Ok(names)
+            })
+            .await
     }
 
     async fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path(name)?;
-        let file = run(&self.spawn, move || {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-            match allocate(&file, len) {
-                Ok(()) => Ok(file),
-                Err(error) => {
-                    // Leaves no half-made file behind; the first error is the one to tell.
-                    drop(fs::remove_file(&path));
-                    Err(error)
-                }
-            }
-        })
-        .await?;
-        Ok(self.open_file(file))
+        self.open_with(move |direct| Handles::create(&path, len, direct)).await
     }
 
     async fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path(name)?;
-        let file = run(&self.spawn, move || OpenOptions::new().read(true).write(true).open(path)).await?;
-        Ok(self.open_file(file))
+        self.open_with(move |direct| Handles::open(&path, direct)).await
     }
 
     async fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.path(name)?;
-        run(&self.spawn, move || fs::remove_file(path)).await
+        self.shared.run(move || fs::remove_file(path)).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.path(from)?, self.path(to)?);
-        run(&self.spawn, move || fs::rename(from, to)).await
+        self.shared.run(move || fs::rename(from, to)).await
     }
 
     async fn sync_directory(&self) -> io::Result<()> {
         let directory = self.directory.clone();
-        run(&self.spawn, move || File::open(directory)?.sync_all()).await
+        self.shared.run(move || File::open(directory)?.sync_all()).await
     }
 
     async fn space(&self) -> io::Result<(u64, u64)> {
         let directory = self.directory.clone();
-        run(&self.spawn, move || space(&directory)).await
+        self.shared.run(move || space(&directory)).await
+    }
+}
+
+/// Does the file system of `directory` take O_DIRECT, as far as can be told?
+fn takes_direct(directory: &Path) -> bool {
+    match probe(directory) {
+        Probed::Takes => true,
+        Probed::Refuses => false,
+        Probed::Unknown(error) => {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "cannot tell whether O_DIRECT works: using the page cache");
+            false
+        }
     }
 }
 
@@ -120,102 +241,66 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
 }
 
-/// Gives the file `len` bytes of zeros with blocks behind them. File systems that cannot preallocate get the length
-/// only: then running out of space shows at the write.
-fn allocate(file: &File, len: u64) -> io::Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len),
-        Err(error) => Err(error.into()),
-    }
+/// Work in progress holds the handles only, so that the threads end when disk and files are dropped.
+struct RealFile {
+    handles: Arc<Handles>,
+    shared: Arc<Shared>,
 }
 
-struct RealFile {
-    file: Arc<File>,
-    spawn: Arc<dyn Spawn>,
+impl RealFile {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Handles) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let handles = self.handles.clone();
+        self.shared.run(move || work(&handles)).await
+    }
 }
 
 #[async_trait]
 impl DiskFile for RealFile {
     async fn len(&self) -> io::Result<u64> {
-        let file = self.file.clone();
-        run(&self.spawn, move || Ok(file.metadata()?.len())).await
+        self.run(Handles::len).await
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let file = self.file.clone();
-        run(&self.spawn, move || {
-            let mut buffer = vec![0; len];
-            file.read_exact_at(&mut buffer, offset)?;
-            Ok(Bytes::from(buffer))
-        })
-        .await
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let skip = usize::try_from(offset % BLOCK_BYTES).map_err(io::Error::other)?;
+        // No file is that long.
+        let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len)?.checked_add(BLOCK_BYTES));
+        let blocks = skip.checked_add(len).and_then(|touched| touched.checked_next_multiple_of(BLOCK));
+        let (Some(_), Some(blocks)) = (end, blocks) else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        if blocks <= LARGEST {
+            let buffer = self.shared.buffers.take(blocks).await?;
+            self.run(move |handles| handles.read(offset, len, buffer)).await
+        } else {
+            let buffer = self.shared.buffers.take(PIECE).await?;
+            self.run(move |handles| handles.read_pieces(offset, len, buffer)).await
+        }
     }
 
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
-        let file = self.file.clone();
-        run(&self.spawn, move || write_all_at(&file, offset, &parts)).await
+        let len: usize = parts.iter().map(Bytes::len).sum();
+        if len > 0 && self.handles.takes_direct(offset, len) {
+            let buffer = self.shared.buffers.take(len.min(PIECE)).await?;
+            self.run(move |handles| handles.write_direct(offset, &parts, buffer)).await
+        } else {
+            self.run(move |handles| handles.write_cached(offset, &parts)).await
+        }
+    }
+
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_punch(offset, len)?;
+        self.run(move |handles| handles.punch(offset, len)).await
+    }
+
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        self.run(move |handles| handles.allocate(len)).await
     }
 
     async fn sync(&self) -> io::Result<()> {
-        let file = self.file.clone();
-        run(&self.spawn, move || file.sync_data()).await
-    }
-}
-
-fn write_all_at(file: &File, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> =
-        parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
-    let mut left = slices.as_mut_slice();
-    while !left.is_empty() {
-        let call = left.len().min(PARTS_PER_CALL);
-        let written = match rustix::io::pwritev(file, &left[..call], offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => written,
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        IoSlice::advance_slices(&mut left, written);
-        offset += u64::try_from(written).map_err(io::Error::other)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::env::real::TokioSpawn;
-
-    fn disk(directory: &Path) -> RealDisk {
-        RealDisk::new(directory, Arc::new(TokioSpawn))
-    }
-
-    #[tokio::test]
-    async fn conforms() {
-        let directory = tempfile::tempdir().unwrap();
-        crate::env::disk_conformance::run(&disk(directory.path())).await;
-    }
-
-    #[tokio::test]
-    async fn more_parts_than_one_call_takes_are_written_in_order() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = disk(directory.path()).create("many", 0).await.unwrap();
-        let parts: Vec<Bytes> =
-            (0..3000_u16).map(|n| Bytes::copy_from_slice(&n.to_le_bytes()[..usize::from(n % 3)])).collect();
-        let all = parts.concat();
-        file.write_at(5, parts).await.unwrap();
-        assert_eq!(file.read_at(5, all.len()).await.unwrap(), all);
-    }
-
-    #[tokio::test]
-    async fn names_cannot_leave_the_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = disk(directory.path());
-        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd"] {
-            assert_eq!(disk.open(name).await.err().unwrap().kind(), io::ErrorKind::InvalidInput, "{name}");
-        }
+        self.run(Handles::sync).await
     }
 }

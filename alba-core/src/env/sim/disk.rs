@@ -4,10 +4,15 @@
 //! A crash decides, by the disk's seed, for every unsynced write whether it stays, is lost, or is torn at 512-byte
 //! sectors; and for every unsynced creation, removal and rename whether it happened. It must never keep less than what a
 //! successful sync promised. After a *failed* sync nothing is promised, and a later successful one does not mend it, as
-//! on Linux.
+//! on Linux. A punched hole is an unsynced write of zeros that gives its space back; space is counted as allocated, not
+//! by length.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,10 +22,19 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::image::Image;
+use crate::env::disk::check_punch;
 use crate::env::{Clock, Disk, DiskFile};
 
 /// What a disk writes in one piece.
 pub const SECTOR: u64 = 512;
+
+/// What an operation is about, to find failures injected into it.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Name(&'a str),
+    File(u64),
+    Directory,
+}
 
 /// A kind of operation, to inject failures into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +45,10 @@ pub enum DiskOperation {
     Write,
     /// Syncing a file.
     Sync,
+    /// Punching a hole. A failed one leaves any part of it.
+    Punch,
+    /// Putting space behind holes.
+    Allocate,
     /// Creating, removing, renaming, listing, and syncing the directory.
     Directory,
 }
@@ -38,6 +56,8 @@ pub enum DiskOperation {
 #[derive(Debug)]
 struct Injection {
     operation: DiskOperation,
+    /// Only on the file of that name.
+    name: Option<String>,
     /// Operations of the kind that still succeed before.
     after: u64,
     /// How many fail then.
@@ -49,7 +69,47 @@ struct Injection {
 struct SimFile {
     live: Image,
     durable: Image,
-    pending: Vec<(u64, Bytes)>,
+    pending: Vec<Pending>,
+}
+
+/// A change that is not synced yet.
+#[derive(Debug)]
+enum Pending {
+    Write { offset: u64, bytes: Bytes },
+    Punch { start: u64, end: u64 },
+    Allocate { end: u64 },
+}
+
+impl Pending {
+    fn apply(&self, image: &mut Image) {
+        match self {
+            Self::Write { offset, bytes } => image.write(*offset, bytes),
+            Self::Punch { start, end } => image.punch(*start, *end),
+            Self::Allocate { end } => image.allocate(0, *end),
+        }
+    }
+
+    /// Any part of it.
+    fn apply_some(&self, rng: &mut StdRng, image: &mut Image) {
+        match self {
+            Self::Write { offset, bytes } => keep_some(rng, *offset, bytes.len(), |at, piece| {
+                image.write(at, &bytes[piece]);
+            }),
+            Self::Punch { start, end } => {
+                // What the file does not reach holds space only.
+                let reached = (*end).min(image.len()).saturating_sub(*start);
+                let len = usize::try_from(reached).unwrap_or(0);
+                keep_some(rng, *start, len, |at, piece| {
+                    image.punch(at, at.saturating_add(u64::try_from(piece.len()).unwrap_or(0)));
+                });
+            }
+            Self::Allocate { end } => {
+                if rng.random_bool(0.5) {
+                    image.allocate(0, *end);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -87,6 +147,8 @@ struct Device {
     durable_names: BTreeMap<String, u64>,
     directory_changes: Vec<DirectoryChange>,
     injections: Vec<Injection>,
+    /// Nothing can be changed.
+    read_only: bool,
     crashes: u64,
     /// Operations that change something, counted to crash at each.
     changes: u64,
@@ -110,6 +172,7 @@ impl SimDiskDevice {
             durable_names: BTreeMap::new(),
             directory_changes: Vec::new(),
             injections: Vec::new(),
+            read_only: false,
             crashes: 0,
             changes: 0,
             power_cut_at: None,
@@ -137,11 +200,11 @@ impl SimDiskDevice {
             }
         }
         for file in files.values_mut() {
-            for (offset, bytes) in std::mem::take(&mut file.pending) {
-                keep_some(rng, &mut file.durable, offset, &bytes);
+            for change in std::mem::take(&mut file.pending) {
+                change.apply_some(rng, &mut file.durable);
             }
             if file.live.len() > file.durable.len() && rng.random_bool(0.5) {
-                file.durable.set_len(file.live.len());
+                file.durable.grow_as(&file.live);
             }
             file.live = file.durable.clone();
         }
@@ -178,7 +241,26 @@ impl SimDiskDevice {
 
     /// Lets `after` operations of that kind succeed and the next `times` fail with `error`.
     pub fn inject(&self, operation: DiskOperation, after: u64, times: u64, error: io::ErrorKind) {
-        self.lock().injections.push(Injection { operation, after, times, error });
+        self.lock().injections.push(Injection { operation, name: None, after, times, error });
+    }
+
+    /// The same, counting and failing only operations on the file of that name, whether it exists yet or not.
+    pub fn inject_on(
+        &self,
+        name: &str,
+        operation: DiskOperation,
+        after: u64,
+        times: u64,
+        error: io::ErrorKind,
+    ) {
+        let name = Some(name.to_owned());
+        self.lock().injections.push(Injection { operation, name, after, times, error });
+    }
+
+    /// Makes every change fail with `ReadOnlyFilesystem`, as after an error the kernel could not live with, until it is
+    /// set back. A crash does not end it.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.lock().read_only = read_only;
     }
 
     /// Ends all injected failures.
@@ -214,6 +296,41 @@ impl SimDiskDevice {
         true
     }
 
+    /// Exchanges `len` bytes of two places, of two files or one, in both images, as a disk does that mixes its sectors
+    /// up. Gives false, and does nothing, when one is not there or they overlap.
+    pub fn swap_sectors(&self, name_a: &str, off_a: u64, name_b: &str, off_b: u64, len: usize) -> bool {
+        let mut device = self.lock();
+        let size = u64::try_from(len).unwrap_or(u64::MAX);
+        let (Some(a), Some(b)) = (device.names.get(name_a).copied(), device.names.get(name_b).copied())
+        else {
+            return false;
+        };
+        if a == b && off_a.abs_diff(off_b) < size {
+            return false;
+        }
+        let image = |device: &Device, file: u64, offset: u64, durable: bool| {
+            let file = device.files.get(&file)?;
+            if durable { &file.durable } else { &file.live }.read(offset, len)
+        };
+        let live = (image(&device, a, off_a, false), image(&device, b, off_b, false));
+        let durable = (image(&device, a, off_a, true), image(&device, b, off_b, true));
+        let (Some(live_a), Some(live_b)) = live else { return false };
+        for (file, offset, bytes) in [(a, off_a, &live_b), (b, off_b, &live_a)] {
+            if let Some(file) = device.files.get_mut(&file) {
+                file.live.write(offset, bytes);
+            }
+        }
+        // What the durable image does not hold yet is still on its way and gets where it should.
+        if let (Some(durable_a), Some(durable_b)) = durable {
+            for (file, offset, bytes) in [(a, off_a, &durable_b), (b, off_b, &durable_a)] {
+                if let Some(file) = device.files.get_mut(&file) {
+                    file.durable.write(offset, bytes);
+                }
+            }
+        }
+        true
+    }
+
     /// Removes a file at once, as an accident.
     pub fn lose(&self, name: &str) -> bool {
         let mut device = self.lock();
@@ -239,17 +356,18 @@ impl SimDiskDevice {
     }
 }
 
-/// One unsynced write after a power cut: all of it, nothing, its beginning, its end, or any of its sectors.
-fn keep_some(rng: &mut StdRng, image: &mut Image, offset: u64, bytes: &[u8]) {
-    let sectors = bytes.len() / usize::try_from(SECTOR).unwrap_or(1) + 1;
+/// One unsynced change of `len` bytes at `offset` after a power cut: all of it, nothing, its beginning, its end, or any
+/// of its sectors. `keep` is told where in the file and which bytes of the change.
+fn keep_some(rng: &mut StdRng, offset: u64, len: usize, mut keep: impl FnMut(u64, Range<usize>)) {
+    let sectors = len / usize::try_from(SECTOR).unwrap_or(1) + 1;
     let cut = rng.random_range(0..=sectors);
     let kind = rng.random_range(0..5);
     let mut at = offset;
-    let mut rest = bytes;
+    let mut done = 0;
     let mut sector = 0;
-    while !rest.is_empty() {
-        let to_boundary = usize::try_from(SECTOR - at % SECTOR).unwrap_or(rest.len());
-        let (piece, tail) = rest.split_at(to_boundary.min(rest.len()));
+    while done < len {
+        let to_boundary = usize::try_from(SECTOR - at % SECTOR).unwrap_or(len);
+        let piece = to_boundary.min(len - done);
         let kept = match kind {
             0 => false,
             1 => true,
@@ -258,10 +376,10 @@ fn keep_some(rng: &mut StdRng, image: &mut Image, offset: u64, bytes: &[u8]) {
             _ => rng.random_bool(0.5),
         };
         if kept {
-            image.write(at, piece);
+            keep(at, done..done + piece);
         }
-        at += u64::try_from(piece.len()).unwrap_or(SECTOR);
-        rest = tail;
+        at += u64::try_from(piece).unwrap_or(SECTOR);
+        done += piece;
         sector += 1;
     }
 }
@@ -272,7 +390,7 @@ fn gone() -> io::Error {
 
 impl Device {
     /// Is the operation allowed to happen? `changes` says whether it counts as a point to crash at.
-    fn admit(&mut self, operation: DiskOperation, changes: bool) -> io::Result<()> {
+    fn admit(&mut self, operation: DiskOperation, subject: Subject<'_>, changes: bool) -> io::Result<()> {
         if let Some(at) = self.power_cut_at {
             // Once cut it stays cut: the counter is past the moment for good.
             if self.changes > at {
@@ -286,7 +404,19 @@ impl Device {
         if changes {
             self.changes += 1;
         }
-        for injection in self.injections.iter_mut().filter(|i| i.operation == operation && i.times > 0) {
+        if changes && self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let Self { injections, names, .. } = self;
+        let is_about = |name: &String| match subject {
+            Subject::Name(subject) => name == subject,
+            Subject::File(file) => names.get(name) == Some(&file),
+            Subject::Directory => false,
+        };
+        for injection in injections
+            .iter_mut()
+            .filter(|i| i.operation == operation && i.times > 0 && i.name.as_ref().is_none_or(is_about))
+        {
             if injection.after > 0 {
                 injection.after -= 1;
             } else {
@@ -298,7 +428,16 @@ impl Device {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().filter_map(|id| self.files.get(id)).map(|file| file.live.len()).sum()
+        self.names.values().filter_map(|id| self.files.get(id)).map(|file| file.live.allocated()).sum()
+    }
+
+    /// Is there space for what `start..end` of the file lacks?
+    fn check_space(&self, file: u64, start: u64, end: u64) -> io::Result<()> {
+        let file = self.files.get(&file).ok_or_else(gone)?;
+        let missing = file.live.missing(start, end);
+        // What is rewritten in place needs none.
+        let fits = missing == 0 || self.used().saturating_add(missing) <= self.capacity;
+        if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn change_directory(&mut self, change: DirectoryChange) {
@@ -319,8 +458,10 @@ pub struct SimDisk {
 }
 
 impl SimDisk {
-    async fn device(&self, operation: DiskOperation, changes: bool) -> io::Result<MutexGuard<'_, Device>> {
-        enter(&self.device, self.opened_at, self.latency.as_ref(), operation, changes).await
+    /// The device, for an operation on the directory.
+    async fn device(&self, subject: Subject<'_>, changes: bool) -> io::Result<MutexGuard<'_, Device>> {
+        let operation = DiskOperation::Directory;
+        enter(&self.device, self.opened_at, self.latency.as_ref(), operation, subject, changes).await
     }
 
     fn handle(&self, file: u64) -> Arc<dyn DiskFile> {
@@ -338,6 +479,7 @@ async fn enter<'a>(
     opened_at: u64,
     latency: Option<&(Arc<dyn Clock>, Duration)>,
     operation: DiskOperation,
+    subject: Subject<'_>,
     changes: bool,
 ) -> io::Result<MutexGuard<'a, Device>> {
     if let Some((clock, latency)) = latency {
@@ -347,19 +489,19 @@ async fn enter<'a>(
     if device.crashes != opened_at {
         return Err(gone());
     }
-    device.admit(operation, changes)?;
+    device.admit(operation, subject, changes)?;
     Ok(device)
 }
 
 #[async_trait]
 impl Disk for SimDisk {
     async fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.device(DiskOperation::Directory, false).await?.names.keys().cloned().collect())
+        Ok(self.device(Subject::Directory, false).await?.names.keys().cloned().collect())
     }
 
     async fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let id = {
-            let mut device = self.device(DiskOperation::Directory, true).await?;
+            let mut device = self.device(Subject::Name(name), true).await?;
             if device.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -369,6 +511,7 @@ impl Disk for SimDisk {
             let id = device.next_file;
             device.next_file += 1;
             let mut file = SimFile::default();
+            file.live.allocate(0, len);
             file.live.set_len(len);
             device.files.insert(id, file);
             device.change_directory(DirectoryChange::Link { name: name.to_owned(), file: id });
@@ -379,14 +522,14 @@ impl Disk for SimDisk {
 
     async fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let id = {
-            let device = self.device(DiskOperation::Directory, false).await?;
+            let device = self.device(Subject::Name(name), false).await?;
             device.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?
         };
         Ok(self.handle(id))
     }
 
     async fn remove(&self, name: &str) -> io::Result<()> {
-        let mut device = self.device(DiskOperation::Directory, true).await?;
+        let mut device = self.device(Subject::Name(name), true).await?;
         if !device.names.contains_key(name) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -395,7 +538,7 @@ impl Disk for SimDisk {
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut device = self.device(DiskOperation::Directory, true).await?;
+        let mut device = self.device(Subject::Name(from), true).await?;
         if !device.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -404,20 +547,18 @@ impl Disk for SimDisk {
     }
 
     async fn sync_directory(&self) -> io::Result<()> {
-        let mut device = self.device(DiskOperation::Directory, true).await?;
+        let mut device = self.device(Subject::Directory, true).await?;
         device.durable_names = device.names.clone();
         device.directory_changes.clear();
         // A new file's size is part of what was made safe, its content is not.
         for file in device.files.values_mut() {
-            if file.live.len() > file.durable.len() {
-                file.durable.set_len(file.live.len());
-            }
+            file.durable.grow_as(&file.live);
         }
         Ok(())
     }
 
     async fn space(&self) -> io::Result<(u64, u64)> {
-        let device = self.device(DiskOperation::Directory, false).await?;
+        let device = self.device(Subject::Directory, false).await?;
         Ok((device.capacity.saturating_sub(device.used()), device.capacity))
     }
 }
@@ -431,7 +572,20 @@ struct SimDiskFile {
 
 impl SimDiskFile {
     async fn device(&self, operation: DiskOperation, changes: bool) -> io::Result<MutexGuard<'_, Device>> {
-        enter(&self.device, self.opened_at, self.latency.as_ref(), operation, changes).await
+        let subject = Subject::File(self.file);
+        enter(&self.device, self.opened_at, self.latency.as_ref(), operation, subject, changes).await
+    }
+
+    /// A change that failed: whatever of it reached the disk before.
+    fn fail(&self, change: Pending) {
+        let mut device = self.device.lock();
+        if device.crashes == self.opened_at && !device.read_only {
+            let Device { rng, files, .. } = &mut *device;
+            if let Some(file) = files.get_mut(&self.file) {
+                change.apply_some(rng, &mut file.live);
+                file.pending.push(change);
+            }
+        }
     }
 }
 
@@ -456,25 +610,40 @@ impl DiskFile for SimDiskFile {
         let mut device = match self.device(DiskOperation::Write, true).await {
             Ok(device) => device,
             Err(error) => {
-                // Whatever of it reached the disk before it failed.
-                let mut device = self.device.lock();
-                if device.crashes == self.opened_at {
-                    let Device { rng, files, .. } = &mut *device;
-                    if let Some(file) = files.get_mut(&self.file) {
-                        keep_some(rng, &mut file.live, offset, &all);
-                        file.pending.push((offset, all));
-                    }
-                }
+                self.fail(Pending::Write { offset, bytes: all });
                 return Err(error);
             }
         };
-        let grows = end.saturating_sub(device.file(self.file)?.live.len());
-        if device.used().saturating_add(grows) > device.capacity {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        device.check_space(self.file, offset, end)?;
         let file = device.file(self.file)?;
         file.live.write(offset, &all);
-        file.pending.push((offset, all));
+        file.pending.push(Pending::Write { offset, bytes: all });
+        Ok(())
+    }
+
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_punch(offset, len)?;
+        let change = Pending::Punch { start: offset, end: offset + len };
+        let mut device = match self.device(DiskOperation::Punch, true).await {
+            Ok(device) => device,
+            Err(error) => {
+                self.fail(change);
+                return Err(error);
+            }
+        };
+        let file = device.file(self.file)?;
+        change.apply(&mut file.live);
+        file.pending.push(change);
+        Ok(())
+    }
+
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut device = self.device(DiskOperation::Allocate, true).await?;
+        device.check_space(self.file, 0, len)?;
+        let file = device.file(self.file)?;
+        let change = Pending::Allocate { end: len };
+        change.apply(&mut file.live);
+        file.pending.push(change);
         Ok(())
     }
 
@@ -483,12 +652,10 @@ impl DiskFile for SimDiskFile {
             Ok(mut device) => {
                 device.syncs += 1;
                 let file = device.file(self.file)?;
-                for (offset, bytes) in std::mem::take(&mut file.pending) {
-                    file.durable.write(offset, &bytes);
+                for change in std::mem::take(&mut file.pending) {
+                    change.apply(&mut file.durable);
                 }
-                if file.live.len() > file.durable.len() {
-                    file.durable.set_len(file.live.len());
-                }
+                file.durable.grow_as(&file.live);
                 Ok(())
             }
             Err(error) => {
@@ -498,124 +665,13 @@ impl DiskFile for SimDiskFile {
                 if device.crashes == self.opened_at && device.power_cut_at.is_none() {
                     let Device { rng, files, .. } = &mut *device;
                     if let Some(file) = files.get_mut(&self.file) {
-                        for (offset, bytes) in std::mem::take(&mut file.pending) {
-                            keep_some(rng, &mut file.durable, offset, &bytes);
+                        for change in std::mem::take(&mut file.pending) {
+                            change.apply_some(rng, &mut file.durable);
                         }
                     }
                 }
                 Err(error)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    const CAPACITY: u64 = 1 << 30;
-
-    #[tokio::test]
-    async fn conforms() {
-        crate::env::disk_conformance::run(&SimDiskDevice::new(1, CAPACITY).open()).await;
-    }
-
-    /// Two sectors synced, two written after; which of the latter survive?
-    async fn survivors(seed: u64) -> Vec<u8> {
-        let device = SimDiskDevice::new(seed, CAPACITY);
-        let disk = device.open();
-        let file = disk.create("f", 4 * SECTOR).await.unwrap();
-        disk.sync_directory().await.unwrap();
-        file.write_at(0, vec![Bytes::from(vec![1; 1024])]).await.unwrap();
-        file.sync().await.unwrap();
-        file.write_at(1024, vec![Bytes::from(vec![2; 1024])]).await.unwrap();
-        device.crash();
-        assert!(file.read_at(0, 1).await.is_err(), "handles die with the power");
-        let content = device.content("f").unwrap();
-        assert!(content[..1024].iter().all(|byte| *byte == 1), "synced bytes stay");
-        content[1024..]
-            .chunks(512)
-            .map(|sector| {
-                assert!(sector.iter().all(|byte| *byte == sector[0]), "torn at sectors only");
-                sector[0]
-            })
-            .collect()
-    }
-
-    #[tokio::test]
-    async fn a_crash_keeps_drops_or_tears_what_was_not_synced() {
-        let mut seen = BTreeSet::new();
-        for seed in 0..60 {
-            let outcome = survivors(seed).await;
-            assert_eq!(outcome, survivors(seed).await, "the seed decides");
-            seen.insert(outcome);
-        }
-        assert_eq!(seen.len(), 4, "{seen:?}");
-    }
-
-    #[tokio::test]
-    async fn an_unsynced_name_may_be_lost_with_its_synced_content() {
-        let mut seen = BTreeSet::new();
-        for seed in 0..40 {
-            let device = SimDiskDevice::new(seed, CAPACITY);
-            let disk = device.open();
-            disk.create("old", 0).await.unwrap();
-            disk.sync_directory().await.unwrap();
-            disk.create("new", 0).await.unwrap().sync().await.unwrap();
-            disk.remove("old").await.unwrap();
-            device.crash();
-            seen.insert(device.names().concat());
-        }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["", "new", "newold", "old"]);
-    }
-
-    #[tokio::test]
-    async fn a_failed_sync_is_not_mended_by_the_next_one() {
-        let lost = async |seed| {
-            let device = SimDiskDevice::new(seed, CAPACITY);
-            let disk = device.open();
-            let file = disk.create("f", SECTOR).await.unwrap();
-            disk.sync_directory().await.unwrap();
-            device.inject(DiskOperation::Sync, 0, 1, io::ErrorKind::Other);
-            file.write_at(0, vec![Bytes::from_static(b"x")]).await.unwrap();
-            file.sync().await.unwrap_err();
-            file.sync().await.unwrap();
-            assert_eq!(file.read_at(0, 1).await.unwrap(), &b"x"[..]);
-            device.crash();
-            device.content("f").unwrap()[0] == 0
-        };
-        let mut outcomes = BTreeSet::new();
-        for seed in 0..20 {
-            outcomes.insert(lost(seed).await);
-        }
-        assert_eq!(outcomes.len(), 2, "sometimes it was written, sometimes not");
-    }
-
-    #[tokio::test]
-    async fn the_power_stays_off_until_the_crash() {
-        let device = SimDiskDevice::new(1, CAPACITY);
-        let disk = device.open();
-        device.cut_power_after(1);
-        let file = disk.create("f", SECTOR).await.unwrap();
-        assert!(!device.power_is_cut());
-        file.sync().await.unwrap_err();
-        assert!(device.power_is_cut());
-        file.sync().await.unwrap_err();
-        disk.list().await.unwrap_err();
-        device.crash();
-        device.open().list().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_says_so() {
-        let device = SimDiskDevice::new(1, 1000);
-        let disk = device.open();
-        let file = disk.create("f", 600).await.unwrap();
-        assert_eq!(disk.create("g", 600).await.err().unwrap().kind(), io::ErrorKind::StorageFull);
-        let big = vec![Bytes::from(vec![0; 500])];
-        assert_eq!(file.write_at(600, big).await.unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(disk.space().await.unwrap(), (400, 1000));
     }
 }

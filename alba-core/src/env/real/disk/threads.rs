@@ -1,0 +1,214 @@
+//! A bounded number of threads that may block, with a bounded queue before them.
+//!
+//! Disk work has threads of its own so that a slow disk cannot take those that other work needs, nor the other way
+//! round. They decide nothing about order: whoever cares about priorities keeps the queue short from outside.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// Jobs that may be queued or running, per thread. Others wait in line before the queue, where they can give up.
+const JOBS_PER_THREAD: usize = 16;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Jobs {
+    waiting: VecDeque<Job>,
+    open: bool,
+}
+
+struct Queue {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
+
+impl Queue {
+    /// No code panics while it holds the lock, so a poisoned lock holds a sound state.
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; none when all are done and none can come.
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.jobs();
+        loop {
+            if let Some(job) = jobs.waiting.pop_front() {
+                return Some(job);
+            }
+            if !jobs.open {
+                return None;
+            }
+            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The threads. When this is dropped they finish what is running and end; nobody waits for them, because a disk that
+/// hangs would hang whoever waits.
+pub(super) struct IoThreads {
+    queue: Arc<Queue>,
+    slots: Arc<Semaphore>,
+    jobs: usize,
+}
+
+impl IoThreads {
+    /// Starts `threads` of them, at least one.
+    pub(super) fn new(threads: usize) -> io::Result<Self> {
+        let threads = threads.clamp(1, 1024);
+        let jobs = threads * JOBS_PER_THREAD;
+        let queue = Queue {
+            jobs: Mutex::new(Jobs { waiting: VecDeque::new(), open: true }),
+            changed: Condvar::new(),
+        };
+        let started = Self { queue: Arc::new(queue), slots: Arc::new(Semaphore::new(jobs)), jobs };
+        for n in 0..threads {
+            let queue = started.queue.clone();
+            thread::Builder::new().name(format!("disk-io-{n}")).spawn(move || {
+                while let Some(job) = queue.next() {
+                    // A job that panics told its caller by dropping the answer; the thread is needed for the next.
+                    drop(catch_unwind(AssertUnwindSafe(job)));
+                }
+            })?;
+        }
+        Ok(started)
+    }
+
+    /// Runs `work` on one of the threads. Given up before it started, it never runs; afterwards it runs to its end.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let slot = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let (answer, result) = oneshot::channel();
+        let job = Box::new(move || {
+            if answer.is_closed() {
+                return;
+            }
+            let done = work();
+            // Before the answer: who got it must not find its own work still counted.
+            drop(slot);
+            // Who gave up meanwhile gets no answer.
+            drop(answer.send(done));
+        });
+        self.queue.jobs().waiting.push_back(job);
+        self.queue.changed.notify_one();
+        result.await.map_err(|_| io::Error::other("the disk operation panicked"))?
+    }
+
+    /// Jobs that wait for a thread or run.
+    pub(super) fn in_flight(&self) -> usize {
+        self.jobs.saturating_sub(self.slots.available_permits())
+    }
+}
+
+impl Drop for IoThreads {
+    fn drop(&mut self) {
+        self.queue.jobs().open = false;
+        self.queue.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    fn poll<T>(work: std::pin::Pin<&mut impl Future<Output = T>>) -> bool {
+        work.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// A job that tells when it runs and waits until it may end.
+    fn blocker() -> (impl FnOnce() -> io::Result<()> + Send + 'static, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (runs, running) = mpsc::channel();
+        let (end, may_end) = mpsc::channel();
+        let job = move || {
+            runs.send(()).map_err(io::Error::other)?;
+            may_end.recv().map_err(io::Error::other)
+        };
+        (job, running, end)
+    }
+
+    #[tokio::test]
+    async fn runs_on_named_threads_and_passes_results_and_errors_on() {
+        let threads = IoThreads::new(2).unwrap();
+        let name = threads.run(|| Ok(thread::current().name().map(str::to_owned))).await.unwrap().unwrap();
+        assert!(name.starts_with("disk-io-"), "{name}");
+        let failed = threads.run(|| Err::<(), _>(io::ErrorKind::StorageFull.into())).await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(threads.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_costs_no_thread() {
+        let threads = IoThreads::new(1).unwrap();
+        for _ in 0..3 {
+            threads.run(|| -> io::Result<()> { panic!("as tests do") }).await.unwrap_err();
+        }
+        assert_eq!(threads.run(|| Ok(7)).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_and_what_is_given_up_before_it_starts_never_runs() {
+        let threads = IoThreads::new(1).unwrap();
+        let (job, running, end) = blocker();
+        let mut blocks = pin!(threads.run(job));
+        assert!(!poll(blocks.as_mut()));
+        running.recv_timeout(SOON).unwrap();
+
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = || {
+            let ran = ran.clone();
+            move || {
+                ran.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let mut queued: Vec<_> = (0..JOBS_PER_THREAD + 3).map(|_| Box::pin(threads.run(count()))).collect();
+        for work in &mut queued {
+            assert!(!poll(work.as_mut()));
+        }
+        assert_eq!(threads.in_flight(), JOBS_PER_THREAD, "the rest waits outside");
+        assert_eq!(threads.queue.jobs().waiting.len(), JOBS_PER_THREAD - 1);
+        let last = queued.pop().unwrap();
+        queued.clear();
+        end.send(()).unwrap();
+        blocks.await.unwrap();
+        last.await.unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_threads_end_when_it_is_dropped_and_running_work_gets_to_its_end() {
+        let threads = IoThreads::new(3).unwrap();
+        let (job, running, end) = blocker();
+        let (done, is_done) = mpsc::channel();
+        {
+            let mut work = pin!(threads.run(move || {
+                job()?;
+                done.send(()).map_err(io::Error::other)
+            }));
+            assert!(!poll(work.as_mut()));
+            running.recv_timeout(SOON).unwrap();
+        }
+        let queue = Arc::downgrade(&threads.queue);
+        drop(threads);
+        end.send(()).unwrap();
+        is_done.recv_timeout(SOON).unwrap();
+        let start = std::time::Instant::now();
+        while queue.strong_count() > 0 {
+            assert!(start.elapsed() < SOON, "threads are left");
+            thread::yield_now();
+        }
+    }
+}
