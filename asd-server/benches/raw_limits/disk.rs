@@ -81,11 +81,11 @@ pub(crate) fn read(path: &Path, threads: usize, block: usize, time: Duration) ->
 /// Appends through the page cache, each followed by fdatasync, each thread to a fresh file of its own. The files are
 /// removed.
 pub(crate) fn append(directory: &Path, threads: usize, block: usize, time: Duration) -> io::Result<f64> {
-    each(threads, time, |thread, start| {
-        let path = directory.join(format!("append-{thread}"));
+    let path = |thread: u64| directory.join(format!("append-{thread}"));
+    let rate = each(threads, time, |thread, start| {
         let mut memory = Memory::new(block, thread);
         start.go();
-        let file = File::create_new(&path)?;
+        let file = File::create_new(path(thread))?;
         let mut bytes = 0_u64;
         while start.goes_on() {
             memory.get()[..8].copy_from_slice(&bytes.to_le_bytes());
@@ -93,9 +93,13 @@ pub(crate) fn append(directory: &Path, threads: usize, block: usize, time: Durat
             file.sync_data()?;
             bytes += u64::try_from(block).unwrap();
         }
-        std::fs::remove_file(path)?;
         Ok(bytes)
-    })
+    });
+    // Not timed: it takes as long as the files are large.
+    for thread in 0..u64::try_from(threads).unwrap() {
+        std::fs::remove_file(path(thread))?;
+    }
+    rate
 }
 
 /// Blocks of the thread's range one after the other, from its beginning again at its end. Gives the bytes done.
