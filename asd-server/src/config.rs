@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use alba_core::env::real::disk::{IoConfig, IoMode};
 use alba_core::ids::{LongId, Place};
 use serde::{Deserialize, Serialize};
 
@@ -70,9 +72,81 @@ pub struct AsdSection {
     /// Bytes of maintenance that the disk works on at once while clients use it. Changes live.
     #[serde(default = "default_maintenance_in_flight")]
     pub maintenance_in_flight_bytes: u64,
+    /// `auto`: the page cache is bypassed where the file system lets it; `direct`: always; `page-cache`: never.
+    #[serde(default)]
+    pub io_mode: IoModeName,
+    /// Disk operations that run at once.
+    #[serde(default = "default_io_threads")]
+    pub io_threads: usize,
+    /// Memory for reads and writes in progress, in bytes.
+    #[serde(default = "default_io_buffers")]
+    pub io_buffer_bytes: usize,
+    /// Memory for small reads that come again: blocks of values, in bytes.
+    #[serde(default = "default_block_cache")]
+    pub block_cache_bytes: u64,
+    /// Memory for where the values of often-read keys are, in bytes.
+    #[serde(default = "default_entry_cache")]
+    pub entry_cache_bytes: u64,
+    /// Segments that are kept ready: their blocks are written once, ahead, so that writing values overwrites blocks.
+    #[serde(default = "default_prepare_ahead")]
+    pub prepare_ahead_segments: u64,
+    /// Rate at which values are moved out of mostly dead segments while there is room; 0: no limit. Changes live.
+    #[serde(default = "default_compaction")]
+    pub compaction_bytes_per_second: u64,
+    /// Rate of the scrub, which reads everything stored; 0: no limit. Changes live.
+    #[serde(default = "default_scrub")]
+    pub scrub_bytes_per_second: u64,
+    /// Days from the beginning of one round of the scrub to the next.
+    #[serde(default = "default_scrub_days")]
+    pub scrub_days: u32,
     /// Announce this ASD by UDP multicast every so many seconds; never when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multicast_seconds: Option<u32>,
+}
+
+/// Names of the ways to do I/O.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoModeName {
+    /// The page cache is bypassed where the file system lets it.
+    #[default]
+    Auto,
+    /// The page cache is bypassed, or the ASD does not start.
+    Direct,
+    /// Through the page cache.
+    PageCache,
+}
+
+fn default_io_threads() -> usize {
+    IoConfig::default().threads
+}
+
+fn default_io_buffers() -> usize {
+    IoConfig::default().buffer_bytes
+}
+
+fn default_block_cache() -> u64 {
+    EngineConfig::default().block_cache_bytes
+}
+
+fn default_entry_cache() -> u64 {
+    EngineConfig::default().entry_cache_bytes
+}
+
+fn default_prepare_ahead() -> u64 {
+    2
+}
+
+fn default_compaction() -> u64 {
+    EngineConfig::default().compaction_rate
+}
+
+fn default_scrub() -> u64 {
+    EngineConfig::default().scrub_rate
+}
+
+fn default_scrub_days() -> u32 {
+    14
 }
 
 fn default_true() -> bool {
@@ -147,6 +221,12 @@ impl AsdSection {
                 "asd.maintenance_in_flight_bytes must be at most half of asd.disk_in_flight_bytes".into()
             );
         }
+        if !(1..=1024).contains(&self.io_threads) {
+            return Err("asd.io_threads must be 1 to 1024".into());
+        }
+        if self.scrub_days == 0 {
+            return Err("asd.scrub_days must be at least 1".into());
+        }
         if self.multicast_seconds == Some(0) {
             return Err("asd.multicast_seconds must be at least 1; leave it out to announce nothing".into());
         }
@@ -186,7 +266,26 @@ impl AsdSection {
             capacity: Some(self.capacity(total)),
             limit_percent: self.limit_percent,
             queue_bytes: self.max_in_flight_bytes,
+            entry_cache_bytes: self.entry_cache_bytes,
+            block_cache_bytes: self.block_cache_bytes,
+            prepare_ahead: self.prepare_ahead_segments,
+            compaction_rate: self.compaction_bytes_per_second,
+            scrub_rate: self.scrub_bytes_per_second,
+            scrub_every: Duration::from_secs(u64::from(self.scrub_days) * 24 * 3600),
             ..EngineConfig::default()
+        }
+    }
+
+    /// How its disk is driven.
+    pub(crate) fn io(&self) -> IoConfig {
+        IoConfig {
+            threads: self.io_threads,
+            buffer_bytes: self.io_buffer_bytes,
+            mode: match self.io_mode {
+                IoModeName::Auto => IoMode::Auto,
+                IoModeName::Direct => IoMode::Direct,
+                IoModeName::PageCache => IoMode::PageCache,
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::command::{self, Report};
 use crate::daemon::parts;
 use crate::engine::{Engine, EngineConfig};
 use crate::home::Home;
+use alba_core::env::real::disk::IoConfig;
 
 /// Index cache while checking, in bytes.
 const CACHE: u64 = 32 << 20;
@@ -44,11 +45,12 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn check(arguments: Arguments) -> anyhow::Result<Report> {
     let env: Env = real::env();
     let home = Home::open_existing(&arguments.data_dir)?;
-    let parts = parts(&env, &home, CACHE);
+    let parts = parts(&env, &home, CACHE, IoConfig::default())?;
     if arguments.rebuild_index {
         parts.index.wipe()?;
     }
-    let (engine, opening) = Engine::open(parts, EngineConfig::default()).await?;
+    let (engine, opening) =
+        Engine::open(parts, EngineConfig { background: false, ..EngineConfig::default() }).await?;
     let mut text = format!("asd {}\n", home.identity.long_id);
     if opening.rebuilt {
         text += &format!("index made again from {} batches\n", opening.replayed);

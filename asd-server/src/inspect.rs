@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use alba_core::env::osd::{Osd, Priority};
-use alba_core::env::{Disk, real};
+use alba_core::env::real;
 use alba_core::ids::text_or_hex;
 use alba_core::range::{RangeQuery, next_prefix};
 use clap::Parser;
@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use crate::command::{self, Report};
 use crate::daemon::parts;
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, SegmentReport};
 use crate::home::{Home, Identity};
+use alba_core::env::real::disk::IoConfig;
 
 /// Index cache while looking, in bytes.
 const CACHE: u64 = 32 << 20;
@@ -58,15 +59,9 @@ struct Found {
     batches_replayed: u64,
     damage: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    segments: Option<Vec<Segment>>,
+    segments: Option<Vec<SegmentReport>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<Vec<Key>>,
-}
-
-#[derive(Serialize)]
-struct Segment {
-    name: String,
-    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -86,16 +81,17 @@ async fn inspect(arguments: Arguments) -> anyhow::Result<Report> {
     let env = real::env();
     let prefix = arguments.keys.as_deref().map(prefix).transpose()?;
     let home = Home::open_existing(&arguments.data_dir)?;
-    let parts = parts(&env, &home, CACHE);
-    let segments = segments(parts.disk.as_ref()).await?;
-    let (engine, opening) = Engine::open(parts, EngineConfig::default()).await?;
+    let parts = parts(&env, &home, CACHE, IoConfig::default())?;
+    let (engine, opening) =
+        Engine::open(parts, EngineConfig { background: false, ..EngineConfig::default() }).await?;
     let used_bytes = engine.usage().used.get();
+    let segments = engine.segments();
     let keys = match prefix {
         None => Ok(None),
         Some(prefix) => keys(&engine, &prefix, &env).await.map(Some),
     };
     engine.close(env.deadline_in(STEP)).await;
-    let segment_bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>();
+    let segment_bytes = segments.iter().map(|segment| segment.len).sum::<u64>();
     let found = Found {
         identity: home.identity.clone(),
         used_bytes,
@@ -119,15 +115,6 @@ fn prefix(text: &str) -> anyhow::Result<Vec<u8>> {
         Some(digits) => hex::decode(digits)?,
         None => text.as_bytes().to_vec(),
     })
-}
-
-async fn segments(disk: &dyn Disk) -> anyhow::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
-    for name in disk.list().await? {
-        let bytes = disk.open(&name).await?.len().await?;
-        segments.push(Segment { name, bytes });
-    }
-    Ok(segments)
 }
 
 async fn keys(engine: &Engine, prefix: &[u8], env: &alba_core::env::Env) -> anyhow::Result<Vec<Key>> {
@@ -164,7 +151,17 @@ fn describe(found: &Found) -> String {
         text += &format!("lost: {line}\n");
     }
     for segment in found.segments.iter().flatten() {
-        text += &format!("segment {} {}\n", segment.name, segment.bytes);
+        text += &format!(
+            "segment {:016x} life {}: {:?}, {} of {} bytes written, {} values ({} bytes), {} tombstones\n",
+            segment.number,
+            segment.generation,
+            segment.state,
+            segment.written,
+            segment.len,
+            segment.values,
+            segment.live_bytes,
+            segment.tombstones
+        );
     }
     for key in found.keys.iter().flatten() {
         text += &format!("key {} {}\n", key.text, key.bytes);

@@ -2,10 +2,20 @@
 //! fresh files, because nothing but the data has to be journaled.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use alba_core::env::Env;
+use alba_core::env::real::disk::IoConfig;
 
+use crate::daemon::parts;
+use crate::engine::{Engine, EngineConfig};
 use crate::home::Home;
+
+/// Index cache meanwhile, in bytes.
+const CACHE: u64 = 8 << 20;
+
+/// For closing the store.
+const CLOSE: Duration = Duration::from_secs(60);
 
 /// How much to write ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +39,10 @@ impl FromStr for Preparation {
     }
 }
 
-/// Prepares an empty store; tells (done, total) bytes as it goes on, and gives what was written.
-///
-/// The only place that asks the engine for it. This engine makes its segments when it needs them and cannot yet.
+/// What `all` leaves to the index and to others, in segments.
+const RESERVE: u64 = 8;
+
+/// Prepares a store; tells (done, total) bytes as it goes on, and gives what was written.
 pub(crate) async fn prepare(
     env: &Env,
     home: &Home,
@@ -39,9 +50,20 @@ pub(crate) async fn prepare(
     segment_bytes: u64,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> anyhow::Result<u64> {
-    let _ = (env, home, segment_bytes);
-    progress(0, if let Preparation::Bytes(bytes) = wanted { bytes } else { 0 });
-    anyhow::bail!("the directory is formatted, but this version's storage engine cannot prepare segments")
+    let parts = parts(env, home, CACHE, IoConfig::default())?;
+    let (free, _) = parts.disk.space().await?;
+    let count = match wanted {
+        Preparation::Bytes(bytes) => bytes.div_ceil(segment_bytes),
+        Preparation::All => (free / segment_bytes).saturating_sub(RESERVE),
+    };
+    let config =
+        EngineConfig { segment_bytes, background: false, preparation_rate: 0, ..EngineConfig::default() };
+    let (engine, _) = Engine::open(parts, config).await?;
+    progress(0, count * segment_bytes);
+    let done = engine.prepare(count, |done| progress(done * segment_bytes, count * segment_bytes)).await;
+    engine.close(env.deadline_in(CLOSE)).await;
+    done?;
+    Ok(count * segment_bytes)
 }
 
 #[cfg(test)]

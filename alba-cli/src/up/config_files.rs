@@ -89,6 +89,9 @@ pub(super) fn program(
         Role::Asd { node } => {
             set("data_dir", Value::String(data.to_owned()));
             set("place", Value::String(format!("node-{node}")));
+            // All share one disk of a machine that has other things to do: no space is taken ahead, few threads.
+            set("prepare_ahead_segments", Value::Integer(0));
+            set("io_threads", Value::Integer(4));
             if let Some(capacity) = shape.osd_capacity() {
                 let capacity = i64::try_from(capacity)
                     .map_err(|_| CliError::usage(format!("--osd-capacity {capacity} is too large")))?;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use clock::{Clock, Deadline, DeadlineExceeded, Moment, within};
 pub use disk::{Disk, DiskFile};
 pub use meta::{Directory, MetaError, NamespaceStore};
-pub use net::{Endpoint, Listener, Net, Stream};
+pub use net::{Connector, Endpoint, Listener, Net, Stream};
 pub use osd::{Osd, OsdError};
 pub use rng::Rng;
 pub use spawn::{Spawn, TaskGone, TaskHandle, blocking};

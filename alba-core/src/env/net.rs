@@ -29,10 +29,19 @@ pub trait Net: Send + Sync + 'static {
     async fn listen(&self, at: SocketAddr) -> io::Result<Box<dyn Listener>>;
 }
 
+/// Streams inside secured connections, of which there is one per peer: opening a stream costs no round trip. What it opens,
+/// a [`Listener`] of the same kind accepts: to both sides a stream is like a connection of its own.
+#[async_trait]
+pub trait Connector: Send + Sync + 'static {
+    /// A new stream to `to`, inside the connection there is or a new one; fails by the deadline. That the other side has heard of
+    /// it is known only when it answers.
+    async fn open(&self, to: SocketAddr, deadline: Deadline) -> io::Result<Stream>;
+}
+
 /// A listening socket.
 #[async_trait]
 pub trait Listener: Send + 'static {
-    /// The next connection and where it comes from.
+    /// The next connection (or stream, of a [`Connector`]) and where it comes from.
     async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)>;
 
     /// Where it listens (the port that was chosen, when 0 was asked for).

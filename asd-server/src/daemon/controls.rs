@@ -15,11 +15,6 @@ const PROBE: &[u8] = b"@asd-server probe";
 /// How long a probe may take.
 const PROBE_TIME: Duration = Duration::from_secs(10);
 
-/// Changes the capacity of a running engine; false when it takes effect at the next start only.
-pub(super) fn set_capacity(engine: &Engine, bytes: u64) -> bool {
-    engine.usage().capacity.get() == bytes
-}
-
 /// Writes a little and takes it away again. An engine whose writes failed is back to normal when this works: clients stay
 /// away from it meanwhile, so their writes would not tell.
 pub(super) async fn probe(env: &Env, engine: &Engine) -> Result<(), OsdError> {

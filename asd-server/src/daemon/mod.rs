@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::daemon::{Context, Daemon};
-use alba_core::env::real::disk::RealDisk;
+use alba_core::env::real::disk::{IoConfig, RealDisk};
 use alba_core::env::{Env, within};
 use anyhow::Context as _;
 
@@ -223,7 +223,7 @@ async fn open_until_it_works(
 }
 
 async fn open(env: &Env, home: &Home, section: &AsdSection) -> Result<Arc<Engine>, OpenError> {
-    let parts = parts(env, home, section.index_cache_bytes);
+    let parts = parts(env, home, section.index_cache_bytes, section.io())?;
     let (_, total) = parts.disk.space().await?;
     let (engine, opening) = Engine::open(parts, section.engine(total)).await?;
     tracing::info!(replayed = opening.replayed, rebuilt = opening.rebuilt, "store opened");
@@ -241,16 +241,16 @@ fn reload(
     service.gate().set_limits(new.schedule());
     let total = file_system.map_or_else(|| engine.usage().capacity.get(), |found| found.total_bytes);
     let capacity = new.capacity(total);
-    if controls::set_capacity(engine, capacity) {
-        tracing::info!(capacity, ?new.maintenance_in_flight_bytes, "configuration reloaded");
-    } else {
-        tracing::warn!(capacity, "the capacity changes at the next start");
-    }
+    engine.set_capacity(capacity);
+    engine.set_rates(new.compaction_bytes_per_second, new.scrub_bytes_per_second);
+    tracing::info!(capacity, ?new.maintenance_in_flight_bytes, "configuration reloaded");
     let live = AsdSection {
         capacity_bytes: new.capacity_bytes,
         capacity_percent: new.capacity_percent,
         disk_in_flight_bytes: new.disk_in_flight_bytes,
         maintenance_in_flight_bytes: new.maintenance_in_flight_bytes,
+        compaction_bytes_per_second: new.compaction_bytes_per_second,
+        scrub_bytes_per_second: new.scrub_bytes_per_second,
         ..current.clone()
     };
     if live != *new {
@@ -260,12 +260,19 @@ fn reload(
 }
 
 /// What the engine of a data directory uses.
-pub(crate) fn parts(env: &Env, home: &Home, index_cache_bytes: u64) -> EngineParts {
-    EngineParts {
-        disk: Arc::new(RealDisk::new(home.segments(), env.spawn.clone())),
+pub(crate) fn parts(
+    env: &Env,
+    home: &Home,
+    index_cache_bytes: u64,
+    io: IoConfig,
+) -> std::io::Result<EngineParts> {
+    let disk = RealDisk::with(home.segments(), io)?;
+    tracing::debug!(mode = ?disk.mode(), "disk opened");
+    Ok(EngineParts {
+        disk: Arc::new(disk),
         index: Arc::new(FjallIndex { directory: home.index(), cache_bytes: index_cache_bytes }),
         clock: env.clock.clone(),
         spawn: env.spawn.clone(),
         store: home.store,
-    }
+    })
 }

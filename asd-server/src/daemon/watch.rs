@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::announce::Announcer;
 use super::controls;
+use crate::engine::Engine;
 use crate::gauge;
 use crate::home::Identity;
 use crate::server::Service;
@@ -96,7 +97,7 @@ impl Watch {
                 self.tell_others(usage);
             }
         }
-        self.report(&observed, &judge(&observed));
+        self.report(&observed, &judge(&observed), engine.as_deref().ok());
         if let (Ok(engine), true) = (&engine, observed.engine.writing.is_some()) {
             let now = self.env.clock.now();
             if now.since(self.last_probe) >= PROBE {
@@ -121,7 +122,7 @@ impl Watch {
         }
     }
 
-    fn report(&mut self, observed: &Observed, conditions: &[Condition]) {
+    fn report(&mut self, observed: &Observed, conditions: &[Condition], engine: Option<&Engine>) {
         let names: Vec<_> = conditions.iter().map(Condition::name).collect();
         for condition in conditions.iter().filter(|condition| !self.before.contains(&condition.name())) {
             tracing::warn!(condition = condition.name(), "{}", condition.why());
@@ -139,6 +140,14 @@ impl Watch {
             metrics::gauge!("alba_osd_file_system_free_bytes").set(gauge(file_system.free_bytes));
         }
         self.service.gate().report();
+        if let Some(engine) = engine {
+            let space = engine.space();
+            metrics::gauge!("alba_osd_segments", "state" => "all").set(gauge(space.segments));
+            metrics::gauge!("alba_osd_segments", "state" => "free").set(gauge(space.free));
+            metrics::gauge!("alba_osd_segment_bytes", "what" => "live").set(gauge(space.live_bytes));
+            metrics::gauge!("alba_osd_segment_bytes", "what" => "written").set(gauge(space.written));
+            metrics::gauge!("alba_scrub_damaged_values").set(gauge(engine.scrub_status().damaged));
+        }
         self.before = names;
 
         let load = |priority| {
@@ -160,6 +169,8 @@ impl Watch {
             "file_system": observed.file_system,
             "damaged_reads": observed.engine.damaged_reads,
             "queues": { "high": load(Priority::High), "low": load(Priority::Low) },
+            "segments": engine.map(|engine| engine.space()),
+            "scrub": engine.map(|engine| engine.scrub_status()),
             "peers": self.service.peers().get().len(),
         });
         self.service.set_health(details.to_string());

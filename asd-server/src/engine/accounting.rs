@@ -8,14 +8,19 @@ use alba_core::osd_keys;
 /// Space by the sum of value sizes against the capacity (wire-protocol §4.6.5).
 pub(crate) struct Accounting {
     used: AtomicU64,
-    capacity: u64,
+    capacity: AtomicU64,
     limit_percent: u8,
     forced_full: AtomicBool,
 }
 
 impl Accounting {
     pub(crate) fn new(used: u64, capacity: u64, limit_percent: u8) -> Self {
-        Self { used: AtomicU64::new(used), capacity, limit_percent, forced_full: AtomicBool::new(false) }
+        Self {
+            used: AtomicU64::new(used),
+            capacity: AtomicU64::new(capacity),
+            limit_percent,
+            forced_full: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -27,7 +32,11 @@ impl Accounting {
     }
 
     pub(crate) fn capacity(&self) -> u64 {
-        self.capacity
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_capacity(&self, capacity: u64) {
+        self.capacity.store(capacity, Ordering::Relaxed);
     }
 
     pub(crate) fn force_full(&self, full: bool) {
@@ -35,7 +44,7 @@ impl Accounting {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        let limit = u128::from(self.limit_percent) * u128::from(self.capacity);
+        let limit = u128::from(self.limit_percent) * u128::from(self.capacity());
         self.forced_full.load(Ordering::Relaxed) || 100 * u128::from(self.used()) >= limit
     }
 }

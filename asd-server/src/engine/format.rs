@@ -1,10 +1,12 @@
-//! The bytes on the disk, format version 1: segment header, record header, checksums. `docs/formats/asd.md` has the
+//! The bytes on the disk, format version 2: segment header, closing block, record header, checksums; version 1 is still
+//! read. `docs/formats/asd.md` has the
 //! pictures.
 //!
 //! All numbers are little endian. Every CRC is seeded with where and when its bytes were written (store, segment,
 //! generation, sequence, block number): bytes of another store, an earlier life of the segment, another batch or
 //! another place never verify, however whole they are.
 
+use alba_core::blake3_tree::LeafTable;
 use alba_core::checksum::Checksum;
 use thiserror::Error;
 
@@ -23,16 +25,32 @@ pub const KEY_MAX: usize = 16 * 1024;
 /// Largest value whatever the size of segments, in bytes. A frame of the protocol is bounded by it.
 pub const VALUE_MAX: u32 = 32 * 1024 * 1024;
 
-/// The version this code writes.
-pub(crate) const VERSION: u32 = 1;
+/// Format of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Read only: values follow their record, no closing block, segments are never reused. A store of this version is
+    /// taken over as it is; its segments go away one after the other, oldest first, as they are compacted.
+    V1,
+    /// What this code writes.
+    V2,
+}
+
+/// The newest version this code knows.
+pub(crate) const VERSION: u32 = 2;
+
+/// Blocks in front of the first batch: header and closing block.
+const V2_PREFACE: u64 = 2 * BLOCK_BYTES;
 
 /// Fixed part of a record, in bytes; key, table of block checksums and value follow.
 pub(crate) const RECORD_HEADER: usize = 80;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"ALBASEG1";
+const CLOSING_MAGIC: [u8; 8] = *b"ALBAEND2";
 const RECORD_MAGIC: [u8; 4] = *b"ARC1";
-/// Where the checksum of a segment header is.
-const SEGMENT_CRC_AT: usize = BLOCK - 4;
+/// Where the checksum of a segment header of version 1 is.
+const V1_CRC_AT: usize = BLOCK - 4;
+/// Where it is from version 2 on, for ever: header and checksum are in one sector, which no power cut tears.
+const SEGMENT_CRC_AT: usize = 508;
 /// Where the checksum of a record header is; all before it, then key and table are covered.
 const RECORD_CRC_AT: usize = RECORD_HEADER - 4;
 /// The "block number" of a record header: no value has so many blocks.
@@ -134,17 +152,41 @@ pub(crate) fn batch_crc(record_crcs: &[u32]) -> u32 {
 /// The first block of a segment. It is durable before anything else of the segment is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    pub version: Version,
+    /// The generation is a number of the whole store: each opening of a segment has a higher one.
     pub seed: Seed,
     /// Length of the file in bytes.
     pub len: u64,
-    /// The batches here follow this one; whatever has a later sequence in older segments is no part of the history.
+    /// The batches here follow this one; whatever has a later sequence in segments opened before is no part of the
+    /// history.
     pub previous: u64,
+    /// Segment files 0 to here, exclusive, existed when this was written: one that is missing later is a loss.
+    pub slots: u64,
 }
 
 impl SegmentHeader {
+    /// Where the first batch begins.
+    pub(crate) fn first_batch(&self) -> u64 {
+        match self.version {
+            Version::V1 => BLOCK_BYTES,
+            Version::V2 => V2_PREFACE,
+        }
+    }
+
+    /// Order of the history. (Version 1 has generation 1 throughout, and numbers in order.)
+    pub(crate) fn order(&self) -> (u64, u64, u64) {
+        (self.previous, self.seed.generation, self.seed.segment)
+    }
+
+    /// The block, in version 2.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BLOCK);
         bytes.extend(SEGMENT_MAGIC);
+        self.encode_fields(&mut bytes);
+        sealed(bytes)
+    }
+
+    fn encode_fields(&self, bytes: &mut Vec<u8>) {
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(4096_u32.to_le_bytes());
         bytes.extend(self.seed.store.0);
@@ -152,9 +194,7 @@ impl SegmentHeader {
         bytes.extend(self.seed.generation.to_le_bytes());
         bytes.extend(self.len.to_le_bytes());
         bytes.extend(self.previous.to_le_bytes());
-        bytes.resize(SEGMENT_CRC_AT, 0);
-        bytes.extend(plain_crc(&bytes).to_le_bytes());
-        bytes
+        bytes.extend(self.slots.to_le_bytes());
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
@@ -162,24 +202,85 @@ impl SegmentHeader {
         if fields.take::<8>()? != SEGMENT_MAGIC {
             return Err(FormatError::Magic("segment header"));
         }
-        let (content, crc) = bytes.split_at_checked(SEGMENT_CRC_AT).ok_or(FormatError::CutOff)?;
-        if Fields(crc).u32()? != plain_crc(content) {
-            return Err(FormatError::Checksum("segment header"));
-        }
-        let version = fields.u32()?;
-        if version != VERSION {
-            return Err(FormatError::Version(version));
-        }
+        let version = Fields(fields.0).u32()?;
+        let crc_at = if version == 1 { V1_CRC_AT } else { SEGMENT_CRC_AT };
+        check_plain_crc(bytes, crc_at, "segment header")?;
+        Self::decode_fields(&mut fields)
+    }
+
+    /// The fields behind the magic. The checksum is right.
+    fn decode_fields(fields: &mut Fields<'_>) -> Result<Self, FormatError> {
+        let version = match fields.u32()? {
+            1 => Version::V1,
+            2 => Version::V2,
+            other => return Err(FormatError::Version(other)),
+        };
         if fields.u32()? != 4096 {
             return Err(FormatError::Field("segment with another block size"));
         }
         let store = StoreId(fields.take()?);
         let seed = Seed { store, segment: fields.u64()?, generation: fields.u64()? };
-        Ok(Self { seed, len: fields.u64()?, previous: fields.u64()? })
+        let (len, previous) = (fields.u64()?, fields.u64()?);
+        let slots = match version {
+            Version::V1 => 0,
+            Version::V2 => fields.u64()?,
+        };
+        Ok(Self { version, seed, len, previous, slots })
     }
 }
 
-/// A CRC-32C without a seed, for the one structure that tells the seeds.
+/// The second block of a segment (from version 2 on): written once, when the segment takes no more batches. It says
+/// where the history ends in it, so that the segment opened after it may be reused first; and it has all that the header
+/// has, so that a rotten header loses nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Closing {
+    pub header: SegmentHeader,
+    /// The last batch here that is part of the history; the header's `previous` when there is none. All up to it was
+    /// durable when this was written.
+    pub last: u64,
+    /// Where that batch ends.
+    pub end: u64,
+}
+
+impl Closing {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BLOCK);
+        bytes.extend(CLOSING_MAGIC);
+        self.header.encode_fields(&mut bytes);
+        bytes.extend(self.last.to_le_bytes());
+        bytes.extend(self.end.to_le_bytes());
+        sealed(bytes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut fields = Fields(bytes);
+        if fields.take::<8>()? != CLOSING_MAGIC {
+            return Err(FormatError::Magic("closing block"));
+        }
+        check_plain_crc(bytes, SEGMENT_CRC_AT, "closing block")?;
+        let header = SegmentHeader::decode_fields(&mut fields)?;
+        let (last, end) = (fields.u64()?, fields.u64()?);
+        if header.version == Version::V1 || last < header.previous || end > header.len {
+            return Err(FormatError::Field("closing block that cannot be"));
+        }
+        Ok(Self { header, last, end })
+    }
+}
+
+/// A block of its own with its checksum.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(SEGMENT_CRC_AT, 0);
+    bytes.extend(plain_crc(&bytes).to_le_bytes());
+    bytes.resize(BLOCK, 0);
+    bytes
+}
+
+fn check_plain_crc(bytes: &[u8], at: usize, what: &'static str) -> Result<(), FormatError> {
+    let (content, crc) = bytes.split_at_checked(at).ok_or(FormatError::CutOff)?;
+    if Fields(crc).u32()? == plain_crc(content) { Ok(()) } else { Err(FormatError::Checksum(what)) }
+}
+
+/// A CRC-32C without a seed, for the structures that tell the seeds.
 fn plain_crc(bytes: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     digest.update(bytes);
@@ -206,12 +307,21 @@ pub(crate) enum Kind {
         len: u32,
         /// As the client gave it.
         checksum: Checksum,
+        /// Where the value begins, in blocks from the start of the batch; 0: right behind this record.
+        block: u32,
     },
     /// A key is deleted.
     Tombstone,
-    /// The batch ends here, and counts.
+    /// All keys from the record's key to another one (excluded, right behind this record) are deleted.
+    RangeTombstone {
+        /// Bytes of the other key.
+        len: u32,
+        /// Only what was written before this batch; 0: before the record's own one.
+        until: u64,
+    },
+    /// The batch ends here (version 2: its records do, the values behind blocks follow), and counts.
     Commit {
-        /// Bytes of the batch, this record included, padding not.
+        /// Bytes of the batch; in version 2 with all padding.
         len: u64,
         /// [`batch_crc`] of the records before.
         crc: u32,
@@ -234,12 +344,12 @@ const CRC32C: u8 = 3;
 const BLAKE3: u8 = 4;
 
 impl RecordHeader {
-    /// Appends header, key and table to `out`; returns the header's CRC.
-    pub(crate) fn encode(&self, crc: BatchCrc, key: &[u8], table: &[u8], out: &mut Vec<u8>) -> u32 {
+    /// Appends header, key, table and tree to `out`; returns the header's CRC.
+    pub(crate) fn encode(&self, crc: BatchCrc, key: &[u8], tables: &[&[u8]], out: &mut Vec<u8>) -> u32 {
         let start = out.len();
         let mut body = [0; 32];
-        let (kind, tag, value_len) = match &self.kind {
-            Kind::Value { len, checksum } => {
+        let (kind, tag, value_len, block) = match &self.kind {
+            Kind::Value { len, checksum, block } => {
                 let tag = match checksum {
                     Checksum::None => NO_CHECKSUM,
                     Checksum::Sha1(digest) => {
@@ -255,13 +365,17 @@ impl RecordHeader {
                         BLAKE3
                     }
                 };
-                (1, tag, *len)
+                (1, tag, *len, *block)
             }
-            Kind::Tombstone => (2, 0, 0),
+            Kind::Tombstone => (2, 0, 0, 0),
+            Kind::RangeTombstone { len, until } => {
+                body[..8].copy_from_slice(&until.to_le_bytes());
+                (4, 0, *len, 0)
+            }
             Kind::Commit { len, crc } => {
                 body[..8].copy_from_slice(&len.to_le_bytes());
                 body[8..12].copy_from_slice(&crc.to_le_bytes());
-                (3, 0, 0)
+                (3, 0, 0, 0)
             }
         };
         out.extend(RECORD_MAGIC);
@@ -273,11 +387,15 @@ impl RecordHeader {
         out.extend(self.chain.previous.to_le_bytes());
         out.extend(self.chain.last_synced.to_le_bytes());
         out.extend(body);
+        out.extend(block.to_le_bytes());
+        let fixed = out.len();
+        // The CRC stands in front of what it covers last.
         out.extend([0; 4]);
-        let crc = crc.finish(HEADER_BLOCK, &[&out[start..], key, table]);
-        out.extend(crc.to_le_bytes());
         out.extend_from_slice(key);
-        out.extend_from_slice(table);
+        tables.iter().for_each(|table| out.extend_from_slice(table));
+        let (covered, rest) = out.split_at(fixed);
+        let crc = crc.finish(HEADER_BLOCK, &[&covered[start..], &rest[4..]]);
+        out[fixed..fixed + 4].copy_from_slice(&crc.to_le_bytes());
         crc
     }
 
@@ -293,13 +411,15 @@ impl RecordHeader {
         let ordinal = fields.u32()?;
         let chain = Chain { sequence: fields.u64()?, previous: fields.u64()?, last_synced: fields.u64()? };
         let body: [u8; 32] = fields.take()?;
+        let block = fields.u32()?;
         let kind = match kind {
-            1 => Kind::Value { len: value_len, checksum: decode_checksum(tag, body)? },
+            1 => Kind::Value { len: value_len, checksum: decode_checksum(tag, body)?, block },
             2 => Kind::Tombstone,
             3 => {
                 let mut fields = Fields(&body);
                 Kind::Commit { len: fields.u64()?, crc: fields.u32()? }
             }
+            4 => Kind::RangeTombstone { len: value_len, until: Fields(&body).u64()? },
             _ => return Err(FormatError::Field("unknown kind of record")),
         };
         if usize::from(key_len) > KEY_MAX || value_len > VALUE_MAX {
@@ -310,28 +430,41 @@ impl RecordHeader {
 
     /// Bytes of the table of block checksums.
     pub(crate) fn table_len(&self) -> usize {
-        match self.kind {
-            // A table of 32 bits per entry: at most 32 KiB.
-            Kind::Value { len, .. } => usize::try_from(blocks(len)).unwrap_or(0) * 4,
-            Kind::Tombstone | Kind::Commit { .. } => 0,
+        // A table of 32 bits per entry: at most 32 KiB.
+        usize::try_from(blocks(self.value_len())).unwrap_or(0) * 4
+    }
+
+    /// Bytes of the leaves' chaining values of a BLAKE3 tree.
+    pub(crate) fn tree_len(&self, version: Version) -> usize {
+        match (version, &self.kind) {
+            (Version::V2, Kind::Value { len, checksum, .. }) => tree_len(*len, checksum),
+            _ => 0,
         }
     }
 
-    /// Bytes of the value.
+    /// Bytes of the value (of the other key of a range).
     pub(crate) fn value_len(&self) -> u32 {
         match self.kind {
-            Kind::Value { len, .. } => len,
+            Kind::Value { len, .. } | Kind::RangeTombstone { len, .. } => len,
             Kind::Tombstone | Kind::Commit { .. } => 0,
         }
     }
 
-    /// Checks the CRC over fixed part, key and table (`bytes`, of exactly that length) and returns it.
+    /// Checks the CRC over fixed part, key and tables (`bytes`, of exactly that length) and returns it.
     pub(crate) fn verify(&self, seed: &Seed, bytes: &[u8]) -> Result<u32, FormatError> {
         let (fixed, rest) = bytes.split_at_checked(RECORD_HEADER).ok_or(FormatError::CutOff)?;
         let (covered, stored) = fixed.split_at_checked(RECORD_CRC_AT).ok_or(FormatError::CutOff)?;
         let stored = Fields(stored).u32()?;
         let crc = seed.of_batch(self.chain.sequence).finish(HEADER_BLOCK, &[covered, rest]);
         if crc == stored { Ok(crc) } else { Err(FormatError::Checksum("record header")) }
+    }
+}
+
+/// Bytes of the BLAKE3 tree that is kept beside a value.
+pub(crate) fn tree_len(value_len: u32, checksum: &Checksum) -> usize {
+    match checksum {
+        Checksum::Blake3(_) => LeafTable::encoded_len(value_len),
+        _ => 0,
     }
 }
 

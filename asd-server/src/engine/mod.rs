@@ -6,49 +6,72 @@
 
 mod accounting;
 mod batch;
+mod cache;
 mod decide;
+mod files;
+mod find;
 mod format;
 mod index;
+mod open;
+mod phase;
+mod rate;
 mod reader;
 mod recovery;
+mod relocate;
+mod report;
+mod scrub;
 mod segment;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
+mod upkeep;
+mod walk;
 mod writer;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
+use alba_core::checksum::Checksum;
 use alba_core::env::osd::{
-    DiskUsage, Osd, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice,
+    DiskUsage, Osd, OsdAssert, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, ProvenSlice, StoredValue,
+    ValueSlice,
 };
+use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Clock, Deadline, Disk, Spawn, TaskHandle, blocking, within};
 use alba_core::kv::KvError;
 use alba_core::range::{Page, RangeQuery};
-use alba_core::units::ByteCount;
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 pub use format::{BLOCK_BYTES, KEY_MAX, StoreId, VALUE_MAX};
-pub use index::{FjallIndex, IndexStore};
+pub use index::{FjallIndex, IndexStore, Scrubbed};
 pub use recovery::OpenError;
+pub use report::{SegmentReport, SegmentState, Space};
+pub use scrub::ScrubStatus;
 pub use status::EngineStatus;
 
 use accounting::Accounting;
 use batch::Change;
+use cache::Cache;
+use decide::PreparedUpdate;
+use files::SegmentFiles;
 use format::offset;
 use index::{Entry, Index};
+use rate::{Rate, Rates};
 use recovery::Sources;
-use segment::SegmentFiles;
+use scrub::ScrubState;
 use status::Status;
+use table::Table;
 use writer::{Request, Waiting, Writer};
 
 /// Unit of the bound on waiting bytes.
 const ROOM: u64 = 1024;
 
-/// Most batches that wait to be written.
-const QUEUE: usize = 1024;
+/// Between attempts while segments are compacted to make room.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
 
 /// What an engine may use.
 #[derive(Debug, Clone)]
@@ -63,6 +86,24 @@ pub struct EngineConfig {
     pub queue_bytes: u64,
     /// Bytes after which a group is written.
     pub group_bytes: u64,
+    /// Bytes of index entries that are kept in memory.
+    pub entry_cache_bytes: u64,
+    /// Bytes of blocks of values that are kept in memory.
+    pub block_cache_bytes: u64,
+    /// Segments that are kept ready to be written, their blocks written once. It costs one write of the disk in all,
+    /// since segments are reused for ever.
+    pub prepare_ahead: u64,
+    /// Bytes per second at which values are moved out of mostly dead segments while there is room; 0: no limit. When
+    /// room is short there is none.
+    pub compaction_rate: u64,
+    /// Bytes per second at which segments are made ready; 0: no limit.
+    pub preparation_rate: u64,
+    /// Bytes per second at which the scrub reads; 0: no limit.
+    pub scrub_rate: u64,
+    /// From the beginning of one round of the scrub to that of the next.
+    pub scrub_every: Duration,
+    /// Does it compact, make ready and scrub by itself? Tools that look into a store have no need of it.
+    pub background: bool,
 }
 
 impl Default for EngineConfig {
@@ -72,7 +113,16 @@ impl Default for EngineConfig {
             capacity: None,
             limit_percent: 99,
             queue_bytes: 64 << 20,
-            group_bytes: 16 << 20,
+            // Groups of this size reach the bandwidth of the disk, several being in flight, and delay no one much.
+            group_bytes: 4 << 20,
+            entry_cache_bytes: 16 << 20,
+            block_cache_bytes: 64 << 20,
+            prepare_ahead: 0,
+            compaction_rate: 64 << 20,
+            preparation_rate: 64 << 20,
+            scrub_rate: 16 << 20,
+            scrub_every: Duration::from_secs(14 * 24 * 3600),
+            background: true,
         }
     }
 }
@@ -92,7 +142,7 @@ pub struct EngineParts {
     pub store: StoreId,
 }
 
-/// What writer and readers share.
+/// What writer, readers and background work share.
 struct Shared {
     sources: Sources,
     clock: Arc<dyn Clock>,
@@ -100,8 +150,18 @@ struct Shared {
     config: EngineConfig,
     files: SegmentFiles,
     index: RwLock<Option<Arc<Index>>>,
+    table: Mutex<Table>,
+    cache: Cache,
     space: Accounting,
     status: Status,
+    rates: Rates,
+    scrub: ScrubState,
+    scrub_asked: AtomicBool,
+    scrubbing: Notify,
+    /// There may be something to compact or to make ready.
+    compacting: Notify,
+    /// There may be rows of a deleted range to remove.
+    sweeping: Notify,
 }
 
 impl Shared {
@@ -113,6 +173,21 @@ impl Shared {
 
     fn set_index(&self, index: Option<Arc<Index>>) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+    }
+
+    /// No code panics while it holds the lock, so a poisoned lock holds a sound table.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many more segment files there may be: what the file system has room for, and no more than a quarter above
+    /// the capacity (and some), since others may share the disk.
+    async fn room_for_segments(&self) -> std::io::Result<u64> {
+        let len = self.config.segment_bytes;
+        let (free, _) = self.sources.disk.space().await?;
+        let capacity = self.space.capacity();
+        let most = capacity.saturating_add(capacity / 4) / len + 8;
+        Ok((free / len).min(most.saturating_sub(offset(self.table().len()))))
     }
 
     /// Counts and reports damage.
@@ -132,6 +207,7 @@ pub struct Engine {
     room: Arc<Semaphore>,
     total_room: u32,
     _writer: TaskHandle,
+    _background: Vec<AbortOnDrop>,
 }
 
 /// What was found at the opening.
@@ -146,39 +222,6 @@ pub struct Opening {
 }
 
 impl Engine {
-    /// Opens the store, or begins it when the disk is empty.
-    pub async fn open(parts: EngineParts, config: EngineConfig) -> Result<(Self, Opening), OpenError> {
-        let EngineParts { disk, index, clock, spawn, store } = parts;
-        let sources = Sources { disk: disk.clone(), spawn: spawn.clone(), index, store };
-        let recovered = recovery::recover(&sources).await?;
-        let capacity = match config.capacity {
-            Some(capacity) => capacity,
-            None => disk.space().await?.1,
-        };
-        let total_room = u32::try_from((config.queue_bytes / ROOM).max(1)).unwrap_or(u32::MAX >> 1);
-        let shared = Arc::new(Shared {
-            files: SegmentFiles::new(disk),
-            index: RwLock::new(Some(recovered.index.clone())),
-            space: Accounting::new(recovered.used, capacity, config.limit_percent),
-            status: Status::default(),
-            sources,
-            clock,
-            store,
-            config,
-        });
-        shared.status.opened(recovered.damage.clone());
-        let opening = Opening {
-            replayed: recovered.replayed,
-            rebuilt: recovered.rebuilt,
-            damage: recovered.damage.clone(),
-        };
-        let (queue, requests) = mpsc::channel(QUEUE);
-        let writer = Writer::new(shared.clone(), recovered);
-        let writer = spawn.spawn("asd writer", Box::pin(writer.run(requests)));
-        let room = Arc::new(Semaphore::new(usize::try_from(total_room).unwrap_or(Semaphore::MAX_PERMITS)));
-        Ok((Self { shared, queue, room, total_room, _writer: writer }, opening))
-    }
-
     /// Finishes what waits, makes the index durable and closes it. Later calls fail.
     pub async fn close(&self, deadline: Deadline) {
         let (answer, closed) = oneshot::channel();
@@ -204,17 +247,6 @@ impl Engine {
     /// Does it refuse data for its limit or because it was told to?
     pub fn is_full(&self) -> bool {
         self.shared.space.is_full()
-    }
-
-    /// Space used and available.
-    pub fn usage(&self) -> DiskUsage {
-        let space = &self.shared.space;
-        DiskUsage { used: ByteCount(space.used()), capacity: ByteCount(space.capacity()) }
-    }
-
-    /// What is wrong with it.
-    pub fn status(&self) -> EngineStatus {
-        self.shared.status.report()
     }
 
     /// Bytes of the values of `keys` together, to bound an answer before it is read.
@@ -247,46 +279,82 @@ impl Engine {
         self.with_index(move |index| index.lookup(&keys)).await
     }
 
+    /// The entry of one key, from memory when it is there.
+    async fn entry(&self, key: &OsdKey) -> Result<Option<Arc<Entry>>, OsdError> {
+        let ticket = match self.shared.cache.entry(key) {
+            Ok(entry) => return Ok(Some(entry)),
+            Err(ticket) => ticket,
+        };
+        let found = self.lookup(vec![key.clone()]).await?.pop().flatten().map(Arc::new);
+        if let Some(entry) = &found {
+            self.shared.cache.keep(key, entry.clone(), ticket);
+        }
+        Ok(found)
+    }
+
     /// Checks what needs no state; gives the bytes that count.
     fn admit(&self, batch: &OsdBatch) -> Result<u64, OsdError> {
         let too_long = |what: &str, len: usize, max: u64| {
             Err(OsdError::BadRequest(format!("{what} of {len} bytes; this OSD takes {max} at most")))
         };
         let mut bytes = 0;
-        for key in decide::keys(batch) {
+        for key in decide::named(batch) {
             if key.len() > KEY_MAX {
                 return too_long("key", key.len(), offset(KEY_MAX));
             }
             bytes += offset(key.len());
         }
         for assert in &batch.asserts {
-            if let alba_core::env::osd::OsdAssert::Value(_, value) = assert {
+            if let OsdAssert::Value(_, value) = assert {
                 bytes += offset(value.len());
             }
         }
-        let unknown =
-            |update: &OsdUpdate| matches!(update, OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..));
-        if batch.updates.iter().any(unknown) {
-            return Err(OsdError::UnknownOperation);
-        }
         let mut changes = Vec::with_capacity(batch.updates.len());
         for update in &batch.updates {
-            if let OsdUpdate::Set(key, stored) = update {
-                let len = stored.value.len();
-                if offset(len) > u64::from(self.value_max()) {
-                    return too_long("value", len, self.value_max().into());
+            changes.push(match update {
+                OsdUpdate::Set(key, stored) => {
+                    let len = stored.value.len();
+                    if offset(len) > u64::from(self.value_max()) {
+                        return too_long("value", len, self.value_max().into());
+                    }
+                    bytes += offset(len);
+                    Change::Set { key: key.clone(), stored: stored.clone(), tree: None }
                 }
-                bytes += offset(len);
-                changes.push(Change { key: key.clone(), value: Some(stored.clone()) });
-            } else if let OsdUpdate::Delete(key) = update {
-                changes.push(Change { key: key.clone(), value: None });
-            }
+                OsdUpdate::Delete(key) => Change::Delete { key: key.clone() },
+                OsdUpdate::DeleteRange(from, to) if from < to => {
+                    Change::DeleteRange { from: from.clone(), to: to.clone(), until: 0 }
+                }
+                OsdUpdate::DeleteRange(..) => {
+                    return Err(OsdError::BadRequest("a range to delete ends before it begins".into()));
+                }
+                // Whoever has connections fetches the value first.
+                OsdUpdate::SetFromPeer(..) => return Err(OsdError::UnknownOperation),
+            });
         }
-        let room = self.shared.config.segment_bytes - BLOCK_BYTES;
+        let room = self.shared.config.segment_bytes - 2 * BLOCK_BYTES;
         if batch::encoded_len(&changes) > room {
             return too_long("batch", usize::try_from(bytes).unwrap_or(usize::MAX), room);
         }
         Ok(bytes)
+    }
+
+    /// Computes what the records need of the values. A value must have the BLAKE3 root that comes with it.
+    async fn prepare_updates(&self, updates: Vec<OsdUpdate>) -> Result<Vec<PreparedUpdate>, OsdError> {
+        let mut prepared = Vec::with_capacity(updates.len());
+        for update in updates {
+            let tree = match &update {
+                OsdUpdate::Set(key, StoredValue { value, checksum: Checksum::Blake3(root) }) => {
+                    let tree = reader::hash(&self.shared, value.clone()).await?;
+                    if tree.root() != *root {
+                        return Err(OsdError::WrongChecksum(key.clone()));
+                    }
+                    Some(tree)
+                }
+                _ => None,
+            };
+            prepared.push(PreparedUpdate { update, tree });
+        }
+        Ok(prepared)
     }
 
     async fn enqueue(&self, batch: OsdBatch, deadline: Deadline) -> Result<(), OsdError> {
@@ -299,8 +367,10 @@ impl Engine {
             .await
             .map_err(overloaded)?
             .map_err(|_| gone())?;
+        let OsdBatch { asserts, updates } = batch;
+        let updates = self.within(deadline, self.prepare_updates(updates)).await?;
         let (answer, result) = oneshot::channel();
-        let waiting = Box::new(Waiting { batch, bytes, deadline, answer, room });
+        let waiting = Box::new(Waiting { asserts, updates, bytes, deadline, answer, room });
         within(clock, deadline, self.queue.send(Request::Apply(waiting)))
             .await
             .map_err(overloaded)?
@@ -356,23 +426,63 @@ impl Engine {
         }
     }
 
-    async fn get_slices(&self, key: OsdKey, slices: &[ValueSlice]) -> Result<Option<Vec<Bytes>>, OsdError> {
+    async fn get_slices(&self, key: &OsdKey, slices: &[ValueSlice]) -> Result<Option<Vec<Bytes>>, OsdError> {
         let keys = vec![key.clone()];
-        let mut entries = self.lookup(keys.clone()).await?;
+        let mut entries = vec![self.entry(key).await?.map(|entry| entry.as_ref().clone())];
         loop {
             let Some(Some(entry)) = entries.first() else { return Ok(None) };
-            match reader::slices(&self.shared, &key, entry, slices).await {
+            match reader::slices(&self.shared, key, entry, slices).await {
                 Ok(found) => return Ok(Some(found)),
                 Err(error) => self.look_again(&keys, &mut entries, error).await?,
             }
         }
+    }
+
+    async fn get_proven(&self, key: &OsdKey, slice: ValueSlice) -> Result<Option<ProvenSlice>, OsdError> {
+        let keys = vec![key.clone()];
+        let mut entries = vec![self.entry(key).await?.map(|entry| entry.as_ref().clone())];
+        loop {
+            let Some(Some(entry)) = entries.first() else { return Ok(None) };
+            match reader::proven(&self.shared, key, entry, slice).await {
+                Ok(found) => return Ok(Some(found)),
+                Err(error) => self.look_again(&keys, &mut entries, error).await?,
+            }
+        }
+    }
+
+    /// Is there garbage to be compacted, so that being out of segments will pass?
+    fn gets_room(&self) -> bool {
+        !self.is_full() && self.shared.table().victim(table::Urgency::Short).is_some()
+    }
+
+    /// All slices, when they are in memory.
+    fn in_memory(&self, key: &OsdKey, slices: &[ValueSlice]) -> Option<Vec<Bytes>> {
+        let entry = self.shared.cache.entry(key).ok()?;
+        let inside =
+            |slice: &ValueSlice| slice.offset.checked_add(slice.len).is_some_and(|end| end <= entry.len);
+        let find = |slice: &ValueSlice| {
+            inside(slice).then(|| reader::slice_in_memory(&self.shared, &entry, *slice)).flatten()
+        };
+        slices.iter().map(find).collect()
     }
 }
 
 #[async_trait]
 impl Osd for Engine {
     async fn apply(&self, batch: OsdBatch, _: Priority, deadline: Deadline) -> Result<(), OsdError> {
-        self.enqueue(batch, deadline).await
+        loop {
+            let result = self.enqueue(batch.clone(), deadline).await;
+            if result != Err(OsdError::Full) || !self.gets_room() {
+                return result;
+            }
+            // Only garbage is in the way: it is being compacted.
+            let clock = self.shared.clock.as_ref();
+            self.shared.compacting.notify_one();
+            if deadline.left(clock) <= FULL_PAUSE {
+                return result;
+            }
+            clock.sleep_until(clock.now().plus(FULL_PAUSE)).await;
+        }
     }
 
     async fn multi_get(
@@ -401,7 +511,20 @@ impl Osd for Engine {
         _: Priority,
         deadline: Deadline,
     ) -> Result<Option<Vec<Bytes>>, OsdError> {
-        self.within(deadline, self.get_slices(key, &slices)).await
+        if let Some(found) = self.in_memory(&key, &slices) {
+            return Ok(Some(found));
+        }
+        self.within(deadline, self.get_slices(&key, &slices)).await
+    }
+
+    async fn proven_get(
+        &self,
+        key: OsdKey,
+        slice: ValueSlice,
+        _: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<ProvenSlice>, OsdError> {
+        self.within(deadline, self.get_proven(&key, slice)).await
     }
 
     async fn range(

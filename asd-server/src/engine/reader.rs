@@ -2,13 +2,24 @@
 
 use std::io;
 
+use alba_core::blake3_tree::LeafTable;
 use alba_core::checksum::Checksum;
-use alba_core::env::osd::{OsdError, OsdKey, StoredValue, ValueSlice};
-use bytes::Bytes;
+use alba_core::env::blocking;
+use alba_core::env::osd::{OsdError, OsdKey, ProvenSlice, StoredValue, ValueSlice};
+use bytes::{Bytes, BytesMut};
 
 use super::Shared;
-use super::format::{BLOCK, BLOCK_BYTES, offset};
+use super::format::{BLOCK, BLOCK_BYTES, INLINE_MAX, offset, tree_len};
 use super::index::Entry;
+
+/// Slices up to this size are kept in memory once they were read, in bytes.
+const CACHED_MAX: usize = 64 * 1024;
+
+/// A table and a value that are not further apart are read together, in bytes.
+const NEIGHBOURS: usize = 64 * 1024;
+
+/// Values from this size on are hashed where it may take a while.
+const HASH_INLINE: usize = 64 * 1024;
 
 /// Reads the value of an entry.
 pub(crate) async fn value(shared: &Shared, key: &OsdKey, entry: &Entry) -> Result<StoredValue, OsdError> {
@@ -16,13 +27,31 @@ pub(crate) async fn value(shared: &Shared, key: &OsdKey, entry: &Entry) -> Resul
     if let Some(inline) = &entry.inline {
         return Ok(StoredValue { value: inline.clone().into(), checksum });
     }
-    let table_len = usize_of(entry.len.div_ceil(4096)) * 4;
-    let len = usize_of(entry.len);
-    // Table and value are neighbours: one read.
-    let mut bytes = read(shared, key, entry, entry.table_at(key), table_len + len).await?;
-    let table = bytes.split_to(table_len);
+    let (table_at, table_len, len) = (entry.table_at(key), entry.table_len(), usize_of(entry.len));
+    let (table, bytes) = match usize::try_from(entry.value_at - table_at) {
+        // Neighbours: one read.
+        Ok(gap) if gap <= NEIGHBOURS => {
+            let mut both = read(shared, key, entry, table_at, gap + len).await?;
+            let value = both.split_off(gap);
+            (both.slice(..table_len), value)
+        }
+        _ => (
+            read(shared, key, entry, table_at, table_len).await?,
+            read(shared, key, entry, entry.value_at, len).await?,
+        ),
+    };
     verify(shared, key, entry, 0, &table, &bytes)?;
     Ok(StoredValue { value: bytes, checksum })
+}
+
+fn check_slice(entry: &Entry, slice: &ValueSlice) -> Result<(), OsdError> {
+    if slice.offset.checked_add(slice.len).is_some_and(|end| end <= entry.len) {
+        return Ok(());
+    }
+    Err(OsdError::BadRequest(format!(
+        "slice of {} bytes at {} is outside the value of {} bytes",
+        slice.len, slice.offset, entry.len
+    )))
 }
 
 /// Reads slices of the value of an entry; only the blocks they touch.
@@ -32,18 +61,41 @@ pub(crate) async fn slices(
     entry: &Entry,
     slices: &[ValueSlice],
 ) -> Result<Vec<Bytes>, OsdError> {
-    let outside = |slice: &&ValueSlice| slice.offset.checked_add(slice.len).is_none_or(|end| end > entry.len);
-    if let Some(slice) = slices.iter().find(outside) {
-        return Err(OsdError::BadRequest(format!(
-            "slice of {} bytes at {} is outside the value of {} bytes",
-            slice.len, slice.offset, entry.len
-        )));
-    }
+    slices.iter().try_for_each(|slice| check_slice(entry, slice))?;
     let mut found = Vec::with_capacity(slices.len());
     for slice in slices {
-        found.push(one_slice(shared, key, entry, *slice).await?);
+        found.push(match slice_in_memory(shared, entry, *slice) {
+            Some(bytes) => bytes,
+            None => one_slice(shared, key, entry, *slice).await?,
+        });
     }
     Ok(found)
+}
+
+/// A slice of which all is in memory. It is inside the value.
+pub(crate) fn slice_in_memory(shared: &Shared, entry: &Entry, slice: ValueSlice) -> Option<Bytes> {
+    let (start, len) = (usize_of(slice.offset), usize_of(slice.len));
+    if len == 0 {
+        return Some(Bytes::new());
+    }
+    if let Some(inline) = &entry.inline {
+        return inline.get(start..start + len).map(Bytes::copy_from_slice);
+    }
+    if len > CACHED_MAX {
+        return None;
+    }
+    let (first, past) = (start / BLOCK, (start + len).div_ceil(BLOCK));
+    let block = |nth: usize| shared.cache.block(&entry.location, entry.value_at + offset(nth) * BLOCK_BYTES);
+    let skip = start - first * BLOCK;
+    if past == first + 1 {
+        let block = block(first)?;
+        return (skip + len <= block.len()).then(|| block.slice(skip..skip + len));
+    }
+    let mut all = BytesMut::with_capacity((past - first) * BLOCK);
+    for nth in first..past {
+        all.extend_from_slice(&block(nth)?);
+    }
+    (skip + len <= all.len()).then(|| all.freeze().slice(skip..skip + len))
 }
 
 async fn one_slice(
@@ -53,25 +105,77 @@ async fn one_slice(
     slice: ValueSlice,
 ) -> Result<Bytes, OsdError> {
     let (start, len) = (usize_of(slice.offset), usize_of(slice.len));
-    if let Some(inline) = &entry.inline {
-        let found = inline.get(start..start + len).map(Bytes::copy_from_slice);
-        return found.ok_or_else(|| shared.damaged(key, "its value in the index is cut off"));
-    }
-    if len == 0 {
-        return Ok(Bytes::new());
+    if entry.inline.is_some() {
+        // Else it would have been found in memory.
+        return Err(shared.damaged(key, "its value in the index is cut off"));
     }
     let first = start / BLOCK;
     let end = start + len;
     let past = end.div_ceil(BLOCK);
     let covered_end = (past * BLOCK).min(usize_of(entry.len));
     let table_at = entry.table_at(key) + offset(first) * 4;
-    let value_at = entry.value_at(key) + offset(first) * BLOCK_BYTES;
+    let value_at = entry.value_at + offset(first) * BLOCK_BYTES;
     let table = read(shared, key, entry, table_at, (past - first) * 4).await?;
     let covered = read(shared, key, entry, value_at, covered_end - first * BLOCK).await?;
     // A value has at most 2^32 bytes, so its blocks are counted in 32 bits.
     let first_block = slice.offset / 4096;
     verify(shared, key, entry, first_block, &table, &covered)?;
+    if len <= CACHED_MAX {
+        shared.cache.keep_blocks(&entry.location, value_at, &covered);
+    }
     Ok(covered.slice(start - first * BLOCK..end - first * BLOCK))
+}
+
+/// A slice with its proof. The value has a BLAKE3 root.
+pub(crate) async fn proven(
+    shared: &Shared,
+    key: &OsdKey,
+    entry: &Entry,
+    slice: ValueSlice,
+) -> Result<ProvenSlice, OsdError> {
+    if !matches!(entry.checksum, Checksum::Blake3(_)) {
+        return Err(OsdError::BadRequest("the value has no BLAKE3 root: read it without a proof".into()));
+    }
+    check_slice(entry, &slice)?;
+    let refused = |error: alba_core::blake3_tree::TreeError| OsdError::BadRequest(error.to_string());
+    let leaves = LeafTable::covering(entry.len, slice).map_err(refused)?;
+    let covering = ValueSlice { offset: leaves.start, len: leaves.end - leaves.start };
+    let tree = tree(shared, key, entry).await?;
+    let bytes = slices(shared, key, entry, &[covering]).await?.pop().unwrap_or_default();
+    let proof = tree.prove(slice).map_err(refused)?;
+    Ok(ProvenSlice { value_len: entry.len, leaves: bytes, proof })
+}
+
+/// The tree of a value with a BLAKE3 root; made again from the value when the one kept beside it does not lead to the
+/// root.
+pub(crate) async fn tree(shared: &Shared, key: &OsdKey, entry: &Entry) -> Result<LeafTable, OsdError> {
+    let Checksum::Blake3(root) = entry.checksum else {
+        return Err(OsdError::BadRequest("the value has no BLAKE3 root".into()));
+    };
+    // Values of segments of version 1 have none beside them; there the bytes found are others, and do not lead to it.
+    let len = tree_len(entry.len, &entry.checksum);
+    if len > 0 && entry.value_at.is_multiple_of(BLOCK_BYTES) && usize_of(entry.len) > INLINE_MAX {
+        let at = entry.table_at(key) + offset(entry.table_len());
+        let kept = read(shared, key, entry, at, len).await?;
+        if let Ok(tree) = LeafTable::parse(root, entry.len, kept) {
+            return Ok(tree);
+        }
+        metrics::counter!("alba_osd_trees_recomputed_total").increment(1);
+    }
+    let value = value(shared, key, entry).await?.value;
+    let tree = hash(shared, value).await?;
+    if tree.root() == root { Ok(tree) } else { Err(shared.damaged(key, "it has another BLAKE3 root")) }
+}
+
+/// The tree of a value.
+pub(crate) async fn hash(shared: &Shared, value: Bytes) -> Result<LeafTable, OsdError> {
+    let tree = if value.len() < HASH_INLINE {
+        LeafTable::of(&value)
+    } else {
+        let done = blocking(shared.sources.spawn.as_ref(), move || LeafTable::of(&value)).await;
+        done.map_err(|gone| OsdError::Device(gone.to_string()))?
+    };
+    tree.map_err(|error| OsdError::BadRequest(error.to_string()))
 }
 
 /// A 32-bit length in memory: `usize` has at least 32 bits on every platform we build for.
@@ -80,15 +184,16 @@ fn usize_of(len: u32) -> usize {
 }
 
 async fn read(shared: &Shared, key: &OsdKey, entry: &Entry, at: u64, len: usize) -> Result<Bytes, OsdError> {
-    let segment = entry.location.segment;
-    let result = match shared.files.get(segment).await {
-        Ok(file) => file.read_at(at, len).await,
+    let (segment, generation) = (entry.location.segment, entry.location.generation);
+    let gone = |what: &str| shared.damaged(key, &format!("segment {segment:016x} {what}"));
+    let result = match shared.files.pin(segment, generation).await {
+        Ok(Some(pinned)) => pinned.file.read_at(at, len).await,
+        // The caller looks whether the key has a new value by now.
+        Ok(None) => return Err(OsdError::Damaged(format!("segment {segment:016x} is gone"))),
         Err(error) => Err(error),
     };
     result.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => {
-            shared.damaged(key, &format!("segment {segment:016x} is gone or cut off"))
-        }
+        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => gone("is gone or cut off"),
         _ => {
             shared.status.read_failed(&error);
             OsdError::Device(format!("cannot read segment {segment:016x}: {error}"))

@@ -2,26 +2,34 @@
 //! batches the index has not seen, in the order of the history.
 //!
 //! The history is a chain: every batch names its predecessor, and every segment names the batch it continues after.
-//! What decides between a torn tail and rot is proof of a sync: a batch, a segment header or the index's mark that says
-//! "all up to s was durable". Damage at or below such an s is rot: reported, and the history goes on behind it. Damage
-//! above it was never acknowledged: it is dropped, with all that follows it, because what follows may depend on it.
+//! Segments in between may have been reused since: then nothing of their batches is needed any more (what they deleted
+//! stays deleted by newer records, or is gone as well), and the chain goes on behind the gap. A segment says itself where
+//! the history ends in it, by its closing block; one that has none (it was the head when the power went, or closing it
+//! failed) ends where the segment opened after it says, and is closed now.
+//!
+//! What decides between a torn tail and rot is proof of a sync: a batch, a segment header, a closing block or the index's
+//! mark that says "all up to s was durable". Damage at or below such an s is rot: reported, and the history goes on behind
+//! it. Damage above it was never acknowledged: it is dropped, with all that follows it, because what follows may depend on
+//! it.
 //!
 //! **Old bytes never come back.** After a restart new batches continue where the last valid one ended, over the bytes of
 //! a dropped tail; those may hold whole batches. They stay dead: the first new batch gets a number [`RESTART_GAP`] above
 //! all before, so no dropped batch's `previous` ever names a batch of the history again. A batch that failed while the
-//! engine ran stays dead, too: the segment begun after it names an earlier predecessor, and recovery stops there.
+//! engine ran stays dead, too: closing block, or the segment begun after it, name an earlier last batch.
 
 use std::io;
 use std::sync::Arc;
 
-use alba_core::env::{Disk, DiskFile, Spawn, blocking};
+use alba_core::env::{Disk, Spawn, blocking};
 use alba_core::kv::KvError;
 use thiserror::Error;
 
 use super::batch::{self, Batch, BatchError};
-use super::format::{BLOCK, BLOCK_BYTES, FormatError, StoreId, VERSION, looks_like_record, offset};
-use super::index::{Applied, Entry, Index, IndexStore, Location, Mark};
+use super::find::{self, Found};
+use super::format::{BLOCK_BYTES, Closing, StoreId, VERSION, Version, offset};
+use super::index::{Applied, Effect, Entry, Index, IndexStore, Location, Mark, Range};
 use super::segment::{self, Segment, Window};
+use super::table::{Facts, State, Table};
 
 /// Above the number of batches that can have been written and not acknowledged before a crash.
 pub(crate) const RESTART_GAP: u64 = 1 << 32;
@@ -72,52 +80,107 @@ pub(crate) struct Recovered {
     pub last: u64,
     /// Number of the next batch.
     pub next: u64,
+    /// Generation of the next segment that is opened.
+    pub generation: u64,
     /// Number of the next new segment.
-    pub next_segment: u64,
-    /// All segments, oldest first.
-    pub segments: Vec<u64>,
+    pub slots: u64,
+    /// All segments that can be used.
+    pub segments: Vec<Segment>,
+    /// What is known about them.
+    pub table: Table,
     /// What is lost, for people.
     pub damage: Vec<String>,
     /// Batches that were applied now.
     pub replayed: u64,
-    /// The index was made from nothing although there were segments.
+    /// The index was made from nothing although there was a history.
     pub rebuilt: bool,
 }
 
 /// Opens the store.
 pub(crate) async fn recover(sources: &Sources) -> Result<Recovered, OpenError> {
-    let mut damage = Vec::new();
-    let (segments, next_segment) = find_segments(sources, &mut damage).await?;
+    let Found { segments, slots, lost, damage } = find::segments(sources).await?;
+    let (idle, mut segments): (Vec<_>, Vec<_>) = segments.into_iter().partition(Segment::is_idle);
     let (index, mark, wiped) = open_index(sources).await?;
     if let Some(reason) = wiped {
         tracing::warn!(reason, "the index is damaged: it is made again from the segments");
     }
     let newest = segments.iter().map(|segment| segment.header.previous).max().unwrap_or(0);
-    let rebuilt = mark.is_none() && !segments.is_empty();
-    let mut replay = Replay::start(sources, &segments, index, mark, damage);
-    let end = replay.run().await?;
+    let mut replay = Replay::start(sources, &segments, index, mark, &lost, damage);
+    let ends = replay.run().await?;
     let Replay { index, damage, replayed, last, .. } = replay;
     let last = last.max(newest);
     let next = if last == 0 { 1 } else { last.saturating_add(RESTART_GAP) };
-    let used = {
+    let (used, live) = {
         let index = index.clone();
-        kv(sources, move || index.mark()).await?.map_or(0, |mark| mark.used)
+        kv(sources, move || Ok((index.mark()?.map_or(0, |mark| mark.used), index.live()?))).await?
     };
-    let numbers = segments.iter().map(Segment::number).collect();
-    // Nothing is appended to a file that was cut off.
-    let head = segments.into_iter().next_back().filter(Segment::is_whole).zip(end);
+    let generation =
+        segments.iter().chain(&idle).map(|segment| segment.seed().generation).max().unwrap_or(0) + 1;
+    // Nothing is appended to a file that was cut off, or to one of an older format.
+    let going_on = |segment: &Segment| {
+        segment.closing.is_none() && segment.is_whole() && segment.version() == Version::V2
+    };
+    let count = segments.len();
+    let mut table = Table::default();
+    let mut head = None;
+    for (nth, segment) in segments.iter_mut().enumerate() {
+        let end = ends.get(nth).copied().flatten();
+        let (last, end) = match (&segment.closing, end) {
+            (Some(closing), _) => (closing.last, closing.end),
+            (None, Some((last, end))) => (last.max(segment.header.previous), end),
+            // The index knows all of it: only the newest one can go on, and that was looked through.
+            (None, None) => (segment.header.previous, segment.readable),
+        };
+        let state = if nth + 1 == count && going_on(segment) {
+            head = Some((segment.clone(), end));
+            State::Head
+        } else {
+            close(segment, last, end).await
+        };
+        table.insert(Facts::new(segment.header, last, end, state));
+    }
+    for segment in &idle {
+        let header = segment.header;
+        table.insert(Facts::new(header, header.previous, header.first_batch(), State::Closed));
+    }
+    segments.extend(idle);
+    table.set_live(&live);
+    let rebuilt = mark.is_none() && replayed > 0;
     Ok(Recovered {
         index,
         used,
         head,
         last,
         next,
-        next_segment,
-        segments: numbers,
+        generation,
+        slots,
+        segments,
+        table,
         damage,
         replayed,
         rebuilt,
     })
+}
+
+/// Closes a segment that the process before this one did not close.
+async fn close(segment: &mut Segment, last: u64, end: u64) -> State {
+    if segment.closing.is_some() {
+        return State::Closed;
+    }
+    if segment.version() == Version::V1 || !segment.is_whole() {
+        return State::Unclosed;
+    }
+    let closing = Closing { header: segment.header, last, end };
+    match segment::close(segment.file.as_ref(), &closing).await {
+        Ok(()) => {
+            segment.closing = Some(closing);
+            State::Closed
+        }
+        Err(error) => {
+            tracing::warn!(%error, segment = segment.number(), "cannot close a segment");
+            State::Unclosed
+        }
+    }
 }
 
 /// Runs index work where it may block.
@@ -128,65 +191,11 @@ async fn kv<T: Send + 'static>(
     Ok(blocking(sources.spawn.as_ref(), work).await.map_err(|_| OpenError::Interrupted)??)
 }
 
-/// All segments in the order of the history, and the first free number.
-async fn find_segments(
-    sources: &Sources,
-    damage: &mut Vec<String>,
-) -> Result<(Vec<Segment>, u64), OpenError> {
-    let disk = sources.disk.as_ref();
-    let numbers: Vec<u64> = disk.list().await?.iter().filter_map(|name| segment::parse_name(name)).collect();
-    let next = numbers.iter().max().map_or(0, |number| number + 1);
-    let mut segments = Vec::new();
-    for number in numbers {
-        let (file, header) = segment::open(disk, number).await?;
-        match header {
-            Ok(header) if header.seed.store != sources.store || header.seed.segment != number => {
-                damage
-                    .push(format!("{} belongs to another store and is ignored", segment::file_name(number)));
-            }
-            Err(FormatError::Version(found)) => {
-                return Err(OpenError::Version { segment: number, found });
-            }
-            header => {
-                let readable = file.len().await?;
-                let whole = header.as_ref().is_ok_and(|header| readable >= header.len);
-                if !whole && !is_written(file.as_ref()).await? {
-                    // Its creation was cut off: header and length are durable before the first record.
-                    disk.remove(&segment::file_name(number)).await?;
-                    continue;
-                }
-                match header {
-                    Ok(header) => {
-                        if !whole {
-                            damage.push(format!("{} is cut off", segment::file_name(number)));
-                        }
-                        segments.push(Segment { header, file, readable: readable.min(header.len) });
-                    }
-                    Err(error) => {
-                        damage.push(format!("{}: {error}; its values are lost", segment::file_name(number)))
-                    }
-                }
-            }
-        }
-    }
-    segments.sort_by_key(|segment| (segment.header.previous, segment.number()));
-    Ok((segments, next))
-}
-
-/// Was anything ever written behind the header?
-async fn is_written(file: &dyn DiskFile) -> io::Result<bool> {
-    match file.read_at(BLOCK_BYTES, BLOCK).await {
-        Ok(block) => Ok(looks_like_record(&block)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Opens the index. One that is damaged is thrown away; then the reason is given.
 async fn open_index(sources: &Sources) -> Result<(Arc<Index>, Option<Mark>, Option<String>), OpenError> {
     let (store, factory) = (sources.store, sources.index.clone());
     let attempt = move || {
-        let index = Index::new(factory.open()?, store);
+        let index = Index::new(factory.open()?, store)?;
         let mark = index.mark()?;
         Ok((Arc::new(index), mark))
     };
@@ -200,7 +209,7 @@ async fn open_index(sources: &Sources) -> Result<(Arc<Index>, Option<Mark>, Opti
     };
     let fresh = move || {
         factory.wipe()?;
-        Ok(Arc::new(Index::new(factory.open()?, store)))
+        Ok(Arc::new(Index::new(factory.open()?, store)?))
     };
     Ok((kv(sources, fresh).await?, None, Some(reason)))
 }
@@ -227,22 +236,26 @@ impl<'a> Replay<'a> {
         segments: &'a [Segment],
         index: Arc<Index>,
         mark: Option<Mark>,
+        lost: &[u64],
         mut damage: Vec<String>,
     ) -> Self {
+        let first_batch = |position: usize| segments.get(position).map_or(0, |s| s.header.first_batch());
         let (from, last) = match mark {
-            None => ((0, BLOCK_BYTES), segments.first().map_or(0, |segment| segment.header.previous)),
+            None => ((0, first_batch(0)), segments.first().map_or(0, |segment| segment.header.previous)),
             Some(mark) => {
                 let marked = segments
                     .iter()
                     .position(|s| s.number() == mark.segment && s.seed().generation == mark.generation);
                 let from = marked.map_or_else(
                     || {
-                        damage.push(format!(
-                            "{} is missing; its values are lost",
-                            segment::file_name(mark.segment)
-                        ));
+                        // It is being reused, when all the index knows of it was dead. Or it is gone.
+                        let reused = segments.iter().any(|s| s.number() == mark.segment);
+                        if !reused && !lost.contains(&mark.segment) {
+                            damage.push(find::is_missing(mark.segment));
+                        }
                         let later = segments.iter().position(|s| s.header.previous >= mark.sequence);
-                        (later.unwrap_or(segments.len()), BLOCK_BYTES)
+                        let later = later.unwrap_or(segments.len());
+                        (later, first_batch(later))
                     },
                     |position| (position, mark.offset),
                 );
@@ -254,27 +267,35 @@ impl<'a> Replay<'a> {
         Self { sources, segments, index, damage, from, last, floor, accepted: Vec::new(), replayed: 0 }
     }
 
-    /// Applies all that is to be applied. Returns where the history ends in the last segment; none when it is not known
-    /// to end there.
-    async fn run(&mut self) -> Result<Option<u64>, OpenError> {
-        let mut end = None;
-        let first = self.from.0;
-        for (nth, segment) in self.segments.iter().enumerate().skip(first) {
-            let (at, before) =
-                (if nth == first { self.from.1 } else { BLOCK_BYTES }, segment.header.previous);
-            if nth > first && before > self.last {
-                self.damage.push(format!(
-                    "batches {} to {before} before {} are lost",
-                    self.last + 1,
-                    segment::file_name(segment.number())
-                ));
-                self.last = before;
+    /// Applies all that is to be applied. Returns for each segment that was looked through the last batch of the history
+    /// in it, and where it ends.
+    async fn run(&mut self) -> Result<Vec<Option<(u64, u64)>>, OpenError> {
+        let (first, segments) = (self.from.0, self.segments);
+        let mut ends = vec![None; first.min(segments.len())];
+        for (nth, segment) in segments.iter().enumerate().skip(first) {
+            let at = if nth == first { self.from.1 } else { segment.header.first_batch() };
+            // The batches in between were in segments that are reused (or lost, which is reported).
+            self.last = self.last.max(segment.header.previous);
+            let successor = || segments.get(nth + 1).map(|next| next.header.previous);
+            let limit = segment.closing.map(|closing| closing.last).or_else(successor);
+            if let Some(limit) = limit {
+                self.floor = self.floor.max(limit);
             }
-            let limit = self.segments.get(nth + 1).map(|next| next.header.previous);
-            end = Some(self.segment(segment, at, limit).await?);
+            let end = self.segment(segment, at, limit).await?;
+            if let Some(limit) = limit.filter(|limit| self.last < *limit) {
+                // Without its closing block it cannot be told where it ended, should the next one have been reused.
+                if !segment.closing_rotten {
+                    self.damage.push(format!(
+                        "batches {} to {limit} in {} are lost",
+                        self.last + 1,
+                        segment::file_name(segment.number())
+                    ));
+                }
+            }
+            ends.push(Some((self.last, end)));
         }
         self.flush().await?;
-        Ok(end)
+        Ok(ends)
     }
 
     /// Goes through one segment from `at`, up to the batch `limit`. Returns where the history ends in it.
@@ -284,7 +305,7 @@ impl<'a> Replay<'a> {
         // Batches that may be part of a torn tail: none was acknowledged as far as is known yet.
         let mut unproven: Vec<Batch> = Vec::new();
         while limit.is_none_or(|limit| self.last < limit) {
-            let found = match batch::read(&mut window, segment.seed(), at).await {
+            let found = match batch::read(&mut window, segment.version(), segment.seed(), at).await {
                 Ok(batch) if batch.chain.previous == self.last && within(&batch, self.last, limit) => {
                     Some(batch)
                 }
@@ -327,7 +348,7 @@ impl<'a> Replay<'a> {
     ) -> Result<Option<Batch>, OpenError> {
         let mut there = at + BLOCK_BYTES;
         while there + BLOCK_BYTES <= segment.readable {
-            match batch::read(window, segment.seed(), there).await {
+            match batch::read(window, segment.version(), segment.seed(), there).await {
                 Ok(batch) if batch.chain.last_synced > self.last && within(&batch, self.last, limit) => {
                     self.damage.push(format!(
                         "{}, bytes {at} to {there}: batches {} to {} are lost",
@@ -347,19 +368,33 @@ impl<'a> Replay<'a> {
     async fn accept(&mut self, segment: &Segment, batch: Batch) -> Result<(), OpenError> {
         let seed = segment.seed();
         let sequence = batch.chain.sequence;
-        let entries = batch.records.into_iter().map(|record| {
+        let effects = batch.records.into_iter().map(|record| {
             let location =
                 Location { segment: seed.segment, generation: seed.generation, sequence, at: record.at };
-            let entry = record.value.map(|value| Entry {
-                location,
-                len: value.len,
-                checksum: value.checksum,
-                inline: value.inline.map(|bytes| bytes.to_vec()),
-            });
-            (record.key, entry)
+            match record.effect {
+                batch::Effect::Delete => Effect::Delete(record.key, location),
+                batch::Effect::DeleteRange { to, until } => Effect::DeleteRange(Range {
+                    location,
+                    from: record.key.to_vec(),
+                    to: to.to_vec(),
+                    until,
+                    swept: false,
+                }),
+                batch::Effect::Set(value) => {
+                    let entry = Entry {
+                        location,
+                        value_at: value.at,
+                        len: value.len,
+                        checksum: value.checksum,
+                        since: sequence,
+                        inline: value.inline.map(|bytes| bytes.to_vec()),
+                    };
+                    Effect::Set(record.key, entry)
+                }
+            }
         });
         self.accepted.push(Applied {
-            entries: entries.collect(),
+            effects: effects.collect(),
             segment: seed.segment,
             generation: seed.generation,
             sequence,

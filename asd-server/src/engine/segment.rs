@@ -1,20 +1,20 @@
-//! Segment files: their names, opening and creating them, and reading them front to back.
+//! Segment files: their names, opening, creating and closing them, and reading them front to back.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use alba_core::env::{Disk, DiskFile};
+use alba_core::env::{Clock, Disk, DiskFile};
 use bytes::Bytes;
 
 use super::batch::BatchError;
-use super::format::{BLOCK, FormatError, Seed, SegmentHeader, offset};
+use super::format::{BLOCK, BLOCK_BYTES, Closing, FormatError, Seed, SegmentHeader, Version, offset};
+use super::rate::Rate;
 
-/// Most segment files held open for reading.
-const OPEN_MAX: usize = 256;
+/// How much of a segment is read at a time when it is read front to back, in bytes. Small: values are stepped over.
+const WINDOW: usize = 32 * 1024;
 
-/// How much of a segment is read at a time when it is read front to back, in bytes.
-const WINDOW: usize = 256 * 1024;
+/// How much is zeroed at a time when a segment is prepared, in bytes.
+const ZEROING: u64 = 1 << 20;
 
 /// The name of a segment's file.
 pub(crate) fn file_name(number: u64) -> String {
@@ -28,56 +28,106 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
     (file_name(number) == name).then_some(number)
 }
 
-/// Creates a segment and makes it durable, empty.
+/// Creates a segment and makes it durable, empty and open.
 pub(crate) async fn create(disk: &dyn Disk, header: &SegmentHeader) -> io::Result<Arc<dyn DiskFile>> {
+    let name = file_name(header.seed.segment);
     // 1. The file, with all its space: later writes change neither size nor extents.
-    let file = disk.create(&file_name(header.seed.segment), header.len).await?;
+    let file = match disk.create(&name, header.len).await {
+        // Left over by an attempt that failed: no header was durable in it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove(&name).await?;
+            disk.create(&name, header.len).await?
+        }
+        file => file?,
+    };
     // 2. Its header, durable before any record: a record without a header cannot be verified.
-    file.write_at(0, vec![header.encode().into()]).await?;
-    file.sync().await?;
-    // 3. Its name. A crash before leaves a file without a header or none at all: recovery removes it, nothing was
-    //    acknowledged in it.
-    disk.sync_directory().await?;
+    let begun = match open_with(file.as_ref(), header, false).await {
+        // 3. Its name. A crash before leaves a file without a header or none at all: recovery removes it, nothing was
+        //    acknowledged in it.
+        Ok(()) => disk.sync_directory().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = begun {
+        // Where it cannot be removed, recovery or the next attempt does.
+        drop(disk.remove(&name).await);
+        return Err(error);
+    }
     Ok(file)
 }
 
-/// Open segment files, for readers. Bounded; the lowest numbers are closed first.
-pub(crate) struct SegmentFiles {
-    disk: Arc<dyn Disk>,
-    open: Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>,
+/// Begins the name of a file that is being made ready.
+const PREPARING: &str = "preparing-";
+
+/// A file whose blocks were all written once, so that later writes overwrite blocks: 3 to 5 times the bandwidth of a
+/// fresh file, since a sync has no extents to journal.
+pub(crate) struct PreparedFile {
+    name: String,
+    pub file: Arc<dyn DiskFile>,
+    pub len: u64,
 }
 
-impl SegmentFiles {
-    pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, open: Mutex::default() }
-    }
+/// Is it the name of a file that was being made ready when its process ended?
+pub(crate) fn is_unfinished(name: &str) -> bool {
+    name.starts_with(PREPARING)
+}
 
-    /// No code panics while it holds the lock, so a poisoned lock holds a sound map.
-    fn table(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<dyn DiskFile>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+/// Makes a file of `len` bytes ready, at a rate.
+pub(crate) async fn prepare(
+    disk: &dyn Disk,
+    nth: u64,
+    len: u64,
+    pace: (&Rate, &dyn Clock),
+) -> io::Result<PreparedFile> {
+    let name = format!("{PREPARING}{nth:016x}");
+    match disk.remove(&name).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-
-    pub(crate) async fn get(&self, number: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let open = self.table().get(&number).cloned();
-        if let Some(file) = open {
-            return Ok(file);
+    let file = disk.create(&name, len).await?;
+    let filled = async {
+        let zeros = Bytes::from(vec![0; usize::try_from(ZEROING).map_err(io::Error::other)?]);
+        let mut at = 0;
+        while at < len {
+            let piece = usize::try_from(ZEROING.min(len - at)).map_err(io::Error::other)?;
+            file.write_at(at, vec![zeros.slice(..piece)]).await?;
+            at += offset(piece);
+            pace.0.pace(pace.1, offset(piece)).await;
         }
-        let file = self.disk.open(&file_name(number)).await?;
-        self.insert(number, file.clone());
-        Ok(file)
-    }
-
-    pub(crate) fn insert(&self, number: u64, file: Arc<dyn DiskFile>) {
-        let mut open = self.table();
-        if open.len() >= OPEN_MAX {
-            open.pop_first();
+        file.sync().await
+    };
+    match filled.await {
+        Ok(()) => Ok(PreparedFile { name, file, len }),
+        Err(error) => {
+            drop(disk.remove(&name).await);
+            Err(error)
         }
-        open.insert(number, file);
     }
+}
 
-    pub(crate) fn forget(&self, number: u64) {
-        self.table().remove(&number);
+impl PreparedFile {
+    /// Gives it its header, as one that is closed and empty, and its name, durably.
+    pub(crate) async fn take_in(&self, disk: &dyn Disk, header: &SegmentHeader) -> io::Result<()> {
+        open_with(self.file.as_ref(), header, true).await?;
+        disk.rename(&self.name, &file_name(header.seed.segment)).await?;
+        disk.sync_directory().await
     }
+}
+
+/// Begins a life of a segment: from here on its older records are void.
+pub(crate) async fn open_with(file: &dyn DiskFile, header: &SegmentHeader, closed: bool) -> io::Result<()> {
+    let mut blocks = header.encode();
+    if closed {
+        let closing = Closing { header: *header, last: header.previous, end: header.first_batch() };
+        blocks.extend(closing.encode());
+    }
+    file.write_at(0, vec![blocks.into()]).await?;
+    file.sync().await
+}
+
+/// Writes the closing block, durably.
+pub(crate) async fn close(file: &dyn DiskFile, closing: &Closing) -> io::Result<()> {
+    file.write_at(BLOCK_BYTES, vec![closing.encode().into()]).await?;
+    file.sync().await
 }
 
 /// A segment file read front to back, in large pieces.
@@ -111,15 +161,25 @@ impl<'a> Window<'a> {
     }
 }
 
-/// A segment whose header was read and verified.
+/// A segment whose header (or closing block) was read and verified.
+#[derive(Clone)]
 pub(crate) struct Segment {
     pub header: SegmentHeader,
     pub file: Arc<dyn DiskFile>,
     /// Bytes that are there: its length, unless the file was cut off.
     pub readable: u64,
+    /// Where the history ends in it; none while it takes batches, or when that block was not written or is damaged.
+    pub closing: Option<Closing>,
+    /// That block is damaged.
+    pub closing_rotten: bool,
 }
 
 impl Segment {
+    /// Is it closed without a batch of the history? Then it is no part of that.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.closing.is_some_and(|closing| closing.last == self.header.previous)
+    }
+
     pub(crate) fn seed(&self) -> &Seed {
         &self.header.seed
     }
@@ -128,21 +188,48 @@ impl Segment {
         self.header.seed.segment
     }
 
+    pub(crate) fn version(&self) -> Version {
+        self.header.version
+    }
+
     pub(crate) fn is_whole(&self) -> bool {
         self.readable == self.header.len
     }
 }
 
-/// Reads the header of a segment file. The inner error tells what is wrong with the bytes.
-pub(crate) async fn open(
-    disk: &dyn Disk,
-    number: u64,
-) -> io::Result<(Arc<dyn DiskFile>, Result<SegmentHeader, FormatError>)> {
+/// What the first blocks of a segment file say.
+pub(crate) struct Preface {
+    pub file: Arc<dyn DiskFile>,
+    /// From the closing block when the header is damaged.
+    pub header: Result<SegmentHeader, FormatError>,
+    /// Of this life of the segment.
+    pub closing: Option<Closing>,
+    /// What is damaged although nothing is lost by it, for people.
+    pub damage: Option<FormatError>,
+}
+
+/// Reads header and closing block of a segment file.
+pub(crate) async fn open(disk: &dyn Disk, number: u64) -> io::Result<Preface> {
     let file = disk.open(&file_name(number)).await?;
-    let header = match file.read_at(0, BLOCK).await {
-        Ok(bytes) => SegmentHeader::decode(&bytes),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(FormatError::CutOff),
-        Err(error) => return Err(error),
+    let block = async |at| match file.read_at(at, BLOCK).await {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Bytes::new()),
+        Err(error) => Err(error),
     };
-    Ok((file, header))
+    let header = SegmentHeader::decode(&block(0).await?);
+    let closing = Closing::decode(&block(BLOCK_BYTES).await?);
+    let (header, closing, damage) = match (header, closing) {
+        // Of this life?
+        (Ok(header), Ok(closing)) if closing.header == header => (Ok(header), Some(closing), None),
+        (Ok(header), Err(error @ FormatError::Checksum(_))) if header.version == Version::V2 => {
+            (Ok(header), None, Some(error))
+        }
+        (Ok(header), _) => (Ok(header), None, None),
+        (Err(FormatError::Version(found)), _) => (Err(FormatError::Version(found)), None, None),
+        // The header is rotten (or torn when the segment was to be reused; then nothing lives in it). The closing block
+        // says the same.
+        (Err(error), Ok(closing)) => (Ok(closing.header), Some(closing), Some(error)),
+        (Err(error), Err(_)) => (Err(error), None, None),
+    };
+    Ok(Preface { file, header, closing, damage })
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this module is the door")]
 
 pub mod disk;
+#[cfg(feature = "quic")]
+pub mod quic;
 
 use std::io;
 use std::net::SocketAddr;

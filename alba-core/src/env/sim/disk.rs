@@ -229,6 +229,12 @@ impl SimDiskDevice {
         device.power_cut_at.is_some_and(|at| device.changes > at)
     }
 
+    /// Counts as a changing operation of a neighbour on the same power supply (an index, say): fails when the power is
+    /// cut there.
+    pub fn step(&self) -> io::Result<()> {
+        self.lock().admit(DiskOperation::Directory, Subject::Directory, true)
+    }
+
     /// Changing operations so far.
     pub fn changes(&self) -> u64 {
         self.lock().changes

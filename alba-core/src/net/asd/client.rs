@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::connection::{Connection, Failed};
 use super::pool::{Permit, Pool};
 use crate::env::osd::{DiskUsage, OsdBatch, OsdKey, Priority, ProvenSlice, StoredValue, ValueSlice};
-use crate::env::{Deadline, Env, Osd, OsdError, within};
+use crate::env::{Connector, Deadline, Endpoint, Env, Osd, OsdError, within};
 use crate::ids::LongId;
 use crate::range::{Page, RangeQuery};
 use crate::units::ByteCount;
@@ -23,8 +23,10 @@ use crate::wire::osd_info::Capability;
 /// Limits of an [`AsdClient`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsdClientConfig {
-    /// Connections to one ASD; further calls wait for one. At least 1.
+    /// Connections to one ASD over TCP; further calls wait for one. At least 1.
     pub max_connections: usize,
+    /// The same for requests in flight to an ASD that is reached over QUIC only.
+    pub max_streams: usize,
     /// For each address.
     pub connect_timeout: Duration,
     /// For the prologue.
@@ -38,6 +40,7 @@ impl Default for AsdClientConfig {
     fn default() -> Self {
         Self {
             max_connections: 10,
+            max_streams: 64,
             connect_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             max_answer: ByteCount::mib(128),
@@ -51,22 +54,49 @@ impl AsdClientConfig {
     }
 }
 
-/// A client of one ASD: a bounded pool of plain connections, each carrying one request at a time.
+/// A client of one ASD: over TCP a bounded pool of plain connections, each carrying one request at a time; over QUIC a stream per
+/// request, a bounded number at once, in the one connection there is.
 pub struct AsdClient {
     env: Env,
-    addresses: Vec<SocketAddr>,
+    connector: Option<Arc<dyn Connector>>,
+    endpoints: Vec<Endpoint>,
     /// Where the last connection was made: tried first.
     last_good: AtomicUsize,
     expected: LongId,
     config: AsdClientConfig,
+    /// What is in flight at once, as the pool has it.
+    most: usize,
     pool: Pool,
 }
 
+/// A way to the ASD, and which of the endpoints it leads to.
+struct Way {
+    connection: Connection,
+    position: usize,
+    /// It serves one request and shares its fate with others.
+    is_stream: bool,
+}
+
 impl AsdClient {
-    /// Connects when first used. Whoever answers at `addresses` must be `expected`.
+    /// Over TCP. Connects when first used. Whoever answers at `addresses` must be `expected`.
     pub fn new(env: Env, addresses: Vec<SocketAddr>, expected: LongId, config: AsdClientConfig) -> Arc<Self> {
-        let pool = Pool::new(config.max_connections);
-        Arc::new(Self { env, addresses, last_good: AtomicUsize::new(0), expected, config, pool })
+        let endpoints = addresses.into_iter().map(Endpoint::Tcp).collect();
+        Self::over(env, None, endpoints, expected, config)
+    }
+
+    /// Over whatever the endpoints say; those of QUIC are passed over without a `connector`.
+    pub fn over(
+        env: Env,
+        connector: Option<Arc<dyn Connector>>,
+        endpoints: Vec<Endpoint>,
+        expected: LongId,
+        config: AsdClientConfig,
+    ) -> Arc<Self> {
+        let is_stream = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Quic(_));
+        let only_streams = !endpoints.is_empty() && endpoints.iter().all(is_stream);
+        let most = if only_streams { config.max_streams } else { config.max_connections }.max(1);
+        let (pool, last_good) = (Pool::new(most), AtomicUsize::new(0));
+        Arc::new(Self { env, connector, endpoints, last_good, expected, config, most, pool })
     }
 
     /// Who it talks to.
@@ -141,8 +171,7 @@ impl AsdClient {
     async fn call(&self, request: Request, deadline: Deadline) -> Result<Response, OsdError> {
         let message = request.encode().map_err(|error| OsdError::BadRequest(error.to_string()))?;
         let clock = self.env.clock.as_ref();
-        let busy =
-            || OsdError::Overloaded(format!("all {} connections are busy", self.config.max_connections));
+        let busy = || OsdError::Overloaded(format!("{} requests are in flight already", self.most));
         let permit = within(clock, deadline, self.pool.permit()).await.ok().flatten().ok_or_else(busy)?;
         // Cancelled by the deadline, or by our caller: the connection is dropped with the future, the permit freed.
         within(clock, deadline, self.exchange(permit, &request, &message, deadline))
@@ -176,23 +205,51 @@ impl AsdClient {
                 Err(failed @ Failed::Final(_)) => return Err(failed.into_error()),
             }
         }
-        let mut connection = self.connect(deadline).await?;
-        let answer = connection.exchange(message, request, answer_max).await.map_err(Failed::into_error)?;
-        permit.give_back(connection);
-        Ok(answer?)
+        let mut repeated = false;
+        let mut passed_over = 0;
+        loop {
+            let mut way = self.connect(deadline).await?;
+            match way.connection.exchange(message, request, answer_max).await {
+                Ok(answer) => {
+                    if !way.is_stream {
+                        permit.give_back(way.connection);
+                    }
+                    return Ok(answer?);
+                }
+                // The connection that the stream is in may be one of before a restart: the same as with an idle one.
+                Err(Failed::NotSent(_)) if way.is_stream && !repeated => repeated = true,
+                Err(Failed::Unanswered(_))
+                    if way.is_stream && !repeated && is_harmless_to_repeat(request) =>
+                {
+                    repeated = true;
+                }
+                // Over TCP that is found when connecting. Whoever it is has not looked at the request.
+                Err(Failed::Final(OsdError::WrongOsd { .. }))
+                    if way.is_stream && passed_over + 1 < self.endpoints.len() =>
+                {
+                    passed_over += 1;
+                    self.last_good.store(way.position.wrapping_add(1), Ordering::Relaxed);
+                }
+                Err(failed) => return Err(failed.into_error()),
+            }
+        }
     }
 
-    /// Tries all addresses, the one that worked last first.
-    async fn connect(&self, deadline: Deadline) -> Result<Connection, OsdError> {
-        let count = self.addresses.len();
+    /// Tries all endpoints, the one that worked last first.
+    async fn connect(&self, deadline: Deadline) -> Result<Way, OsdError> {
+        let count = self.endpoints.len();
         let first = self.last_good.load(Ordering::Relaxed);
         let mut failure = OsdError::Connection("it has no address".to_owned());
         for position in (0..count).map(|i| first.wrapping_add(i) % count) {
-            let Some(address) = self.addresses.get(position) else { continue };
-            match Connection::open(&self.env, *address, Some(&self.expected), &self.config, deadline).await {
-                Ok((connection, _)) => {
+            let Some(endpoint) = self.endpoints.get(position) else { continue };
+            match self.connect_to(*endpoint, deadline).await {
+                Ok(connection) => {
                     self.last_good.store(position, Ordering::Relaxed);
-                    return Ok(connection);
+                    return Ok(Way {
+                        connection,
+                        position,
+                        is_stream: matches!(endpoint, Endpoint::Quic(_)),
+                    });
                 }
                 // That another device answers at one address says more than that nobody does at the other.
                 Err(error) if !matches!(failure, OsdError::WrongOsd { .. }) => failure = error,
@@ -200,6 +257,25 @@ impl AsdClient {
             }
         }
         Err(failure)
+    }
+
+    async fn connect_to(&self, endpoint: Endpoint, deadline: Deadline) -> Result<Connection, OsdError> {
+        match endpoint {
+            Endpoint::Tcp(address) => {
+                Connection::open(&self.env, address, Some(&self.expected), &self.config, deadline)
+                    .await
+                    .map(|(connection, _)| connection)
+            }
+            Endpoint::Quic(address) => {
+                let broken =
+                    |error: &dyn std::fmt::Display| OsdError::Connection(format!("{endpoint}: {error}"));
+                let connector =
+                    self.connector.as_ref().ok_or_else(|| broken(&"no certificate to speak QUIC with"))?;
+                let connect_by = deadline.capped(self.env.clock.as_ref(), self.config.connect_timeout);
+                let stream = connector.open(address, connect_by).await.map_err(|error| broken(&error))?;
+                Ok(Connection::for_one_request(stream, self.expected.clone()))
+            }
+        }
     }
 }
 

@@ -19,10 +19,20 @@ use crate::wire::llio::{Message, Reader, WireError};
 
 use super::AsdClientConfig;
 
-/// A connection whose prologue is done and on which no answer is outstanding.
+/// A connection on which no answer is outstanding.
 pub(super) struct Connection {
     stream: Stream,
     reader: FrameReader,
+    prologue: Prologue,
+}
+
+/// Whether both sides know who they talk to.
+enum Prologue {
+    /// It is done.
+    Done,
+    /// It goes out with the first request, and its answer comes before that request's: no round trip of its own. An ASD that is
+    /// not the one expected closes without having read the request.
+    WithRequest(LongId),
 }
 
 /// How far an exchange came before it failed.
@@ -59,7 +69,7 @@ impl Connection {
         let broken = |error: &dyn std::fmt::Display| OsdError::Connection(format!("{address}: {error}"));
         let connect_by = deadline.capped(clock, config.connect_timeout);
         let stream = env.net.connect(address, connect_by).await.map_err(|error| broken(&error))?;
-        let mut connection = Self { stream, reader: FrameReader::new() };
+        let mut connection = Self { stream, reader: FrameReader::new(), prologue: Prologue::Done };
         let shaken_by = deadline.capped(clock, config.handshake_timeout);
         let found = match within(clock, shaken_by, connection.prologue(expected)).await {
             Err(_) => return Err(broken(&"no answer to the prologue in time")),
@@ -75,11 +85,21 @@ impl Connection {
         }
     }
 
+    /// A stream for one request, to be answered by `expected`.
+    pub(super) fn for_one_request(stream: Stream, expected: LongId) -> Self {
+        Self { stream, reader: FrameReader::new(), prologue: Prologue::WithRequest(expected) }
+    }
+
     async fn prologue(&mut self, expected: Option<&LongId>) -> Result<Result<String, AsdError>, FrameError> {
         let wrong = |error: WireError| FrameError::Io(std::io::Error::other(error));
         let prologue = encode_prologue(expected.map(LongId::as_str)).map_err(wrong)?;
         self.stream.write_all(&prologue).await?;
         self.stream.flush().await?;
+        self.prologue_answer().await
+    }
+
+    async fn prologue_answer(&mut self) -> Result<Result<String, AsdError>, FrameError> {
+        let wrong = |error: WireError| FrameError::Io(std::io::Error::other(error));
         let status = self.reader.exact(&mut self.stream, 4).await?;
         // Both answers carry one string.
         let text = self.reader.frame(&mut self.stream, EXPECTED_ID_MAX).await?;
@@ -107,8 +127,15 @@ impl Connection {
         request: &Request,
         answer_max: usize,
     ) -> Result<Result<Response, AsdError>, Failed> {
-        write_message(&mut self.stream, message).await.map_err(|error| Failed::NotSent(error.to_string()))?;
-        self.stream.flush().await.map_err(|error| Failed::Unanswered(error.to_string()))?;
+        match std::mem::replace(&mut self.prologue, Prologue::Done) {
+            Prologue::Done => {
+                write_message(&mut self.stream, message)
+                    .await
+                    .map_err(|error| Failed::NotSent(error.to_string()))?;
+                self.stream.flush().await.map_err(|error| Failed::Unanswered(error.to_string()))?;
+            }
+            Prologue::WithRequest(expected) => self.send_with_prologue(expected, message).await?,
+        }
         if let Request::PartialGet { slices, .. } = request {
             // Header and slices arrive together.
             let len = slices.iter().fold(16_usize, |sum, slice| {
@@ -122,6 +149,30 @@ impl Connection {
             Err(error) => return Err(Failed::Unanswered(error.to_string())),
         }
         self.answer(request, answer_max).await.map_err(Failed::Final)
+    }
+
+    async fn send_with_prologue(&mut self, expected: LongId, message: &Message) -> Result<(), Failed> {
+        let prologue = encode_prologue(Some(expected.as_str()))
+            .map_err(|error| Failed::Final(OsdError::BadRequest(error.to_string())))?;
+        let write = async {
+            self.stream.write_all(&prologue).await?;
+            write_message(&mut self.stream, message).await
+        };
+        let written = write.await;
+        if written.is_ok() {
+            // There will be no other request. If that cannot be said any more, the answer says why.
+            let _ = self.stream.shutdown().await;
+        }
+        // Also when not all could be written: who refuses us stops reading, and says why.
+        match (self.prologue_answer().await, written) {
+            (Ok(Ok(found)), _) if found != expected.as_str() => {
+                Err(Failed::Final(OsdError::WrongOsd { expected, found }))
+            }
+            (Ok(Err(refused)), _) => Err(Failed::Final(OsdError::Connection(format!("refused: {refused}")))),
+            (_, Err(error)) => Err(Failed::NotSent(error.to_string())),
+            (Err(error), Ok(())) => Err(Failed::Unanswered(error.to_string())),
+            (Ok(Ok(_)), Ok(())) => Ok(()),
+        }
     }
 
     async fn answer(

@@ -10,7 +10,7 @@ use super::*;
 use crate::checksum::ChecksumAlgorithm;
 use crate::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue, ValueSlice};
 use crate::env::sim::{SimNode, Simulation};
-use crate::env::{Env, Osd, OsdError, Stream};
+use crate::env::{Connector, Endpoint, Env, Osd, OsdError, Stream};
 use crate::net::frame::write_message;
 use crate::range::{Page, RangeQuery};
 use crate::units::ByteCount;
@@ -454,4 +454,109 @@ fn the_prologue_tells_versions_ids_and_strangers_apart() {
     // A flag that is none, an id of 2 GiB: closed.
     assert_eq!(ask(b"aLbA\x01\0\0\0\x02".to_vec()).0, b"");
     assert_eq!(ask(b"aLbA\x01\0\0\0\x01\xff\xff\xff\x7f".to_vec()).0, b"");
+}
+
+/// Streams that are connections of their own.
+struct Streams(Env);
+
+#[async_trait::async_trait]
+impl Connector for Streams {
+    async fn open(&self, to: std::net::SocketAddr, deadline: crate::env::Deadline) -> io::Result<Stream> {
+        self.0.net.connect(to, deadline).await
+    }
+}
+
+impl World {
+    fn over(&self, nodes: &[&SimNode], id: &str) -> Arc<AsdClient> {
+        let endpoints = nodes.iter().map(|node| Endpoint::Quic(node.address(PORT))).collect();
+        let config = AsdClientConfig { max_streams: 3, ..AsdClientConfig::default() };
+        let connector = Arc::new(Streams(self.env.clone()));
+        AsdClient::over(self.env.clone(), Some(connector), endpoints, LongId::new(id).unwrap(), config)
+    }
+}
+
+#[test]
+fn over_streams_every_request_has_its_own_and_begins_with_the_prologue() {
+    let world = world();
+    let client = world.over(&[&world.asd_node], "asd_0");
+    world.run(async {
+        let big: Bytes = vec![9; 1 << 20].into();
+        client.apply(set("big", big.clone()), HIGH, world.soon()).await.unwrap();
+        let found = client.multi_get(vec!["big".into(), "none".into()], HIGH, world.soon()).await.unwrap();
+        assert_eq!(found, [Some(stored(big)), None]);
+        let calls = (0..20).map(|_| client.version(world.soon()));
+        for answer in all_of(calls).await {
+            assert_eq!(answer.unwrap(), version());
+        }
+    });
+    assert_eq!(world.asd.connected.load(Ordering::SeqCst), 22);
+    assert!(world.asd.most_open.load(Ordering::SeqCst) > 1, "several at once");
+}
+
+/// Polls all to their end.
+async fn all_of<F: Future>(calls: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut calls: Vec<_> = calls.map(|call| (Box::pin(call), None)).collect();
+    std::future::poll_fn(|cx| {
+        for (call, answer) in calls.iter_mut().filter(|(_, answer)| answer.is_none()) {
+            if let std::task::Poll::Ready(ready) = call.as_mut().poll(cx) {
+                *answer = Some(ready);
+            }
+        }
+        if calls.iter().all(|(_, answer)| answer.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    calls.into_iter().filter_map(|(_, answer)| answer).collect()
+}
+
+#[test]
+fn over_streams_another_device_is_recognised_and_passed_over() {
+    let world = world();
+    let other_node = world.simulation.node(3);
+    let other = TestAsd::start(&other_node, "asd_1");
+    world.run(async {
+        // It refuses the id, and has not looked at the batch that came with it.
+        let client = world.over(&[&other_node], "asd_0");
+        // More than fits in a window.
+        let big: Bytes = vec![9; 8 << 20].into();
+        let error = client.apply(set("k", big), HIGH, world.soon()).await.unwrap_err();
+        let expected = LongId::new("asd_0").unwrap();
+        assert_eq!(error, OsdError::WrongOsd { expected, found: "asd_1".into() });
+
+        let client = world.over(&[&other_node, &world.asd_node], "asd_0");
+        client.apply(set("k", "v"), HIGH, world.soon()).await.unwrap();
+        client.apply(set("k", "w"), HIGH, world.soon()).await.unwrap();
+        // One that cannot be reached, and one without a connector.
+        let dead = world.simulation.node(9);
+        world.over(&[&dead, &world.asd_node], "asd_0").version(world.soon()).await.unwrap();
+        let endpoints = vec![Endpoint::Quic(world.asd_node.address(PORT))];
+        let id = LongId::new("asd_0").unwrap();
+        let client = AsdClient::over(world.env.clone(), None, endpoints, id, client_config());
+        assert!(matches!(client.version(world.soon()).await, Err(OsdError::Connection(_))));
+    });
+    assert_eq!(other.batches.load(Ordering::SeqCst), 0);
+    assert_eq!(world.asd.batches.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn over_streams_too_a_batch_is_never_sent_twice_a_read_is_repeated_once() {
+    let world = world();
+    let client = world.over(&[&world.asd_node], "asd_0");
+    world.run(async {
+        world.asd.mood(Mood::CloseUnanswered);
+        let error = client.apply(set("a", "1"), HIGH, world.soon()).await.unwrap_err();
+        assert!(matches!(error, OsdError::Connection(_)), "{error}");
+        assert_eq!(world.asd.batches.load(Ordering::SeqCst), 1);
+        let error = client.multi_get(vec!["a".into()], HIGH, world.soon()).await.unwrap_err();
+        assert!(matches!(error, OsdError::Connection(_)), "{error}");
+        assert_eq!(world.asd.connected.load(Ordering::SeqCst), 3);
+        world.asd.mood(Mood::Silent);
+        let deadline = world.env.deadline_in(Duration::from_secs(1));
+        assert_eq!(client.version(deadline).await, Err(OsdError::Timeout));
+        world.asd.mood(Mood::Serve);
+        client.version(world.soon()).await.unwrap();
+    });
 }

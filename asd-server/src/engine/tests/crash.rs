@@ -5,74 +5,153 @@ use super::*;
 /// Crashed histories of the random test; `ALBA_ASD_CRASHES` asks for more.
 const CRASHES: u64 = 400;
 
-fn wanted() -> u64 {
+pub(super) fn wanted() -> u64 {
     std::env::var("ALBA_ASD_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(CRASHES)
 }
 
-/// Runs random batches, up to `in_flight` at once, until the power goes or `count` are done. `model` becomes what was
-/// acknowledged; given back is what was not, in order.
-async fn work(
+/// How a batch was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Accepted,
+    /// By an assert.
+    Refused,
+    /// It may have happened.
+    Unknown,
+}
+
+/// Runs random batches, up to three at once, until the power goes or `count` are done. `model` follows. Given back are
+/// the states that are right after a crash, when there are several.
+pub(super) async fn work(
     node: &SimNode,
     engine: &Engine,
     disk: &SimDiskDevice,
     rng: &mut StdRng,
     model: &mut Model,
     count: usize,
-) -> Vec<OsdBatch> {
-    let mut unknown = Vec::new();
+) -> Vec<Model> {
     let mut done = 0;
     while done < count && !disk.power_is_cut() {
         let group: Vec<OsdBatch> = (0..rng.random_range(1..4)).map(|_| random_batch(rng, model)).collect();
         done += group.len();
         let results = join_all(group.iter().map(|batch| apply(node, engine, batch.clone())).collect()).await;
-        for (batch, result) in group.into_iter().zip(results) {
-            match result {
-                Ok(()) => {
-                    assert!(unknown.is_empty(), "acknowledged behind a failed one");
-                    assert!(play(model, &batch), "an assert was overlooked");
+        let outcome = |(batch, result): (OsdBatch, Result<(), OsdError>)| match result {
+            Ok(()) => (batch, Outcome::Accepted),
+            Err(OsdError::AssertFailed(_)) => (batch, Outcome::Refused),
+            Err(OsdError::Device(_)) => (batch, Outcome::Unknown),
+            Err(other) => panic!("{other}"),
+        };
+        let outcomes: Vec<_> = group.into_iter().zip(results).map(outcome).collect();
+        let mut right = Vec::new();
+        explain(model, &outcomes, &mut right);
+        assert!(!right.is_empty(), "no order of the batches explains the answers");
+        if disk.power_is_cut() {
+            return right;
+        }
+        let unknown = outcomes.iter().find(|(_, outcome)| *outcome == Outcome::Unknown);
+        assert!(unknown.is_none(), "failed without a reason: {unknown:?}");
+        let first = right.remove(0);
+        *model = if right.iter().all(|other| *other == first) {
+            first
+        } else {
+            right.push(first);
+            if std::env::var_os("ALBA_ASD_TRACE").is_some() {
+                for (batch, outcome) in &outcomes {
+                    let of = |u: &OsdUpdate| match u {
+                        OsdUpdate::Set(k, s) => format!("set {k:?} {}", s.value.len()),
+                        other => format!("{other:?}"),
+                    };
+                    println!(
+                        "{outcome:?} {} {:?}",
+                        batch.asserts.len(),
+                        batch.updates.iter().map(of).collect::<Vec<_>>()
+                    );
                 }
-                Err(OsdError::AssertFailed(_)) => {
-                    assert!(unknown.is_empty() && !play(&mut model.clone(), &batch), "a wrong refusal");
-                }
-                Err(OsdError::Device(_)) => unknown.push(batch),
-                Err(other) => panic!("{other}"),
+                println!("right: {:?}", right.iter().map(lens).collect::<Vec<_>>());
             }
-        }
-        if !disk.power_is_cut() {
-            assert!(unknown.is_empty(), "failed without a reason");
-        }
+            let found = contents(node, engine).await;
+            match found {
+                Some(found) => {
+                    let right = right.into_iter().find(|state| *state == found);
+                    right.unwrap_or_else(|| panic!("a state of no order: {:?} {outcomes:?}", lens(&found)))
+                }
+                // The power went.
+                None => return right,
+            }
+        };
+        read_some(node, engine, rng, model).await;
     }
-    unknown
+    Vec::new()
 }
 
-/// The states that are right after a crash: what was acknowledged, plus the first few of the others.
-fn right_states(model: &Model, unknown: &[OsdBatch]) -> Vec<Model> {
-    let mut states = vec![model.clone()];
-    let mut state = model.clone();
-    for batch in unknown {
-        play(&mut state, batch);
-        states.push(state.clone());
+fn lens(model: &Model) -> Vec<(OsdKey, usize)> {
+    model.iter().map(|(key, stored)| (key.clone(), stored.value.len())).collect()
+}
+
+/// All an engine holds; none when it cannot be read.
+async fn contents(node: &SimNode, engine: &Engine) -> Option<Model> {
+    let page = engine.range(RangeQuery::all(), Priority::Low, deadline(node)).await.ok()?;
+    assert!(!page.has_more, "the tests use ten keys");
+    let values = engine.multi_get(page.items.clone(), Priority::Low, deadline(node)).await.ok()?;
+    page.items.into_iter().zip(values).map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The states after batches that were under way together, for every order that explains their answers (one that waited
+/// for room comes later than those behind it). What is unknown may have happened, or not.
+fn explain(model: &Model, outcomes: &[(OsdBatch, Outcome)], states: &mut Vec<Model>) {
+    if outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Unknown) {
+        states.push(model.clone());
     }
-    states
+    for nth in 0..outcomes.len() {
+        let mut left = outcomes.to_vec();
+        let (batch, outcome) = left.remove(nth);
+        let mut state = model.clone();
+        let happened = play(&mut state, &batch);
+        if happened == (outcome != Outcome::Refused) {
+            explain(&state, &left, states);
+        }
+    }
+}
+
+/// Reads a piece of a value as direct readers do: what is kept in memory must be of this life of its segment.
+async fn read_some(node: &SimNode, engine: &Engine, rng: &mut StdRng, model: &Model) {
+    let Some((key, stored)) = model.iter().nth(rng.random_range(0..10)) else { return };
+    let len = u32::try_from(stored.value.len().min(5_000)).unwrap();
+    let slice = ValueSlice { offset: 0, len };
+    match engine.partial_get(key.clone(), vec![slice], Priority::High, deadline(node)).await {
+        Ok(found) => assert_eq!(found.unwrap(), [stored.value.slice(..slice.len as usize)], "other bytes"),
+        // Whether the power goes is up to somebody else.
+        Err(error) => assert!(matches!(error, OsdError::Device(_)), "{error}"),
+    }
 }
 
 /// Cuts the power, restarts with what the disk kept, restarts again without the index; the state must be a right one,
 /// and the same both times.
-fn crash_and_compare(
+pub(super) fn crash_and_compare(
     hardware: &Hardware,
     rng: &mut StdRng,
     model: &Model,
-    unknown: &[OsdBatch],
+    right: &[Model],
     tag: &str,
 ) -> Model {
     hardware.disk.crash();
     hardware.index.crash(rng.random_range(0..6));
-    let right = right_states(model, unknown);
+    let right = if right.is_empty() { std::slice::from_ref(model) } else { right };
     let found = hardware.run(async |node, engine, opening| {
         assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a crash is no damage");
         content(node, &engine).await
     });
-    assert!(right.contains(&found), "{tag}: {:?} is none of {} right states", found.keys(), right.len());
+    let differs = |state: &Model| {
+        let keys = state.keys().chain(found.keys());
+        let mut keys: Vec<&OsdKey> = keys.filter(|key| state.get(*key) != found.get(*key)).collect();
+        keys.dedup();
+        format!("{keys:?}")
+    };
+    let differences: Vec<String> = right.iter().map(differs).collect();
+    assert!(
+        right.contains(&found),
+        "{tag}: {:?}; it differs from the right states in {differences:?}",
+        found.keys()
+    );
     hardware.index.wipe();
     let rebuilt = hardware.run(async |node, engine, opening| {
         assert_eq!(opening.damage, Vec::<String>::new(), "{tag}: a rebuild is no damage");
@@ -90,7 +169,7 @@ fn crashes_at_every_step_of_short_histories_lose_nothing() {
             let hardware = Hardware::new(seed ^ cut.unwrap_or(0) << 8);
             let mut rng = StdRng::seed_from_u64(seed);
             let mut model = Model::new();
-            let unknown = if let Some(cut) = cut {
+            let right = if let Some(cut) = cut {
                 hardware.disk.cut_power_after(cut);
                 let simulation = Simulation::new(1);
                 let node = simulation.node(1);
@@ -109,7 +188,7 @@ fn crashes_at_every_step_of_short_histories_lose_nothing() {
                 })
             };
             let steps = hardware.disk.changes();
-            crash_and_compare(&hardware, &mut rng, &model, &unknown, &format!("seed {seed} cut {cut:?}"));
+            crash_and_compare(&hardware, &mut rng, &model, &right, &format!("seed {seed} cut {cut:?}"));
             steps
         };
         let steps = history(None);
@@ -140,24 +219,19 @@ fn long_histories_with_many_crashes_lose_nothing() {
             let main = async {
                 match hardware.open(&node).await {
                     Ok((engine, _)) => {
-                        let unknown = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 40).await;
+                        let right = work(&node, &engine, &hardware.disk, &mut rng, &mut model, 40).await;
                         if rng.random_bool(0.5) {
                             engine.close(deadline(&node)).await;
                         }
-                        unknown
+                        right
                     }
                     Err(_) => Vec::new(),
                 }
             };
-            let unknown = simulation.run(LIMIT, main).unwrap();
+            let right = simulation.run(LIMIT, main).unwrap();
             drop(simulation);
-            model = crash_and_compare(
-                &hardware,
-                &mut rng,
-                &model,
-                &unknown,
-                &format!("seed {seed} round {round}"),
-            );
+            model =
+                crash_and_compare(&hardware, &mut rng, &model, &right, &format!("seed {seed} round {round}"));
             crashes += 1;
         }
     }

@@ -4,8 +4,9 @@ mod crash;
 mod damage;
 mod failing;
 mod golden;
+mod proof;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use alba_core::env::osd::{Osd, OsdAssert, OsdBatch, OsdError, OsdKey, OsdUpdate,
 use alba_core::env::sim::disk::SimDiskDevice;
 use alba_core::env::sim::{SimNode, Simulation};
 use alba_core::env::{Deadline, osd_conformance, real};
-use alba_core::kv::{Kv, KvError, SimKvDevice};
+use alba_core::kv::{Durability, Kv, KvError, KvRead, SimKv, SimKvDevice, WriteBatch};
 use alba_core::range::RangeQuery;
+use alba_core::units::ByteCount;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -34,11 +36,14 @@ const LIMIT: Duration = Duration::from_secs(3600);
 type Model = BTreeMap<OsdKey, StoredValue>;
 
 /// The index on a simulated device.
-struct SimIndex(SimKvDevice);
+struct SimIndex(SimKvDevice, Option<SimDiskDevice>);
 
 impl IndexStore for SimIndex {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(Arc::new(self.0.open()))
+        Ok(match &self.1 {
+            None => Arc::new(self.0.open()),
+            Some(power) => Arc::new(PoweredKv { kv: self.0.open(), power: power.clone() }),
+        })
     }
 
     fn wipe(&self) -> Result<(), KvError> {
@@ -47,9 +52,49 @@ impl IndexStore for SimIndex {
     }
 }
 
+/// An index on the same power supply as the disk: its commits and syncs are steps at which the power can go, too.
+struct PoweredKv {
+    kv: SimKv,
+    power: SimDiskDevice,
+}
+
+impl KvRead for PoweredKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(key)
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<alba_core::kv::Entry>, KvError> {
+        self.kv.scan(lower, upper, reverse, limit)
+    }
+}
+
+impl Kv for PoweredKv {
+    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
+        self.kv.snapshot()
+    }
+
+    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
+        self.power.step().map_err(|error| KvError::Io(error.to_string()))?;
+        self.kv.commit(batch, durability)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.power.step().map_err(|error| KvError::Io(error.to_string()))?;
+        self.kv.sync()
+    }
+}
+
 /// One OSD's hardware.
 #[derive(Clone)]
 struct Hardware {
+    /// Index and disk are on one power supply.
+    powered: bool,
     disk: SimDiskDevice,
     index: SimKvDevice,
     config: EngineConfig,
@@ -62,14 +107,14 @@ impl Hardware {
 
     fn with_segments(seed: u64, segment_bytes: u64) -> Self {
         let config = EngineConfig { segment_bytes, capacity: Some(1 << 30), ..EngineConfig::default() };
-        Self { disk: SimDiskDevice::new(seed, 1 << 40), index: SimKvDevice::new(), config }
+        Self { powered: false, disk: SimDiskDevice::new(seed, 1 << 40), index: SimKvDevice::new(), config }
     }
 
     async fn open(&self, node: &SimNode) -> Result<(Engine, Opening), OpenError> {
         let env = node.env();
         let parts = EngineParts {
             disk: Arc::new(self.disk.open()),
-            index: Arc::new(SimIndex(self.index.clone())),
+            index: Arc::new(SimIndex(self.index.clone(), self.powered.then(|| self.disk.clone()))),
             clock: env.clock,
             spawn: env.spawn,
             store: STORE,
@@ -138,16 +183,21 @@ async fn content(node: &SimNode, engine: &Engine) -> Model {
             _ => break,
         }
     }
+    // Rows of deleted ranges are removed in the background.
+    while !engine.shared.index().unwrap().unswept().is_empty() {
+        node.env().clock.sleep_until(node.env().clock.now().plus(Duration::from_secs(1))).await;
+    }
     let used: usize = model.values().map(|stored| stored.value.len()).sum();
     assert_eq!(engine.usage().used, ByteCount::from(used), "sum of the value sizes");
     let index = engine.shared.index().unwrap();
     let mut live: BTreeMap<u64, Live> = BTreeMap::new();
-    for (_, entry) in index.scan(Bound::Unbounded, Bound::Unbounded, false, usize::MAX).unwrap() {
+    for (key, entry) in index.scan(Bound::Unbounded, Bound::Unbounded, false, usize::MAX).unwrap() {
         let there = live.entry(entry.location.segment).or_default();
         there.values += 1;
-        there.bytes += u64::from(entry.len);
+        there.bytes += entry.footprint(&key);
     }
     let mut counted = index.live().unwrap();
+    counted.values_mut().for_each(|live| live.tombstones = 0);
     counted.retain(|_, live| *live != Live::default());
     assert_eq!(counted, live, "what lives in each segment");
     model
@@ -185,6 +235,10 @@ fn random_batch(rng: &mut StdRng, model: &Model) -> OsdBatch {
     }
     let updates = (0..rng.random_range(1..4)).map(|_| {
         let chosen = any_key(rng);
+        if rng.random_bool(0.02) {
+            let to = key(&format!("k{}", rng.random_range(1..10)));
+            return if chosen < to { OsdUpdate::DeleteRange(chosen, to) } else { OsdUpdate::Delete(chosen) };
+        }
         let size = [0, 100, 4_096, 5_000, 9_000][rng.random_range(0..5)];
         if rng.random_bool(0.25) {
             OsdUpdate::Delete(chosen)
@@ -219,7 +273,9 @@ async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 fn conforms_on_a_simulated_disk() {
     Hardware::with_segments(1, 12 << 20).run(async |node, engine, opening| {
         assert_eq!(opening, Opening { replayed: 0, rebuilt: false, damage: vec![] });
-        osd_conformance::run(Arc::new(engine), node.env().clock).await;
+        let engine = Arc::new(engine);
+        osd_conformance::run(engine.clone(), node.env().clock).await;
+        osd_conformance::run_extensions(engine, node.env().clock).await;
     });
 }
 
@@ -282,7 +338,7 @@ fn waiting_bytes_are_bounded_and_deadlines_kept() {
         let parts = EngineParts {
             // Each operation of the disk takes a second.
             disk: Arc::new(hardware.disk.open_slow(env.clock.clone(), Duration::from_secs(1))),
-            index: Arc::new(SimIndex(hardware.index.clone())),
+            index: Arc::new(SimIndex(hardware.index.clone(), None)),
             clock: env.clock.clone(),
             spawn: env.spawn.clone(),
             store: STORE,

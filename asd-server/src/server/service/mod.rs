@@ -23,10 +23,11 @@ use names::class;
 pub use peers::{Peer, Peers};
 
 /// What it says it can do: only what its engine does too.
-const CAPABILITIES: [Capability; 6] = [
+const CAPABILITIES: [Capability; 7] = [
     Capability::MultiGet2,
     Capability::PartialGet,
     Capability::ProvenGet,
+    Capability::DeleteRange,
     Capability::CopyFromPeer,
     Capability::Peers,
     Capability::Health,
@@ -246,7 +247,6 @@ impl Service {
 
     async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), AsdError> {
         let engine = self.engine()?;
-        let batch = self.with_right_roots(batch, deadline).await?;
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
         let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
         Ok(engine.apply(batch, priority, deadline).await?)
