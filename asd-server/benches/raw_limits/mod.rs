@@ -84,11 +84,16 @@ pub(crate) fn interleaved<const N: usize>(
 
 /// Seconds per measurement and rounds, from ALBA_BENCH_SECONDS (2) and ALBA_BENCH_ROUNDS (3).
 pub(crate) fn settings() -> (Duration, usize) {
+    settings_or(2, 3)
+}
+
+/// The same with other defaults.
+pub(crate) fn settings_or(seconds: u64, rounds: u64) -> (Duration, usize) {
     let number = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |value| value.parse().expect("a whole number"))
     };
-    let rounds = usize::try_from(number("ALBA_BENCH_ROUNDS", 3)).expect("a small number");
-    (Duration::from_secs(number("ALBA_BENCH_SECONDS", 2)), rounds.max(1))
+    let rounds = usize::try_from(number("ALBA_BENCH_ROUNDS", rounds)).expect("a small number");
+    (Duration::from_secs(number("ALBA_BENCH_SECONDS", seconds)), rounds.max(1))
 }
 
 /// A directory to measure in, on the file system of ALBA_BENCH_DIR or of the build. Never a RAM disk by accident, as

@@ -97,21 +97,35 @@ fn echo_threads(connections: usize, request: usize, answer: usize, time: Duratio
                 });
             }
         });
-        let millions = each(connections, time, |_, start| {
-            let mut stream = TcpStream::connect(address)?;
+        ask(connections, time, answer, || {
+            let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
-            let (request, mut answer) = (vec![1; request], vec![0; answer]);
-            start.go();
-            let mut answers = 0;
-            while start.goes_on() {
-                stream.write_all(&request)?;
-                stream.read_exact(&mut answer)?;
-                answers += 1;
-            }
-            Ok(answers)
-        })?;
-        Ok(millions * 1e6)
+            Ok((stream, vec![1; request]))
+        })
     })
+}
+
+/// Asks the same again and again, one thread per connection, one question at a time: answers per second. `connect` gives
+/// a connection and what to ask; every answer has `answer` bytes. For the echo, and for any server that answers so.
+pub(crate) fn ask(
+    connections: usize,
+    time: Duration,
+    answer: usize,
+    connect: impl Fn() -> io::Result<(TcpStream, Vec<u8>)> + Sync,
+) -> io::Result<f64> {
+    let millions = each(connections, time, |_, start| {
+        let (mut stream, request) = connect()?;
+        let mut answer = vec![0; answer];
+        start.go();
+        let mut answers = 0;
+        while start.goes_on() {
+            stream.write_all(&request)?;
+            stream.read_exact(&mut answer)?;
+            answers += 1;
+        }
+        Ok(answers)
+    })?;
+    Ok(millions * 1e6)
 }
 
 fn echo_tokio(connections: usize, request: usize, answer: usize, time: Duration) -> io::Result<f64> {
