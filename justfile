@@ -32,6 +32,10 @@ test-long:
 bench *args:
     cargo bench -p alba-core --bench erasure {{args}}
 
+# The storage daemon over TCP beside disk and loopback, in the same run: just bench-asd asd/put/1048576
+bench-asd *args:
+    cargo bench -p asd-server --bench asd -- {{args}}
+
 # Coverage-guided fuzzing, see fuzz/README.md: just fuzz erasure 60
 fuzz name seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}}

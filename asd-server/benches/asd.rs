@@ -2,7 +2,8 @@
 //! `cargo bench -p asd-server --bench asd [-- <part of a name>]`. One JSON line per measurement.
 //!
 //! `asd/put/<bytes>/<clients>` (limits, as lines of their own: `overwrite`, O_DIRECT pwrite + fdatasync by 16 threads into
-//! a prewritten file; `append`, the same amounts to fresh files), `asd/partial-get/4096/<clients>` (of values in its
+//! a prewritten file; `append`, the same amounts to fresh files; `store`, a bare store behind as many connections),
+//! `asd/partial-get/4096/<clients>` (of values in its
 //! cache, with ALBA's client; `asd/partial-get-bare/...` with the echo's own client; limits: the echo of threads, and of
 //! tokio) and `asd/get/1048576/<clients>` (limits: O_DIRECT reads by 16 threads, loopback copy), at last
 //! `asd/memory`. Medians of ALBA_BENCH_ROUNDS (3) interleaved rounds of ALBA_BENCH_SECONDS (1) each, in
@@ -23,7 +24,7 @@ use alba_core::checksum::ChecksumAlgorithm;
 use alba_core::env::osd::{OsdKey, StoredValue, ValueSlice};
 use bytes::Bytes;
 use daemon::{Client, Daemon};
-use raw_limits::{Limit, Measurement, disk, interleaved, net};
+use raw_limits::{Limit, Measurement, disk, interleaved, net, store};
 use tokio::runtime::Runtime;
 
 /// Threads of the raw measurements, and most clients.
@@ -151,20 +152,27 @@ impl Bench {
                 continue;
             }
             let values = Arc::new((0..THREADS).map(|seed| stored(len, seed)).collect());
-            let [overwrite, append, one, four, sixteen] = interleaved(
+            let bare = |clients| store::store(file, clients, len, self.time);
+            let put = |clients| self.put(clients, &values, len);
+            let [a, b, c] = CLIENTS;
+            let [overwrite, append, bare_a, put_a, bare_b, put_b, bare_c, put_c] = interleaved(
                 self.rounds,
                 [
                     &mut || disk::overwrite(file, THREADS, len, self.time),
                     &mut || disk::append(directory, THREADS, len, self.time),
-                    &mut || self.put(CLIENTS[0], &values, len),
-                    &mut || self.put(CLIENTS[1], &values, len),
-                    &mut || self.put(CLIENTS[2], &values, len),
+                    &mut || bare(a),
+                    &mut || put(a),
+                    &mut || bare(b),
+                    &mut || put(b),
+                    &mut || bare(c),
+                    &mut || put(c),
                 ],
             )?;
-            for (clients, rate) in CLIENTS.into_iter().zip([one, four, sixteen]) {
+            for (clients, bare, rate) in [(a, bare_a, put_a), (b, bare_b, put_b), (c, bare_c, put_c)] {
                 let name = format!("{prefix}/{clients}");
                 print(&name, rate, "MB/s", Some((&format!("raw/overwrite/{len}/{THREADS}"), overwrite)));
                 print(&name, rate, "MB/s", Some((&format!("raw/append/{len}/{THREADS}"), append)));
+                print(&name, rate, "MB/s", Some((&format!("raw/store/{len}/{clients}"), bare)));
             }
         }
         Ok(())
@@ -217,7 +225,12 @@ impl Bench {
             for (kind, rate) in [("partial-get", ours), ("partial-get-bare", bare)] {
                 let name = format!("asd/{kind}/4096/{clients}");
                 for (label, echo) in [("threads", threads), ("tokio", tokio)] {
-                    print(&name, rate, "answers/s", Some((&format!("raw/tcp-echo/{label}/4096/{clients}"), echo)));
+                    print(
+                        &name,
+                        rate,
+                        "answers/s",
+                        Some((&format!("raw/tcp-echo/{label}/4096/{clients}"), echo)),
+                    );
                 }
             }
         }

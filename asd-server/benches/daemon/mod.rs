@@ -71,7 +71,10 @@ impl Daemon {
     pub(crate) fn client(&self) -> Client {
         let config = AsdClientConfig { max_connections: 1, ..AsdClientConfig::default() };
         let id = LongId::new(LONG_ID).unwrap();
-        Client { env: self.env.clone(), osd: AsdClient::new(self.env.clone(), vec![self.address], id, config) }
+        Client {
+            env: self.env.clone(),
+            osd: AsdClient::new(self.env.clone(), vec![self.address], id, config),
+        }
     }
 
     /// A bare connection after its prologue, and a partial get as bytes.
@@ -121,7 +124,8 @@ impl Client {
     /// Gets a whole value, of `len` bytes.
     pub(crate) async fn get(&self, key: OsdKey, len: usize) -> io::Result<()> {
         let deadline = self.env.deadline_in(WAIT);
-        let found = self.osd.multi_get(vec![key], Priority::High, deadline).await.map_err(io::Error::other)?;
+        let found =
+            self.osd.multi_get(vec![key], Priority::High, deadline).await.map_err(io::Error::other)?;
         assert!(matches!(&found[..], [Some(stored)] if stored.value.len() == len), "another value");
         Ok(())
     }

@@ -37,7 +37,8 @@ impl Memory {
     }
 }
 
-fn direct() -> i32 {
+/// How a file is opened to bypass the page cache.
+pub(crate) fn direct() -> i32 {
     i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap()
 }
 

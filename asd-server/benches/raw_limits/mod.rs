@@ -17,6 +17,7 @@
 pub(crate) mod disk;
 pub(crate) mod fio;
 pub(crate) mod net;
+pub(crate) mod store;
 
 use std::io;
 use std::path::Path;
