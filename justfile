@@ -39,6 +39,7 @@ bench *args:
 # Erasure code beside ISA-L and the crate's simd-accel build, all in turn: just bench-erasure-peers [ROUNDS [BYTES...]]
 bench-erasure-peers *args:
     cd benches/erasure-peers && cargo run --release --locked -- {{args}}
+
 # The storage daemon over TCP beside disk and loopback, in the same run: just bench-asd asd/put/1048576
 bench-asd *args:
     cargo bench -p asd-server --bench asd -- {{args}}
