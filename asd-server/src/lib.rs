@@ -7,6 +7,9 @@ mod daemon;
 pub mod engine;
 mod format;
 mod fsck;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod home;
 mod inspect;
 pub mod prepare;

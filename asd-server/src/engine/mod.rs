@@ -11,6 +11,9 @@ mod decide;
 mod files;
 mod find;
 mod format;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod index;
 mod open;
 mod phase;
