@@ -250,11 +250,10 @@ pub(crate) async fn read(
             }
             Kind::Commit { len, crc } => {
                 let end = match version {
-                    Version::V1 => at + len,
+                    Version::V1 => next,
                     Version::V2 => align(next).max(values_end),
                 };
-                let right = if version == Version::V1 { len == next - at } else { len == end - at };
-                if !right || crc != batch_crc(&crcs) || records.is_empty() {
+                if len != end - at || crc != batch_crc(&crcs) || records.is_empty() {
                     return Err(FormatError::Checksum("batch").into());
                 }
                 return Ok(Batch { chain: header.chain, records, start: at, end: align(end) });

@@ -28,12 +28,12 @@ mod tests {
 
     #[test]
     fn records_hold_on_thousands_of_seeded_inputs() {
-        run_seeded("asd_records", asd_records, 2_000, 400);
+        run_seeded("asd_records", asd_records, 4_000, 400);
     }
 
     #[test]
     fn operations_hold_on_a_thousand_seeded_inputs() {
-        run_seeded("asd_operations", asd_operations, 1_000, 400);
+        run_seeded("asd_operations", asd_operations, 1_500, 600);
     }
 
     #[test]

@@ -91,7 +91,7 @@ async fn life(
                 }
             }
             _ => {
-                let updates = (0..u.int_in_range(1..=3)?).map(|_| update(u)).collect::<Result<Vec<_>>>()?;
+                let updates = (0..u.int_in_range(1..=2)?).map(|_| update(u)).collect::<Result<Vec<_>>>()?;
                 apply(node, engine, updates.clone()).await.expect("there is room");
                 play(model, &updates);
             }

@@ -61,7 +61,7 @@ fn sealed(u: &mut Unstructured<'_>) -> Result<()> {
         let block = if u.ratio(1, 4)? { u.arbitrary()? } else { u.int_in_range(0..=3)? };
         let kind = match u.int_in_range(0..=4)? {
             _ if ordinal == count => {
-                let len = if u.arbitrary()? { u.arbitrary()? } else { u.int_in_range(0..=16_384)? };
+                let len = if u.arbitrary()? { *u.choose(&[0, 172, 1 << 40, u64::MAX - 4096, u64::MAX])? } else { u.int_in_range(0..=16_384)? };
                 Kind::Commit { len, crc: if u.ratio(1, 8)? { u.arbitrary()? } else { batch_crc(&crcs) } }
             }
             0 => Kind::Tombstone,

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Sixteen bytes per line, as the documentation prints them; lines of zeros are left out.
-fn dump(bytes: &[u8], from: usize) -> Vec<String> {
+pub(super) fn dump(bytes: &[u8], from: usize) -> Vec<String> {
     let lines = bytes.chunks(16).enumerate().filter(|(_, line)| line.iter().any(|byte| *byte != 0));
     let hex = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     lines.map(|(nth, line)| format!("{:05x}  {}", from + nth * 16, hex(line))).collect()

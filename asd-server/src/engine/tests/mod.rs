@@ -5,6 +5,10 @@ mod damage;
 mod failing;
 mod golden;
 mod proof;
+mod ranges;
+mod rot;
+mod scrubbing;
+mod version_1;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
