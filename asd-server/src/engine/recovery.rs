@@ -123,17 +123,30 @@ pub(crate) async fn recover(sources: &Sources) -> Result<Recovered, OpenError> {
     let count = segments.len();
     let mut table = Table::default();
     let mut head = None;
+    let successors: Vec<u64> = segments.iter().skip(1).map(|next| next.header.previous).collect();
     for (nth, segment) in segments.iter_mut().enumerate() {
         let end = ends.get(nth).copied().flatten();
+        let mut is_known = true;
         let (last, end) = match (&segment.closing, end) {
             (Some(closing), _) => (closing.last, closing.end),
             (None, Some((last, end))) => (last.max(segment.header.previous), end),
-            // The index knows all of it: only the newest one can go on, and that was looked through.
-            (None, None) => (segment.header.previous, segment.readable),
+            // The index knows all of it, so it was not looked through.
+            (None, None) => {
+                let limit = successors.get(nth).copied().unwrap_or(last);
+                match end_of(segment, limit).await? {
+                    Some(end) => (limit, end),
+                    None => {
+                        is_known = false;
+                        (limit, segment.readable)
+                    }
+                }
+            }
         };
         let state = if nth + 1 == count && going_on(segment) {
             head = Some((segment.clone(), end));
             State::Head
+        } else if !is_known {
+            State::Unclosed
         } else {
             close(segment, last, end).await
         };
@@ -160,6 +173,23 @@ pub(crate) async fn recover(sources: &Sources) -> Result<Recovered, OpenError> {
         replayed,
         rebuilt,
     })
+}
+
+/// Where batch `limit`, the last one of the history in this segment, ends. None when that cannot be told: something is
+/// damaged, or the limit is of a later segment, the one in between having been reused.
+async fn end_of(segment: &Segment, limit: u64) -> Result<Option<u64>, OpenError> {
+    let mut window = Window::new(segment.file.as_ref(), segment.readable);
+    let (mut at, mut last) = (segment.header.first_batch(), segment.header.previous);
+    while last < limit {
+        match batch::read(&mut window, segment.version(), segment.seed(), at).await {
+            Ok(batch) if batch.chain.previous == last && within(&batch, last, Some(limit)) => {
+                (at, last) = (batch.end, batch.chain.sequence);
+            }
+            Ok(_) | Err(BatchError::Invalid(_)) => return Ok(None),
+            Err(BatchError::Io(error)) => return Err(error.into()),
+        }
+    }
+    Ok(Some(at))
 }
 
 /// Closes a segment that the process before this one did not close.

@@ -124,6 +124,12 @@ pub(crate) async fn open_with(file: &dyn DiskFile, header: &SegmentHeader, close
     file.sync().await
 }
 
+/// Removes the closing block of a former life. It is durable with the first batch of the new one: were the header of that
+/// to rot, the former life would be taken for the present one.
+pub(crate) async fn forget_closing(file: &dyn DiskFile) -> io::Result<()> {
+    file.write_at(BLOCK_BYTES, vec![vec![0; BLOCK].into()]).await
+}
+
 /// Writes the closing block, durably.
 pub(crate) async fn close(file: &dyn DiskFile, closing: &Closing) -> io::Result<()> {
     file.write_at(BLOCK_BYTES, vec![closing.encode().into()]).await?;

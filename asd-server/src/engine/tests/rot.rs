@@ -225,7 +225,7 @@ fn a_damaged_tree_is_made_again_and_the_proof_still_leads_to_the_root() {
     let tree_at = 2 * BLOCK_BYTES + 80 + 1 + 8 * 4;
     let name = segment::file_name(0);
     let content = hardware.disk.content(&name).unwrap();
-    let tree = alba_core::blake3_tree::LeafTable::of(&value).unwrap();
+    let tree = blake3_tree::LeafTable::of(&value).unwrap();
     let at = usize::try_from(tree_at).unwrap();
     assert_eq!(content[at..at + 64], tree.as_bytes()[..], "the tree is where it is thought to be");
     assert!(hardware.disk.rot(&name, tree_at + 5, 1));

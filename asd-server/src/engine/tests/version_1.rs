@@ -137,7 +137,7 @@ fn the_encoder_of_this_test_writes_what_version_1_was() {
     segment.batch([1, 0, 0], &[set("key", Bytes::from_static(b"value"))]);
     let long = set("long", Bytes::from(vec![0xaa; 4_100]));
     segment.batch([2, 1, 1], &[OsdUpdate::Delete(key("key")), long]);
-    let found: Vec<String> = super::golden::dump(&segment.bytes, 0)
+    let found: Vec<String> = golden::dump(&segment.bytes, 0)
         .into_iter()
         .filter(|line| !line.ends_with(&" aa".repeat(16)))
         .collect();

@@ -122,6 +122,7 @@ impl Writer {
         // 2. From here on its older records are void, whatever becomes of this life. Its closing block is of the old
         //    life, so it is open.
         segment::open_with(file.as_ref(), &header, false).await?;
+        segment::forget_closing(file.as_ref()).await?;
         self.generation += 1;
         if let Ok(index) = self.shared.index() {
             // Were this lost, it would be counted as what it is: nothing.
