@@ -52,11 +52,8 @@ fn checksum(u: Input<'_, '_>) -> Result<Checksum> {
 
 fn stored(u: Input<'_, '_>) -> Result<StoredValue> {
     // Some are too large to travel inside the frame of MultiGet2.
-    let value = if u.ratio(1, 8)? {
-        Bytes::from(vec![5; u.int_in_range(16_380..=16_390)?])
-    } else {
-        bytes(u)?
-    };
+    let value =
+        if u.ratio(1, 8)? { Bytes::from(vec![5; u.int_in_range(16_380..=16_390)?]) } else { bytes(u)? };
     Ok(StoredValue { value, checksum: checksum(u)? })
 }
 
@@ -81,11 +78,7 @@ fn query(u: Input<'_, '_>) -> Result<RangeQuery> {
 
 fn batch(u: Input<'_, '_>) -> Result<OsdBatch> {
     let asserts = list(u, |u| {
-        Ok(if u.arbitrary()? {
-            OsdAssert::Absent(bytes(u)?)
-        } else {
-            OsdAssert::Value(bytes(u)?, bytes(u)?)
-        })
+        Ok(if u.arbitrary()? { OsdAssert::Absent(bytes(u)?) } else { OsdAssert::Value(bytes(u)?, bytes(u)?) })
     })?;
     let updates = list(u, |u| {
         Ok(match u.int_in_range(0..=3)? {

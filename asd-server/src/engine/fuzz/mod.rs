@@ -58,11 +58,8 @@ impl Hardware {
             spawn: env.spawn,
             store: STORE,
         };
-        let config = EngineConfig {
-            segment_bytes: SEGMENT_BYTES,
-            capacity: Some(1 << 30),
-            ..EngineConfig::default()
-        };
+        let config =
+            EngineConfig { segment_bytes: SEGMENT_BYTES, capacity: Some(1 << 30), ..EngineConfig::default() };
         let main = async {
             let (engine, opening) = Engine::open(parts, config).await?;
             Ok(program(&node, &engine, &opening).await)
@@ -91,7 +88,8 @@ fn pattern(len: usize, salt: u64) -> Bytes {
 
 fn stored(len: usize, salt: u64) -> StoredValue {
     let value = pattern(len, salt);
-    let algorithm = if salt.is_multiple_of(2) { ChecksumAlgorithm::Blake3 } else { ChecksumAlgorithm::Crc32c };
+    let algorithm =
+        if salt.is_multiple_of(2) { ChecksumAlgorithm::Blake3 } else { ChecksumAlgorithm::Crc32c };
     StoredValue { checksum: algorithm.of(&value), value }
 }
 

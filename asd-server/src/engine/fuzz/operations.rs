@@ -37,7 +37,11 @@ fn update(u: &mut Unstructured<'_>) -> Result<OsdUpdate> {
         0 | 1 => OsdUpdate::Delete(key(u)?),
         2 => {
             let (a, b) = (key(u)?, key(u)?);
-            if a == b { OsdUpdate::Delete(a) } else { OsdUpdate::DeleteRange(a.clone().min(b.clone()), a.max(b)) }
+            if a == b {
+                OsdUpdate::Delete(a)
+            } else {
+                OsdUpdate::DeleteRange(a.clone().min(b.clone()), a.max(b))
+            }
         }
         _ => {
             let len = *u.choose(&[0, 1, 100, 4096, 4097, 9000, 17_000])?;
@@ -173,7 +177,8 @@ pub fn asd_operations(input: &[u8]) {
         if lost_index {
             hardware.index.wipe();
         }
-        let compared = hardware.live(async |node, engine, opening| compare(node, engine, opening, &model).await);
+        let compared =
+            hardware.live(async |node, engine, opening| compare(node, engine, opening, &model).await);
         compared.unwrap();
     }
 }

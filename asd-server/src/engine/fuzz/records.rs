@@ -7,11 +7,11 @@ use std::sync::OnceLock;
 use alba_core::kv::{Durability, KvRead, WriteBatch};
 use arbitrary::{Result, Unstructured};
 
+use super::super::batch;
 use super::super::format::{
     BLOCK, Chain, Closing, Kind, RecordHeader, Seed, SegmentHeader, Version, batch_crc,
 };
 use super::super::segment::{Window, file_name};
-use super::super::batch;
 use super::*;
 
 /// The target.
@@ -61,7 +61,11 @@ fn sealed(u: &mut Unstructured<'_>) -> Result<()> {
         let block = if u.ratio(1, 4)? { u.arbitrary()? } else { u.int_in_range(0..=3)? };
         let kind = match u.int_in_range(0..=4)? {
             _ if ordinal == count => {
-                let len = if u.arbitrary()? { *u.choose(&[0, 172, 1 << 40, u64::MAX - 4096, u64::MAX])? } else { u.int_in_range(0..=16_384)? };
+                let len = if u.arbitrary()? {
+                    *u.choose(&[0, 172, 1 << 40, u64::MAX - 4096, u64::MAX])?
+                } else {
+                    u.int_in_range(0..=16_384)?
+                };
                 Kind::Commit { len, crc: if u.ratio(1, 8)? { u.arbitrary()? } else { batch_crc(&crcs) } }
             }
             0 => Kind::Tombstone,
@@ -125,7 +129,8 @@ impl Template {
         let mut template = Self::default();
         let done = hardware.live(async |node, engine, _| {
             for nth in 0..batches {
-                let (key, len) = (name(nth * 5), [9000, 300, 20_000, 5000][usize::try_from(nth % 4).unwrap()]);
+                let (key, len) =
+                    (name(nth * 5), [9000, 300, 20_000, 5000][usize::try_from(nth % 4).unwrap()]);
                 let update = match nth % 11 {
                     7 => OsdUpdate::Delete(key.clone()),
                     9 => OsdUpdate::DeleteRange("k1".into(), "k3".into()),
@@ -133,7 +138,9 @@ impl Template {
                 };
                 apply(node, engine, vec![update.clone()]).await.unwrap();
                 match update {
-                    OsdUpdate::Set(key, stored) => template.written.entry(key).or_default().push(Some(stored)),
+                    OsdUpdate::Set(key, stored) => {
+                        template.written.entry(key).or_default().push(Some(stored))
+                    }
                     OsdUpdate::DeleteRange(from, to) => {
                         template.written.range_mut(from..to).for_each(|(_, values)| values.push(None));
                     }

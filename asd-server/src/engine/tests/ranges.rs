@@ -19,7 +19,12 @@ async fn delete_and_write_again(node: &SimNode, engine: &Engine, count: u32) {
 }
 
 fn expected() -> Model {
-    let values = [("q", pattern(10, 1)), ("s", pattern(10, 2)), ("r00007", pattern(5_000, 7_000)), ("rzz", pattern(20, 3))];
+    let values = [
+        ("q", pattern(10, 1)),
+        ("s", pattern(10, 2)),
+        ("r00007", pattern(5_000, 7_000)),
+        ("rzz", pattern(20, 3)),
+    ];
     values.into_iter().map(|(name, value)| (key(name), stored(value))).collect()
 }
 

@@ -89,7 +89,8 @@ impl Segment1 {
         chain.iter().for_each(|number| fixed.extend(number.to_le_bytes()));
         fixed.extend_from_slice(body);
         fixed.resize(76, 0);
-        let table = (0..).zip(value.chunks(4096)).flat_map(|(n, b)| self.seeded(chain[0], n, b).to_le_bytes());
+        let table =
+            (0..).zip(value.chunks(4096)).flat_map(|(n, b)| self.seeded(chain[0], n, b).to_le_bytes());
         let table: Vec<u8> = table.collect();
         let header_crc = self.seeded(chain[0], u32::MAX, &[&fixed, key, &table].concat());
         for part in [&fixed, &header_crc.to_le_bytes()[..], key, &table, value] {
@@ -155,7 +156,8 @@ fn store(hardware: &Hardware) -> Model {
             for _ in 0..4 {
                 nth += 1;
                 let value = pattern(9_000, nth);
-                let checksum = if nth % 2 == 0 { ChecksumAlgorithm::Blake3 } else { ChecksumAlgorithm::Crc32c };
+                let checksum =
+                    if nth % 2 == 0 { ChecksumAlgorithm::Blake3 } else { ChecksumAlgorithm::Crc32c };
                 let stored_value = StoredValue { checksum: checksum.of(&value), value };
                 let small = set(&format!("small{nth}"), pattern(200, nth));
                 let mut updates = vec![OsdUpdate::Set(key(&format!("k{:02}", nth % 9)), stored_value), small];
