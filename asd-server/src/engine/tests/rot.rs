@@ -1,7 +1,7 @@
 //! A bit flipped at every block, sectors in the wrong place, damaged trees and rows: right bytes or an error, never others.
 
 use alba_core::blake3_tree;
-use alba_core::env::sim::disk::SECTOR;
+use alba_core::env::sim::disk::{DiskOperation, SECTOR};
 
 use super::*;
 
@@ -171,6 +171,42 @@ fn a_rotten_header_or_closing_block_of_a_closed_segment_loses_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn a_segment_whose_closing_block_could_not_be_written_is_not_closed_as_empty() {
+    let mut unclosed = 0;
+    for seed in 0..20 {
+        let hardware = Hardware::new(seed);
+        let first = segment::file_name(0);
+        hardware.run(async |node, engine, _| {
+            for nth in 0..6_u64 {
+                if nth == 3 {
+                    // Three batches fit; what is written to it next is its closing block.
+                    let error = std::io::ErrorKind::Other;
+                    hardware.disk.inject_on(&first, DiskOperation::Write, 0, 1, error);
+                }
+                apply(node, &engine, batch(vec![set(&format!("k{nth}"), pattern(9_000, nth))]))
+                    .await
+                    .unwrap();
+            }
+            engine.close(deadline(node)).await;
+        });
+        let block = hardware.disk.content(&first).unwrap().slice(4096..8192);
+        unclosed += usize::from(format::Closing::decode(&block).is_err());
+        // The index knows all of it: the segment is not looked through, and yet it has to be closed where it ends.
+        for lost_index in [false, true] {
+            if lost_index {
+                hardware.index.wipe();
+            }
+            hardware.run(async |node, engine, opening| {
+                assert_eq!(opening.damage, Vec::<String>::new());
+                assert_eq!(content(node, &engine).await.len(), 6, "seed {seed}");
+                engine.close(deadline(node)).await;
+            });
+        }
+    }
+    assert!(unclosed > 5, "{unclosed}");
 }
 
 #[test]

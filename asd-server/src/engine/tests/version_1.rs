@@ -250,6 +250,10 @@ fn a_store_of_version_1_goes_on_in_version_2_and_is_compacted_away() {
                 play(&mut model, &one);
                 apply(node, &engine, one).await.unwrap();
             }
+            // Others are deleted: they must stay so, whatever segment goes first.
+            let gone = batch(vec![OsdUpdate::Delete(key(&format!("small{}", rounds + 1)))]);
+            play(&mut model, &gone);
+            apply(node, &engine, gone).await.unwrap();
             let clock = node.env().clock;
             clock.sleep_until(clock.now().plus(Duration::from_secs(5))).await;
             assert_eq!(content(node, &engine).await, model);
