@@ -37,6 +37,16 @@ mod tests {
     }
 
     #[test]
+    fn operations_notice_built_in_faults() {
+        use crate::engine::fuzz::{Sabotage, with_fault};
+        for fault in [Sabotage::NoSync, Sabotage::DropTombstones] {
+            let run = || run_seeded("asd_operations", asd_operations, 20_000, 600);
+            let noticed = with_fault(fault, || std::panic::catch_unwind(run).is_err());
+            assert!(noticed, "{fault:?} was not noticed");
+        }
+    }
+
+    #[test]
     fn every_body_has_its_target() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz");
         let manifest = std::fs::read_to_string(format!("{folder}/Cargo.toml")).unwrap();

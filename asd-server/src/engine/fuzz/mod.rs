@@ -11,6 +11,8 @@ use alba_core::kv::{Kv, SimKvDevice};
 
 use super::*;
 
+#[cfg(test)]
+pub(crate) use super::phase::Sabotage;
 pub use operations::asd_operations;
 pub use records::asd_records;
 
@@ -95,4 +97,13 @@ fn stored(len: usize, salt: u64) -> StoredValue {
 
 async fn apply(node: &SimNode, engine: &Engine, updates: Vec<OsdUpdate>) -> Result<(), OsdError> {
     engine.apply(OsdBatch { asserts: Vec::new(), updates }, Priority::High, deadline(node)).await
+}
+
+/// Runs something on an engine with a fault built in.
+#[cfg(test)]
+pub(crate) fn with_fault<T>(fault: Sabotage, work: impl FnOnce() -> T) -> T {
+    phase::testing::sabotage(Some(fault));
+    let done = work();
+    phase::testing::sabotage(None);
+    done
 }
