@@ -5,7 +5,7 @@ use std::io;
 
 use alba_core::env::DiskFile;
 
-use super::format::{BLOCK, BLOCK_BYTES, FormatError, looks_like_record};
+use super::format::{BLOCK, BLOCK_BYTES, FormatError};
 use super::recovery::{OpenError, Sources};
 use super::segment::{self, Preface, Segment, file_name};
 
@@ -88,11 +88,11 @@ pub(crate) async fn segments(sources: &Sources) -> Result<Found, OpenError> {
     Ok(found)
 }
 
-/// Was anything ever written behind the preface?
+/// Was anything ever written behind the header? Rot counts as written: nothing is removed that may be evidence.
 async fn is_written(file: &dyn DiskFile) -> io::Result<bool> {
     for at in [BLOCK_BYTES, 2 * BLOCK_BYTES] {
         match file.read_at(at, BLOCK).await {
-            Ok(block) if looks_like_record(&block) => return Ok(true),
+            Ok(block) if block.iter().any(|byte| *byte != 0) => return Ok(true),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
             Err(error) => return Err(error),

@@ -479,11 +479,6 @@ fn decode_checksum(tag: u8, body: [u8; 32]) -> Result<Checksum, FormatError> {
     })
 }
 
-/// Does a block begin like a record? (Then something was once written after the segment's header.)
-pub(crate) fn looks_like_record(bytes: &[u8]) -> bool {
-    bytes.starts_with(&RECORD_MAGIC)
-}
-
 /// Fields off the front of a slice.
 struct Fields<'a>(&'a [u8]);
 

@@ -32,7 +32,7 @@ mod upkeep;
 mod walk;
 mod writer;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -174,6 +174,19 @@ impl Shared {
         index.ok_or_else(|| OsdError::Device("the index is being opened again".into()))
     }
 
+    /// Reading the index failed. One that is damaged is made again from the segments, by the writer; until then nothing is
+    /// served from it.
+    fn index_failed(&self, error: &KvError) {
+        if matches!(error, KvError::Damaged(_)) {
+            self.status.index_failed(error);
+            self.sources.index_is_damaged.store(true, Ordering::Relaxed);
+            self.set_index(None);
+            self.compacting.notify_one();
+        } else {
+            self.status.read_failed(error);
+        }
+    }
+
     fn set_index(&self, index: Option<Arc<Index>>) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
     }
@@ -273,7 +286,7 @@ impl Engine {
         let index = self.shared.index()?;
         let done = blocking(self.shared.sources.spawn.as_ref(), move || work(&index)).await;
         done.map_err(|gone| OsdError::Device(gone.to_string()))?.map_err(|error| {
-            self.shared.status.read_failed(&error);
+            self.shared.index_failed(&error);
             OsdError::Device(error.to_string())
         })
     }

@@ -15,7 +15,8 @@ impl Engine {
     /// Opens the store, or begins it when the disk is empty.
     pub async fn open(parts: EngineParts, config: EngineConfig) -> Result<(Self, Opening), OpenError> {
         let EngineParts { disk, index, clock, spawn, store } = parts;
-        let sources = Sources { disk: disk.clone(), spawn: spawn.clone(), index, store };
+        let index_is_damaged = AtomicBool::new(false);
+        let sources = Sources { index_is_damaged, disk: disk.clone(), spawn: spawn.clone(), index, store };
         let recovered = recovery::recover(&sources).await?;
         let capacity = match config.capacity {
             Some(capacity) => capacity,

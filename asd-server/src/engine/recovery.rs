@@ -19,6 +19,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alba_core::env::{Disk, Spawn, blocking};
 use alba_core::kv::KvError;
@@ -63,6 +64,8 @@ pub enum OpenError {
 
 /// What recovery needs.
 pub(crate) struct Sources {
+    /// Something in the index did not decode: it is thrown away when it is opened next.
+    pub index_is_damaged: AtomicBool,
     pub disk: Arc<dyn Disk>,
     pub spawn: Arc<dyn Spawn>,
     pub index: Arc<dyn IndexStore>,
@@ -230,7 +233,13 @@ async fn open_index(sources: &Sources) -> Result<(Arc<Index>, Option<Mark>, Opti
         Ok((Arc::new(index), mark))
     };
     let factory = sources.index.clone();
-    let reason = match blocking(sources.spawn.as_ref(), attempt).await {
+    let attempt = async {
+        if sources.index_is_damaged.swap(false, Ordering::Relaxed) {
+            return Ok(Err(KvError::Damaged("a row of it does not decode".into())));
+        }
+        blocking(sources.spawn.as_ref(), attempt).await
+    };
+    let reason = match attempt.await {
         Ok(Ok((index, mark))) => return Ok((index, mark, None)),
         Ok(Err(KvError::Damaged(reason))) => reason,
         Ok(Err(error)) => return Err(error.into()),

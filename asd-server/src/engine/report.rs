@@ -1,7 +1,5 @@
 //! What an engine tells about itself.
 
-use std::sync::atomic::Ordering;
-
 use serde::Serialize;
 
 use super::index::Live;

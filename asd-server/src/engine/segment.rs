@@ -223,6 +223,11 @@ pub(crate) async fn open(disk: &dyn Disk, number: u64) -> io::Result<Preface> {
         Err(error) => Err(error),
     };
     let header = SegmentHeader::decode(&block(0).await?);
+    // One that strayed here from another segment is no better than a damaged one.
+    let header = match header {
+        Ok(other) if other.seed.segment != number => Err(FormatError::Field("header of another segment")),
+        header => header,
+    };
     let closing = Closing::decode(&block(BLOCK_BYTES).await?);
     let (header, closing, damage) = match (header, closing) {
         // Of this life?

@@ -73,6 +73,9 @@ impl Upkeep {
     }
 
     async fn round(&mut self) -> Result<(), OsdError> {
+        if self.shared.index().is_err() {
+            self.ask(Request::Reopen).await?;
+        }
         self.sweep().await?;
         loop {
             let urgency = self.urgency().await;

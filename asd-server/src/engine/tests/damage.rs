@@ -195,3 +195,48 @@ fn a_truncated_segment_is_reported_and_not_appended_to() {
         FIRST_BATCH + BATCH + BLOCK_BYTES + 5_000
     );
 }
+
+#[test]
+fn a_row_of_the_index_that_does_not_decode_has_it_made_again() {
+    let hardware = Hardware::new(1);
+    three(&hardware);
+    let index = hardware.index.open();
+    let mut rows = WriteBatch::default();
+    rows.put([&b"k"[..], b"b"].concat(), vec![0xff; 3]);
+    index.commit(rows, Durability::Sync).unwrap();
+    drop(index);
+    hardware.run(async |node, engine, opening| {
+        assert_eq!(opening, Opening { replayed: 0, rebuilt: false, damage: vec![] });
+        assert!(matches!(get(node, &engine, "b").await, Err(OsdError::Device(_))));
+        let limit = deadline(node);
+        loop {
+            // Nobody writes: it heals by itself.
+            match get(node, &engine, "b").await {
+                Ok(found) => break assert_eq!(found, Some(stored(pattern(8_500, 2)))),
+                Err(error) => assert!(!limit.left(node.env().clock.as_ref()).is_zero(), "{error}"),
+            }
+            node.env().clock.sleep_until(node.env().clock.now().plus(Duration::from_millis(100))).await;
+        }
+        assert_eq!(engine.status().index, None);
+        assert_eq!(content(node, &engine).await.len(), 3);
+    });
+}
+
+#[test]
+fn a_header_of_another_segment_is_replaced_by_the_closing_block() {
+    let hardware = Hardware::new(1);
+    hardware.run(async |node, engine, _| {
+        for nth in 0..5_u64 {
+            apply(node, &engine, batch(vec![set(&format!("k{nth}"), pattern(8_500, nth))])).await.unwrap();
+        }
+    });
+    assert!(hardware.disk.swap_sectors(FIRST, 0, "segment-0000000000000001", 0, 4096));
+    hardware.index.wipe();
+    hardware.run(async |node, engine, opening| {
+        assert!(opening.damage.iter().all(|line| !line.contains(FIRST)), "{:?}", opening.damage);
+        for nth in 0..3_u64 {
+            let found = get(node, &engine, &format!("k{nth}")).await.unwrap();
+            assert_eq!(found, Some(stored(pattern(8_500, nth))));
+        }
+    });
+}

@@ -10,6 +10,7 @@ mod plan;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use alba_core::env::osd::{OsdAssert, OsdError};
 use alba_core::env::{Deadline, blocking};
@@ -56,6 +57,8 @@ pub(crate) enum Request {
     Sweep(Box<Range>, oneshot::Sender<Result<bool, OsdError>>),
     /// Take in a file with all its blocks written, as a free segment.
     Prepared(PreparedFile, oneshot::Sender<Result<(), OsdError>>),
+    /// Open the index again, when it failed.
+    Reopen(oneshot::Sender<Result<(), OsdError>>),
     /// Gives the blocks of a free segment back to the file system; answered with false when there is none to give.
     Punch(oneshot::Sender<Result<bool, OsdError>>),
     /// Make the index durable and end.
@@ -196,6 +199,9 @@ impl Writer {
             Request::Prepared(prepared, answer) => {
                 drop(answer.send(self.add_free(prepared).await));
             }
+            Request::Reopen(answer) => {
+                drop(answer.send(self.index().await.map(drop)));
+            }
             Request::Punch(answer) => {
                 drop(answer.send(self.punch().await));
             }
@@ -223,6 +229,9 @@ impl Writer {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {
                 self.shared.status.index_failed(&error);
+                if matches!(error, KvError::Damaged(_)) {
+                    self.shared.sources.index_is_damaged.store(true, Ordering::Relaxed);
+                }
                 Err(OsdError::Device(error.to_string()))
             }
             Err(gone) => {
