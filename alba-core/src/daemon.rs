@@ -101,14 +101,14 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    if let Err(error) = Kernel::forced() {
+        return complain(D::NAME, &error.to_string(), 2);
+    }
     let (config, shared) = match arguments.load::<D>() {
         Ok(Outcome::Run(config, shared)) => (config, shared),
         Ok(Outcome::Checked(text)) => return finish(print(&text)),
         Err(message) => return complain(D::NAME, &message, 2),
     };
-    if let Err(error) = Kernel::forced() {
-        return complain(D::NAME, &error.to_string(), 2);
-    }
     let logs = match Logs::start(&shared) {
         Ok(logs) => logs,
         Err(message) => return complain(D::NAME, &message, 2),
