@@ -182,7 +182,13 @@ impl Model {
     /// May the low class start one more? When not, some of it is in flight, so an end of it will ask again.
     fn is_low_free(&self, at: Moment) -> bool {
         let cap = if self.is_high_around(at) {
-            self.limits.low_in_flight.max(self.high.running_bytes / HIGH_PER_LOW)
+            // As much in flight as its part, or it would not get its part. Where clients wait, they fill the disk.
+            let filled = if self.high.waiting.is_empty() {
+                self.high.running_bytes
+            } else {
+                self.limits.in_flight / (HIGH_PER_LOW + 1) * HIGH_PER_LOW
+            };
+            self.limits.low_in_flight.max(filled / HIGH_PER_LOW)
         } else {
             // Room for the client that comes next.
             self.limits.in_flight - self.limits.in_flight / 4
