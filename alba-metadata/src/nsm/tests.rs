@@ -401,7 +401,7 @@ fn command() -> impl Strategy<Value = NsmCommand> {
         3 => Just(Overwrite::Unconditionally),
         1 => Just(Overwrite::NoPrevious),
         1 => Just(Overwrite::AnyPrevious),
-        1 => (0_u8..6).prop_map(|id| Overwrite::PreviousObjectId(ObjectId::new([id; 32]))),
+        1 => (0_u8..20).prop_map(|id| Overwrite::PreviousObjectId(ObjectId::new([id; 32]))),
     ];
     let update = prop_oneof![
         3 => (object, overwrite).prop_map(|(manifest, overwrite)| put(manifest, overwrite)),
@@ -422,7 +422,7 @@ fn command() -> impl Strategy<Value = NsmCommand> {
             .prop_map(|(asserts, updates, epoch)| NsmCommand::Sequence {
                 namespace: NS, asserts, updates, epoch
             }),
-        4 => (0_u8..6, 0_u32..2, 0_u32..3, 0_u32..6).prop_map(|(id, chunk, fragment, osd)| {
+        4 => (0_u8..20, 0_u32..2, 0_u32..3, 0_u32..6).prop_map(|(id, chunk, fragment, osd)| {
             NsmCommand::AddLateFragments {
                 namespace: NS,
                 object: ObjectId::new([id; 32]),
@@ -454,6 +454,22 @@ fn command() -> impl Strategy<Value = NsmCommand> {
     ]
 }
 
+/// Object ids are drawn at random for each upload, so no two uploads have the same: the n-th gets the n-th. (An id that came
+/// again would bring fragments back that wait to be deleted.)
+fn with_fresh_ids(mut commands: Vec<(NsmCommand, bool, u64)>) -> Vec<(NsmCommand, bool, u64)> {
+    let mut uploads = 0_u8;
+    for (command, ..) in &mut commands {
+        let NsmCommand::Sequence { updates, .. } = command else { continue };
+        for update in updates {
+            if let ObjectUpdate::Put { manifest, .. } = update {
+                manifest.object_id = ObjectId::new([uploads; 32]);
+                uploads += 1;
+            }
+        }
+    }
+    commands
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -471,6 +487,7 @@ proptest! {
         let mut together = KvTxn::new(&batched);
         let mut inputs = vec![Input::OpenSession([1; 16])];
         let session = SessionId(0x0101_0101_0101_0101);
+        let commands = with_fresh_ids(commands);
         for (sequence, (command, retried, _)) in (1..).zip(&commands) {
             let id = RequestId { session, sequence, lowest_unacknowledged: sequence.saturating_sub(2).max(1) };
             inputs.push(Input::Command(id, command.clone()));
