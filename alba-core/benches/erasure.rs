@@ -17,6 +17,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use alba_core::erasure;
+use alba_core::erasure::Apart;
 use alba_core::erasure::kernel::Kernel;
 use alba_core::ids::FragmentIndex;
 use alba_core::policy::CodeShape;
@@ -27,9 +28,6 @@ use reed_solomon_erasure::galois_8::ReedSolomon;
 
 const SHAPES: [(u8, u8); 6] = [(2, 1), (4, 2), (5, 4), (8, 4), (10, 4), (16, 4)];
 const FRAGMENTS: [usize; 2] = [64 << 10, 1 << 20];
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Time per iteration of every sample, by (shape, fragment bytes, operation/kernel).
 type Samples = BTreeMap<(CodeShape, usize, String), Vec<Duration>>;
@@ -67,8 +65,8 @@ impl Bench<'_> {
     }
 
     fn memcpy(&mut self, shape: CodeShape, data: &[&[u8]]) {
-        let mut memory = vec![0; shape.k() * self.fragment + LINE];
-        let mut copies = slices_like(&mut memory, shape.k(), self.fragment, data[0]);
+        let mut memory = vec![0; Apart::memory(shape.k(), self.fragment)];
+        let mut copies = Apart::new(&memory, shape.k(), self.fragment, data[0]).split(&mut memory);
         self.run("memcpy", shape, || {
             for (copy, source) in copies.iter_mut().zip(data) {
                 black_box(&mut **copy).copy_from_slice(black_box(source));
@@ -78,16 +76,16 @@ impl Bench<'_> {
 
     fn kernel(&mut self, kernel: Kernel, shape: CodeShape, data: &[&[u8]]) -> Vec<Vec<u8>> {
         let code = erasure::code_on(shape, kernel);
-        let mut memory = vec![0; shape.m() * self.fragment + LINE];
-        let mut parity = slices_like(&mut memory, shape.m(), self.fragment, data[0]);
+        let mut memory = vec![0; Apart::memory(shape.m(), self.fragment)];
+        let mut parity = Apart::new(&memory, shape.m(), self.fragment, data[0]).split(&mut memory);
         self.run(&format!("encode/{}", code.kernel()), shape, || {
             code.encode(black_box(data), black_box(&mut parity)).unwrap();
         });
         let all: Vec<&[u8]> = data.iter().copied().chain(parity.iter().map(|parity| &**parity)).collect();
         for (operation, lost) in [("reconstruct1", 1), ("reconstruct_m", shape.m())] {
             let present: Vec<_> = (0..).map(FragmentIndex).zip(all.iter().copied()).skip(lost).collect();
-            let mut memory = vec![0; lost * self.fragment + LINE];
-            let buffers = slices_like(&mut memory, lost, self.fragment, data[0]);
+            let mut memory = vec![0; Apart::memory(lost, self.fragment)];
+            let buffers = Apart::new(&memory, lost, self.fragment, data[0]).split(&mut memory);
             let mut wanted: Vec<_> = (0..).map(FragmentIndex).zip(buffers).collect();
             self.run(&format!("{operation}/{}", code.kernel()), shape, || {
                 code.reconstruct(black_box(&present), black_box(&mut wanted)).unwrap();
@@ -125,12 +123,6 @@ impl Bench<'_> {
         }
         parity
     }
-}
-
-/// `count` buffers of `len` bytes in `memory` that begin as far behind a cache line as `like`.
-fn slices_like<'a>(memory: &'a mut [u8], count: usize, len: usize, like: &[u8]) -> Vec<&'a mut [u8]> {
-    let start = like.as_ptr().addr().wrapping_sub(memory.as_ptr().addr()) % LINE;
-    memory[start..].chunks_exact_mut(len).take(count).collect()
 }
 
 fn median(samples: &[Duration]) -> f64 {

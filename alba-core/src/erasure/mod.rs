@@ -12,11 +12,13 @@ use thiserror::Error;
 use crate::ids::FragmentIndex;
 use crate::policy::CodeShape;
 
+mod apart;
 mod code;
 mod decode_cache;
 pub mod kernel;
 mod matrix;
 
+pub use apart::Apart;
 use code::MatrixCode;
 use kernel::Kernel;
 

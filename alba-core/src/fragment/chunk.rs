@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::erasure::{self, CodeError};
+use crate::erasure::{self, Apart, CodeError};
 use crate::ids::FragmentIndex;
 use crate::policy::CodeShape;
 
@@ -103,11 +103,7 @@ pub fn trim(fragments: Vec<Bytes>, plain_len: usize) -> Vec<Bytes> {
     trimmed
 }
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// `count` buffers of `len` bytes in one allocation, filled by `fill`. They begin as far behind a cache line as `like`:
-/// the kernels work on whole lines of all fragments at once (kernel/alignment.rs).
+/// `count` buffers of `len` bytes in one allocation, filled by `fill` from `like` and its neighbours.
 fn fill(
     count: usize,
     len: usize,
@@ -115,16 +111,9 @@ fn fill(
     fill: impl FnOnce(&mut [&mut [u8]]) -> Result<(), CodeError>,
 ) -> Result<Vec<Bytes>, CodeError> {
     // At most 255 fragments of at most 2 GiB.
-    let mut buffer = BytesMut::zeroed(count * len + LINE - 1);
-    let start = like.as_ptr().addr().wrapping_sub(buffer.as_ptr().addr()) % LINE;
-    let mut rest = &mut buffer[start..start + count * len];
-    let mut targets = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (target, after) = rest.split_at_mut(len);
-        targets.push(target);
-        rest = after;
-    }
-    fill(&mut targets)?;
-    let whole = buffer.freeze().slice(start..start + count * len);
-    Ok((0..count).map(|index| whole.slice(index * len..(index + 1) * len)).collect())
+    let mut buffer = BytesMut::zeroed(Apart::memory(count, len));
+    let places = Apart::new(&buffer, count, len, like);
+    fill(&mut places.split(&mut buffer))?;
+    let whole = buffer.freeze();
+    Ok((0..count).map(|index| whole.slice(places.range(index))).collect())
 }

@@ -6,6 +6,7 @@
 
 use std::hint::black_box;
 
+use alba_core::erasure::Apart;
 use alba_core::erasure::code_on;
 use alba_core::erasure::kernel::Kernel;
 use alba_core::ids::FragmentIndex;
@@ -94,32 +95,46 @@ impl Contestant {
 /// Buffers of one length in one allocation.
 pub struct Slab {
     memory: Vec<u8>,
-    start: usize,
+    places: Places,
     len: usize,
+    count: usize,
+}
+
+enum Places {
+    /// Back to back, as the fragments of an object are.
+    Together,
+    /// As the client lays out what it codes.
+    Apart(Apart),
 }
 
 impl Slab {
-    /// `count` buffers of `len` bytes that begin as far behind a cache line as `like`.
+    /// `count` buffers of `len` bytes, laid out as the client lays out what it codes from `like`.
     pub fn new(count: usize, len: usize, like: &[u8]) -> Self {
-        let memory = vec![0; count * len + 63];
-        let start = like.as_ptr().addr().wrapping_sub(memory.as_ptr().addr()) % 64;
-        Self { memory, start, len }
+        let memory = vec![0; Apart::memory(count, len)];
+        let places = Places::Apart(Apart::new(&memory, count, len, like));
+        Self { memory, places, len, count }
     }
 
     fn random(count: usize, len: usize, seed: u64) -> Self {
         let mut memory = vec![0; count * len];
         StdRng::seed_from_u64(seed).fill_bytes(&mut memory);
-        Self { memory, start: 0, len }
+        Self { memory, places: Places::Together, len, count }
     }
 
     /// The buffers.
     pub fn slices(&self) -> Vec<&[u8]> {
-        self.memory[self.start..].chunks_exact(self.len).collect()
+        match &self.places {
+            Places::Together => self.memory.chunks_exact(self.len).collect(),
+            Places::Apart(places) => (0..self.count).map(|n| &self.memory[places.range(n)]).collect(),
+        }
     }
 
     /// The buffers.
     pub fn slices_mut(&mut self) -> Vec<&mut [u8]> {
-        self.memory[self.start..].chunks_exact_mut(self.len).collect()
+        match &self.places {
+            Places::Together => self.memory.chunks_exact_mut(self.len).collect(),
+            Places::Apart(places) => places.split(&mut self.memory),
+        }
     }
 }
 

@@ -25,9 +25,8 @@ use super::alignment::{lead, to_boundary};
 const ROWS: usize = 8;
 
 /// Buffers of more than this together do not stay in the caches, so outputs are streamed past them instead of being
-/// fetched first. One measurement had streaming at 16+4 (20 MiB) 1.4 to 2 times as fast, a later one on a loaded machine 7 to
-/// 10 % slower by the median (docs/performance.md); an idle machine must decide. At 12+4 (16 MiB) it made no difference, and
-/// at 10+4 (14 MiB) it was slower when the parity was read again.
+/// fetched first: at 16+4 (20 MiB) 1.1 to 1.7 times as fast (docs/performance.md). At 12+4 (16 MiB) it made no difference,
+/// and at 10+4 (14 MiB) it was slower when the parity was read again.
 const STREAM_ABOVE: usize = 16 << 20;
 
 /// The truth table of a ^ b ^ c.
