@@ -21,7 +21,7 @@ use alba_core::wire::rpc::abm::{OsdEndpoint, OsdInfo};
 use alba_core::wire::rpc::nsm::{
     NsmAnswer, NsmCommand, NsmMessage, NsmOutcome, NsmQuery, ObjectUpdate, Overwrite,
 };
-use alba_core::wire::rpc::{Reply, Request, RequestId, SessionId};
+use alba_core::wire::rpc::{Consistency, Reply, Request, RequestId, SessionId};
 
 const NS: NamespaceId = NamespaceId::from_u32(0);
 
@@ -70,7 +70,7 @@ impl Client {
                 let mut nonce = [0; 16];
                 env.rng.fill(&mut nonce);
                 let open = Request::OpenSession { group: group(), nonce };
-                if let Ok(Reply::Session(session)) = connection.call(&open, attempt).await {
+                if let Ok(Reply::Session(session)) = connection.call(&open, attempt).await.map(|a| a.reply) {
                     return Self { env: env.clone(), connection, session, next: 1 };
                 }
             }
@@ -87,7 +87,8 @@ impl Client {
     async fn command(&mut self, command: NsmCommand) -> Option<NsmOutcome> {
         let id = RequestId { session: self.session, sequence: self.next, lowest_unacknowledged: self.next };
         self.next += 1;
-        match self.connection.call(&Request::Nsm(group(), id, command), self.deadline()).await {
+        let request = Request::Nsm(group(), id, command);
+        match self.connection.call(&request, self.deadline()).await.map(|answer| answer.reply) {
             Ok(Reply::Nsm(result)) => Some(result.unwrap()),
             Ok(other) => panic!("{other:?}"),
             Err(_) => None,
@@ -95,7 +96,8 @@ impl Client {
     }
 
     async fn ask(&self, query: NsmQuery) -> NsmAnswer {
-        match self.connection.call(&Request::NsmQuery(group(), query), self.deadline()).await.unwrap() {
+        let request = Request::NsmQuery(group(), Consistency::Linearizable, query);
+        match self.connection.call(&request, self.deadline()).await.unwrap().reply {
             Reply::NsmAnswer(answer) => answer.unwrap(),
             other => panic!("{other:?}"),
         }

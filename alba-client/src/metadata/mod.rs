@@ -18,7 +18,7 @@ use alba_core::ids::{GroupId, LongId, OsdId};
 use alba_core::net::rpc::{RpcConnection, RpcError};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
-use alba_core::wire::rpc::{Refusal, Reply, Request, RequestId};
+use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
 
 use session::{Session, Ticket};
@@ -212,7 +212,13 @@ impl MetadataClient {
     /// Asks the ABM where the groups are. Failing leaves what was known.
     async fn learn_groups(&self, deadline: Deadline) {
         for server in self.candidates(&self.abm) {
-            let asked = self.attempt(server, &mut || Request::AbmQuery(AbmQuery::Groups), deadline).await;
+            let asked = self
+                .attempt(
+                    server,
+                    &mut || Request::AbmQuery(Consistency::Linearizable, AbmQuery::Groups),
+                    deadline,
+                )
+                .await;
             if let Ok(Attempt::Answered(Reply::AbmAnswer(Ok(AbmAnswer::Groups(groups))))) = asked {
                 let mut state = self.lock();
                 for group in groups {
@@ -236,10 +242,15 @@ impl MetadataClient {
             Err(error) => return Ok(Attempt::Again(error.to_string())),
         };
         let request = request();
-        match connection.call(&request, deadline.capped(clock, ATTEMPT_TIME)).await {
+        match connection.call(&request, deadline.capped(clock, ATTEMPT_TIME)).await.map(|answer| answer.reply)
+        {
             Ok(Reply::Refused(Refusal::UnknownGroup)) => {
                 Ok(Attempt::Again(format!("{server} does not host the group")))
             }
+            Ok(Reply::Refused(Refusal::NotLeader { .. })) => {
+                Ok(Attempt::Again(format!("{server} does not lead the group")))
+            }
+            Ok(Reply::Refused(Refusal::Behind)) => Ok(Attempt::Again(format!("{server} is behind"))),
             Ok(Reply::Refused(Refusal::Overloaded)) => Ok(Attempt::Again(format!("{server} is overloaded"))),
             Ok(Reply::Refused(Refusal::BadRequest(reason))) => Err(MetaError::Protocol(reason)),
             Ok(reply) => Ok(Attempt::Answered(reply)),
@@ -319,7 +330,10 @@ impl Directory for MetadataClient {
     }
 
     async fn query(&self, query: AbmQuery, deadline: Deadline) -> Result<AbmAnswer, MetaError> {
-        match self.ask(&self.abm, || Request::AbmQuery(query.clone()), deadline).await? {
+        match self
+            .ask(&self.abm, || Request::AbmQuery(Consistency::Linearizable, query.clone()), deadline)
+            .await?
+        {
             Reply::AbmAnswer(answer) => Ok(answer?),
             other => Err(unexpected(&other)),
         }
@@ -347,7 +361,14 @@ impl NamespaceStore for MetadataClient {
         query: NsmQuery,
         deadline: Deadline,
     ) -> Result<NsmAnswer, MetaError> {
-        match self.ask(group, || Request::NsmQuery(group.clone(), query.clone()), deadline).await? {
+        match self
+            .ask(
+                group,
+                || Request::NsmQuery(group.clone(), Consistency::Linearizable, query.clone()),
+                deadline,
+            )
+            .await?
+        {
             Reply::NsmAnswer(answer) => Ok(answer?),
             other => Err(unexpected(&other)),
         }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use alba_core::env::sim::Simulation;
 use alba_core::ids::AlbaId;
-use alba_core::net::rpc::{Handler, ServerLimits, serve};
+use alba_core::net::rpc::{Answer, Handler, ServerLimits, serve};
 use alba_core::wire::rpc::SessionId;
 
 use super::*;
@@ -26,7 +26,7 @@ struct ServerState {
 
 #[async_trait]
 impl Handler for Server {
-    async fn handle(&self, request: Request) -> Reply {
+    async fn handle(&self, request: Request, _: Option<Duration>) -> Answer {
         let (reply, lost) = {
             let mut state = self.state.lock().unwrap();
             let reply = match request {
@@ -56,7 +56,7 @@ impl Handler for Server {
         if lost {
             std::future::pending::<()>().await;
         }
-        reply
+        reply.into()
     }
 }
 

@@ -10,6 +10,23 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use crate::wire::rpc::Reply;
+
+/// An answer with its note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The answer itself.
+    pub reply: Reply,
+    /// The last applied index of the state it was given from; 0: none.
+    pub index: u64,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, index: 0 }
+    }
+}
+
 pub use client::{RpcConnection, RpcError};
 pub use frame::{ABOUT_CONNECTION, Frame, FrameError, FrameReader, decode_body, encode_frame};
 pub use server::{Handler, ServerLimits, serve};

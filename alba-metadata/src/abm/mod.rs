@@ -146,7 +146,13 @@ fn delivered(txn: &mut KvTxn<'_>, destination: &Destination, message: &Message) 
             namespaces::on_device(txn, *id, *osd)
         }
         // Nothing follows these.
-        (_, Message::Nsm(NsmMessage::UnlinkOsd { .. }) | Message::Osd(_)) => Ok(()),
+        (
+            _,
+            Message::Nsm(
+                NsmMessage::UnlinkOsd { .. } | NsmMessage::UpdatePreset { .. } | NsmMessage::UpdateOsd { .. },
+            )
+            | Message::Osd(_),
+        ) => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use alba_core::wire::rpc::nsm::{NsmError, NsmMessage, NsmOutcome};
 use super::keys::Table;
 use super::{Header, Refused, epochs, keys, next_message, refuse};
 use crate::txn::KvTxn;
-use crate::value::{PRESENT, damaged, last_number, save, scan_prefix};
+use crate::value::{PRESENT, damaged, last_number, load, save, scan_prefix};
 
 /// Keys dropped per step: a command never waits long for a namespace that goes.
 const DROP_STEP: usize = 1000;
@@ -59,6 +59,22 @@ fn effect(txn: &mut KvTxn<'_>, message: &NsmMessage) -> Result<(), KvError> {
         NsmMessage::UnlinkOsd { namespace, osd } => {
             // The info stays: manifests still name the OSD.
             txn.delete(keys::of_osd(*namespace, Table::ActiveOsds, *osd));
+            Ok(())
+        }
+        NsmMessage::UpdatePreset { namespace, preset, version } => {
+            if let Some(header) = load::<Header>(txn, &keys::header(*namespace))?
+                && header.preset_version < *version
+            {
+                let preset = preset.as_ref().clone();
+                save(txn, keys::header(*namespace), &Header { preset, preset_version: *version, ..header })?;
+            }
+            Ok(())
+        }
+        NsmMessage::UpdateOsd { namespace, osd, info } => {
+            let key = keys::of_osd(*namespace, Table::OsdInfos, *osd);
+            if txn_has(txn, &key)? {
+                save(txn, key, info)?;
+            }
             Ok(())
         }
     }

@@ -8,10 +8,11 @@ use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Deadline, Env, Moment, blocking, within};
 use alba_core::ids::GroupId;
 use alba_core::kv::{Durability, Kv, KvError};
+use alba_core::wire::rpc::Consistency;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ReadWork, ReplicationError, Replicator, answer_of};
+use super::{Index, ReadWork, ReplicationError, Replicator, answer_of};
 use crate::machine::{Input, OutputOf, step};
 use crate::model::Model;
 use crate::txn::KvTxn;
@@ -143,7 +144,7 @@ impl<M: Model> Replicator<M> for Local<M> {
         &self,
         input: Input<M::Command>,
         deadline: Deadline,
-    ) -> Result<OutputOf<M>, ReplicationError> {
+    ) -> Result<(OutputOf<M>, Index), ReplicationError> {
         let (answer, output) = oneshot::channel();
         let clock = self.env.clock.as_ref();
         match within(clock, deadline, self.queue.send(Waiting { input, answer })).await {
@@ -152,7 +153,7 @@ impl<M: Model> Replicator<M> for Local<M> {
             Err(_) => return Err(ReplicationError::Overloaded),
         }
         match within(self.env.clock.as_ref(), deadline, output).await {
-            Ok(Ok(output)) => output,
+            Ok(Ok(output)) => Ok((output?, 0)),
             Ok(Err(_)) => Err(ReplicationError::Stopped),
             Err(_) => Err(ReplicationError::Timeout),
         }
@@ -161,12 +162,19 @@ impl<M: Model> Replicator<M> for Local<M> {
     async fn query(
         &self,
         query: M::Query,
+        _: Consistency,
         deadline: Deadline,
-    ) -> Result<Result<M::Answer, M::Error>, ReplicationError> {
-        super::read_with(self, deadline, move |store| answer_of::<M>(M::query(store, &query))).await
+    ) -> Result<(Result<M::Answer, M::Error>, Index), ReplicationError> {
+        let answer = super::read_with(self, deadline, move |store| answer_of::<M>(M::query(store, &query)));
+        Ok((answer.await?, 0))
     }
 
-    async fn read(&self, read: ReadWork, deadline: Deadline) -> Result<(), ReplicationError> {
+    async fn read(
+        &self,
+        read: ReadWork,
+        _: Consistency,
+        deadline: Deadline,
+    ) -> Result<Index, ReplicationError> {
         // Commands are answered after their commit: the store as it is now holds all that were.
         let kv = self.store.sound()?;
         let work = blocking(self.env.spawn.as_ref(), move || {
@@ -174,7 +182,7 @@ impl<M: Model> Replicator<M> for Local<M> {
             read(snapshot.as_ref())
         });
         match within(self.env.clock.as_ref(), deadline, work).await {
-            Ok(Ok(done)) => Ok(done?),
+            Ok(Ok(done)) => done.map(|()| 0).map_err(Into::into),
             Ok(Err(_)) => Err(ReplicationError::Stopped),
             Err(_) => Err(ReplicationError::Timeout),
         }

@@ -6,6 +6,7 @@ mod tests;
 
 use alba_core::env::Deadline;
 use alba_core::kv::KvError;
+use alba_core::wire::rpc::Consistency;
 use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -27,6 +28,15 @@ pub enum ReplicationError {
     /// Not done by the deadline; whether the input counts is unknown.
     #[error("not done by the deadline")]
     Timeout,
+    /// This replica does not lead the group; nothing happened.
+    #[error("this replica does not lead the group")]
+    NotLeader {
+        /// Where the leader is (`ip:port`), when known.
+        leader: Option<String>,
+    },
+    /// The replica had not applied the asked index by the deadline.
+    #[error("the replica is behind")]
+    Behind,
     /// The group is being shut down; whether the input counts is unknown.
     #[error("the group is being shut down")]
     Stopped,
@@ -40,21 +50,30 @@ pub trait Replicator<M: Model>: Send + Sync + 'static {
         &self,
         input: Input<M::Command>,
         deadline: Deadline,
-    ) -> Result<OutputOf<M>, ReplicationError>;
+    ) -> Result<(OutputOf<M>, Index), ReplicationError>;
 
-    /// Answers from a state that holds all inputs that were acknowledged before the call.
+    /// Answers from a state as new as `consistency` wants it.
     async fn query(
         &self,
         query: M::Query,
+        consistency: Consistency,
         deadline: Deadline,
-    ) -> Result<Result<M::Answer, M::Error>, ReplicationError>;
+    ) -> Result<(Result<M::Answer, M::Error>, Index), ReplicationError>;
 
     /// Runs a read of the server's own on such a state.
-    async fn read(&self, read: ReadWork, deadline: Deadline) -> Result<(), ReplicationError>;
+    async fn read(
+        &self,
+        read: ReadWork,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Index, ReplicationError>;
 
     /// Counts commits: whoever waits for a change of the state waits for this.
     fn commits(&self) -> watch::Receiver<u64>;
 }
+
+/// An applied index: later states have higher ones. 0 where the state has no copies to compare it with.
+pub type Index = u64;
 
 /// A read that keeps its result itself.
 pub type ReadWork = Box<dyn FnOnce(&dyn alba_core::kv::KvRead) -> Result<(), KvError> + Send>;
@@ -70,7 +89,7 @@ pub(crate) fn answer_of<M: Model>(
     }
 }
 
-/// Reads with a closure and hands its result back.
+/// Reads linearizably with a closure and hands its result back.
 pub async fn read_with<M: Model, T: Send + 'static>(
     group: &dyn Replicator<M>,
     deadline: Deadline,
@@ -82,6 +101,6 @@ pub async fn read_with<M: Model, T: Send + 'static>(
         drop(answer.send(read(store)?));
         Ok(())
     });
-    group.read(work, deadline).await?;
+    group.read(work, Consistency::Linearizable, deadline).await?;
     result.await.map_err(|_| ReplicationError::Stopped)
 }

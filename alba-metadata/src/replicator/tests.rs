@@ -5,6 +5,7 @@ use alba_core::env::sim::Simulation;
 use alba_core::env::{Deadline, Env};
 use alba_core::ids::{GroupId, ObjectId};
 use alba_core::kv::{Kv, SimKvDevice};
+use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::RequestId;
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery, Overwrite};
 
@@ -40,7 +41,7 @@ fn put_command(text: &str, id: u8) -> NsmCommand {
 
 async fn exists(local: &Local<Nsm>, env: &Env, text: &str) -> bool {
     let query = NsmQuery::Manifests { namespace: NS, names: vec![name(text)] };
-    match local.query(query, soon(env)).await.unwrap() {
+    match local.query(query, Consistency::Linearizable, soon(env)).await.unwrap().0 {
         Ok(NsmAnswer::Manifests(found)) => found[0].is_some(),
         other => panic!("{other:?}"),
     }
@@ -61,7 +62,7 @@ fn what_was_acknowledged_survives_a_crash_at_any_moment() {
                     let text = format!("object {id}");
                     let command = Input::Internal(put_command(&text, id));
                     assert!(matches!(
-                        local.propose(command, soon(&env)).await.unwrap(),
+                        local.propose(command, soon(&env)).await.unwrap().0,
                         Output::Done(Ok(NsmOutcome::Stored(_)))
                     ));
                     acknowledged.push(text);
@@ -101,7 +102,7 @@ fn many_waiting_commands_share_a_commit_and_each_gets_its_own_answer() {
             env.spawn.spawn(
                 "put",
                 Box::pin(async move {
-                    let output = local.propose(command, deadline).await.unwrap();
+                    let output = local.propose(command, deadline).await.unwrap().0;
                     answers.send(output).unwrap();
                 }),
             );
@@ -130,7 +131,8 @@ fn a_failed_store_refuses_then_is_opened_again_and_the_retry_gets_the_first_answ
     let env = sim.node(1).env();
     sim.run(LIMIT, async {
         let local = start(&env, &device).await;
-        let Output::Session(session) = local.propose(Input::OpenSession([1; 16]), soon(&env)).await.unwrap()
+        let Output::Session(session) =
+            local.propose(Input::OpenSession([1; 16]), soon(&env)).await.unwrap().0
         else {
             panic!()
         };
@@ -138,18 +140,18 @@ fn a_failed_store_refuses_then_is_opened_again_and_the_retry_gets_the_first_answ
             let id = RequestId { session, sequence, lowest_unacknowledged: 1 };
             Input::Command(id, command)
         };
-        let first = local.propose(command(1, put_command("a", 1)), soon(&env)).await.unwrap();
+        let first = local.propose(command(1, put_command("a", 1)), soon(&env)).await.unwrap().0;
         device.fail();
         let failed = local.propose(command(2, put_command("b", 2)), soon(&env)).await;
         assert!(matches!(failed, Err(ReplicationError::Store(_))), "{failed:?}");
-        let read = local.query(NsmQuery::Statistics(NS), soon(&env)).await;
+        let read = local.query(NsmQuery::Statistics(NS), Consistency::Linearizable, soon(&env)).await;
         assert!(matches!(read, Err(ReplicationError::Store(_))), "a store that failed is not read either");
         // The device is well again.
         device.crash(0);
         env.clock.sleep_until(env.clock.now().plus(Duration::from_secs(1))).await;
         // The answer to the first was lost, say; the second never happened.
-        assert_eq!(local.propose(command(1, put_command("a", 1)), soon(&env)).await.unwrap(), first);
-        let second = local.propose(command(2, put_command("b", 2)), soon(&env)).await.unwrap();
+        assert_eq!(local.propose(command(1, put_command("a", 1)), soon(&env)).await.unwrap().0, first);
+        let second = local.propose(command(2, put_command("b", 2)), soon(&env)).await.unwrap().0;
         assert!(matches!(second, Output::Done(Ok(NsmOutcome::Stored(_)))));
         assert!(exists(&local, &env, "a").await && exists(&local, &env, "b").await);
     })
@@ -163,14 +165,15 @@ fn a_command_whose_caller_went_away_still_counts_once() {
     let env = sim.node(1).env();
     sim.run(LIMIT, async {
         let local = start(&env, &device).await;
-        let Output::Session(session) = local.propose(Input::OpenSession([1; 16]), soon(&env)).await.unwrap()
+        let Output::Session(session) =
+            local.propose(Input::OpenSession([1; 16]), soon(&env)).await.unwrap().0
         else {
             panic!()
         };
         let id = RequestId { session, sequence: 1, lowest_unacknowledged: 1 };
         let late =
             local.propose(Input::Command(id, put_command("a", 1)), env.deadline_in(Duration::ZERO)).await;
-        let output = local.propose(Input::Command(id, put_command("a", 1)), soon(&env)).await.unwrap();
+        let output = local.propose(Input::Command(id, put_command("a", 1)), soon(&env)).await.unwrap().0;
         let Output::Done(Ok(NsmOutcome::Stored(stored))) = output else { panic!("{late:?}, {output:?}") };
         assert_eq!(stored[0].object_id, ObjectId::new([1; 32]));
     })

@@ -8,14 +8,15 @@ use std::time::Duration;
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Env, within};
 use alba_core::ids::{AlbaId, MessageId};
-use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmQuery, Destination, Message};
+use alba_core::wire::rpc::Consistency;
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmQuery, Destination, Message};
 use alba_core::wire::rpc::nsm::{NsmCommand, NsmMessage};
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Devices, Groups, nsm_refusal, on_device, remote};
 use crate::abm::Abm;
 use crate::machine::{Input, Output};
-use crate::replicator::{Replicator, read_with};
+use crate::replicator::{ReplicationError, Replicator, read_with};
 
 /// Messages per step (features, appendix A).
 const BATCH: u32 = 10;
@@ -82,7 +83,7 @@ impl Deliverer {
         let mut commits = shared.abm.commits();
         loop {
             commits.mark_unchanged();
-            match shared.abm.query(AbmQuery::Queues, env.deadline_in(STEP_TIME)).await {
+            match ask(shared.abm.as_ref(), AbmQuery::Queues, env.deadline_in(STEP_TIME)).await {
                 Ok(Ok(AbmAnswer::Queues(queues))) => {
                     for (destination, _) in queues {
                         start_worker(&shared, &workers, destination);
@@ -161,7 +162,7 @@ impl Shared {
         let clock = self.env.clock.as_ref();
         let deadline = self.env.deadline_in(STEP_TIME);
         let query = AbmQuery::Messages { destination: destination.clone(), max: BATCH };
-        let messages = match self.abm.query(query, deadline).await {
+        let messages = match ask(self.abm.as_ref(), query, deadline).await {
             Ok(Ok(AbmAnswer::Messages(messages))) => messages,
             Ok(_) => return Err("the ABM does not tell its messages".to_owned()),
             Err(error) => return Err(error.to_string()),
@@ -185,8 +186,8 @@ impl Shared {
         let mark = AbmCommand::MarkDelivered { destination: destination.clone(), upto };
         let deadline = self.env.deadline_in(STEP_TIME);
         match self.abm.propose(Input::Internal(mark), deadline).await {
-            Ok(Output::Done(Ok(_))) => Ok(true),
-            Ok(output) => Err(format!("the ABM does not mark them delivered: {output:?}")),
+            Ok((Output::Done(Ok(_)), _)) => Ok(true),
+            Ok((output, _)) => Err(format!("the ABM does not mark them delivered: {output:?}")),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -235,8 +236,8 @@ impl Shared {
         let deadline = self.env.deadline_in(STEP_TIME);
         match self.groups.nsm.get(group) {
             Some(local) => match local.propose(Input::Internal(command), deadline).await {
-                Ok(Output::Done(Ok(_))) => Ok(upto),
-                Ok(Output::Done(Err(error))) => Err(nsm_refusal(&error)),
+                Ok((Output::Done(Ok(_)), _)) => Ok(upto),
+                Ok((Output::Done(Err(error)), _)) => Err(nsm_refusal(&error)),
                 Ok(_) => Err("the group gave an unexpected answer".to_owned()),
                 Err(error) => Err(error.to_string()),
             },
@@ -253,7 +254,7 @@ impl Shared {
         group: &alba_core::ids::GroupId,
         deadline: alba_core::env::Deadline,
     ) -> Result<Vec<String>, String> {
-        match self.abm.query(AbmQuery::Groups, deadline).await {
+        match ask(self.abm.as_ref(), AbmQuery::Groups, deadline).await {
             Ok(Ok(AbmAnswer::Groups(groups))) => {
                 let found = groups.into_iter().find(|record| record.id == *group);
                 found.map(|record| record.servers).ok_or_else(|| format!("group {group} is not registered"))
@@ -262,4 +263,13 @@ impl Shared {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// A linearizable read of the ABM.
+async fn ask(
+    abm: &dyn Replicator<Abm>,
+    query: AbmQuery,
+    deadline: alba_core::env::Deadline,
+) -> Result<Result<AbmAnswer, AbmError>, ReplicationError> {
+    abm.query(query, Consistency::Linearizable, deadline).await.map(|(answer, _)| answer)
 }

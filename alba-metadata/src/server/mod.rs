@@ -18,10 +18,10 @@ use std::time::Duration;
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Deadline, Env, within};
 use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceName};
-use alba_core::net::rpc::Handler;
+use alba_core::net::rpc::{Answer, Handler};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::NsmError;
-use alba_core::wire::rpc::{Refusal, Reply, Request, RequestId};
+use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
 use thiserror::Error;
 
@@ -136,26 +136,26 @@ impl Node {
         troubles.iter().next().map(|(group, trouble)| format!("group {group}: {trouble}"))
     }
 
-    async fn abm_command(&self, id: RequestId, command: AbmCommand) -> Reply {
-        let Some(abm) = &self.groups.abm else { return Reply::Refused(Refusal::UnknownGroup) };
+    async fn abm_command(&self, id: RequestId, command: AbmCommand, deadline: Deadline) -> Answer {
+        let Some(abm) = &self.groups.abm else { return unknown_group() };
         if let AbmCommand::MarkClaimed { .. } | AbmCommand::MarkDelivered { .. } = command {
             let error = AbmError::BadArgument("only the ABM's leader itself gives this command".to_owned());
-            return Reply::Abm(Err(error));
+            return Reply::Abm(Err(error)).into();
         }
         let waits_for = match &command {
             AbmCommand::CreateNamespace { name, .. } => Some((name.clone(), true)),
             AbmCommand::DeleteNamespace { name } => Some((name.clone(), false)),
             _ => None,
         };
-        let output = match abm.propose(Input::Command(id, command), self.deadline()).await {
+        let (output, index) = match abm.propose(Input::Command(id, command), deadline).await {
             Ok(output) => output,
-            Err(error) => return refused(&error),
+            Err(error) => return refused(&error).into(),
         };
         let result = match done::<Abm>(output) {
             Ok(result) => result,
-            Err(refusal) => return Reply::Refused(refusal),
+            Err(refusal) => return Reply::Refused(refusal).into(),
         };
-        match (result, waits_for) {
+        let reply = match (result, waits_for) {
             (Ok(AbmOutcome::Namespace(record)), Some((name, true))) => {
                 // Later deletion and re-creation under the same name would be another namespace.
                 let now = self.wait_for(abm.as_ref(), &name, true).await;
@@ -167,7 +167,8 @@ impl Node {
                 Reply::Abm(Ok(outcome))
             }
             (result, _) => Reply::Abm(result),
-        }
+        };
+        Answer { reply, index }
     }
 
     /// Waits until a namespace can be written to, or is gone, or cannot get any further; not longer than
@@ -192,17 +193,18 @@ impl Node {
         }
     }
 
-    async fn claim(&self, long_id: LongId) -> Reply {
+    async fn claim(&self, long_id: LongId, deadline: Deadline) -> Reply {
         let (Some(abm), Some(alba_id)) = (&self.groups.abm, &self.alba_id) else {
             return Reply::Refused(Refusal::UnknownGroup);
         };
-        let deadline = self.deadline();
-        let record = match abm.query(AbmQuery::Osd(long_id.clone()), deadline).await {
-            Ok(Ok(AbmAnswer::Osd(Some(record)))) => record,
-            Ok(Ok(_)) => return Reply::Abm(Err(AbmError::OsdUnknown(long_id))),
-            Ok(Err(error)) => return Reply::Abm(Err(error)),
-            Err(error) => return refused(&error),
-        };
+        let query = AbmQuery::Osd(long_id.clone());
+        let record =
+            match abm.query(query, Consistency::Linearizable, deadline).await.map(|(answer, _)| answer) {
+                Ok(Ok(AbmAnswer::Osd(Some(record)))) => record,
+                Ok(Ok(_)) => return Reply::Abm(Err(AbmError::OsdUnknown(long_id))),
+                Ok(Err(error)) => return Reply::Abm(Err(error)),
+                Err(error) => return refused(&error),
+            };
         if let Some(id) = record.osd_id {
             return Reply::Abm(Ok(AbmOutcome::OsdId(id)));
         }
@@ -212,71 +214,76 @@ impl Node {
         }
         // A crash here leaves a device that is ours and not registered: the next claim finds its own keys and goes on.
         let command = Input::Internal(AbmCommand::MarkClaimed { long_id });
-        match abm.propose(command, deadline).await.map(done::<Abm>) {
+        match abm.propose(command, deadline).await.map(|(output, _)| done::<Abm>(output)) {
             Ok(Ok(result)) => Reply::Abm(result),
             Ok(Err(refusal)) => Reply::Refused(refusal),
             Err(error) => refused(&error),
         }
     }
 
-    async fn open_session(&self, group: &GroupId, nonce: [u8; 16]) -> Reply {
-        let deadline = self.deadline();
+    async fn open_session(&self, group: &GroupId, nonce: [u8; 16], deadline: Deadline) -> Reply {
         let opened = if group.as_str() == ABM {
             match &self.groups.abm {
-                Some(abm) => abm.propose(Input::OpenSession(nonce), deadline).await.map(session::<Abm>),
+                Some(abm) => {
+                    abm.propose(Input::OpenSession(nonce), deadline).await.map(|(o, _)| session::<Abm>(o))
+                }
                 None => return Reply::Refused(Refusal::UnknownGroup),
             }
         } else {
             match self.groups.nsm.get(group) {
-                Some(nsm) => nsm.propose(Input::OpenSession(nonce), deadline).await.map(session::<Nsm>),
+                Some(nsm) => {
+                    nsm.propose(Input::OpenSession(nonce), deadline).await.map(|(o, _)| session::<Nsm>(o))
+                }
                 None => return Reply::Refused(Refusal::UnknownGroup),
             }
         };
         opened.unwrap_or_else(|error| refused(&error))
     }
-
-    fn deadline(&self) -> Deadline {
-        self.env.deadline_in(REQUEST_TIME)
-    }
 }
 
 #[async_trait]
 impl Handler for Node {
-    async fn handle(&self, request: Request) -> Reply {
+    async fn handle(&self, request: Request, patience: Option<Duration>) -> Answer {
+        let deadline = self.env.deadline_in(patience.map_or(REQUEST_TIME, |left| left.min(REQUEST_TIME)));
         match request {
             Request::Hello => match &self.alba_id {
                 Some(alba_id) => {
                     let abm = abm_id().into_iter();
                     let groups = abm.chain(self.groups.nsm.keys().cloned()).collect();
                     let version = env!("CARGO_PKG_VERSION").to_owned();
-                    Reply::Hello { alba_id: alba_id.clone(), groups, version }
+                    Reply::Hello { alba_id: alba_id.clone(), groups, version }.into()
                 }
-                None => Reply::Refused(Refusal::UnknownGroup),
+                None => unknown_group(),
             },
-            Request::OpenSession { group, nonce } => self.open_session(&group, nonce).await,
-            Request::Abm(id, command) => self.abm_command(id, command).await,
-            Request::AbmQuery(query) => match &self.groups.abm {
-                None => Reply::Refused(Refusal::UnknownGroup),
-                Some(abm) => match abm.query(query, self.deadline()).await {
-                    Ok(answer) => Reply::AbmAnswer(answer),
-                    Err(error) => refused(&error),
+            Request::OpenSession { group, nonce } => self.open_session(&group, nonce, deadline).await.into(),
+            Request::Abm(id, command) => self.abm_command(id, command, deadline).await,
+            Request::AbmQuery(consistency, query) => match &self.groups.abm {
+                None => unknown_group(),
+                Some(abm) => match abm.query(query, consistency, deadline).await {
+                    Ok((answer, index)) => Answer { reply: Reply::AbmAnswer(answer), index },
+                    Err(error) => refused(&error).into(),
                 },
             },
             Request::Nsm(group, id, command) => match self.groups.nsm.get(&group) {
-                None => Reply::Refused(Refusal::UnknownGroup),
-                Some(nsm) => match nsm.propose(Input::Command(id, command), self.deadline()).await {
-                    Ok(output) => done::<Nsm>(output).map_or_else(Reply::Refused, Reply::Nsm),
-                    Err(error) => refused(&error),
+                None => unknown_group(),
+                Some(nsm) => match nsm.propose(Input::Command(id, command), deadline).await {
+                    Ok((output, index)) => {
+                        let reply = done::<Nsm>(output).map_or_else(Reply::Refused, Reply::Nsm);
+                        Answer { reply, index }
+                    }
+                    Err(error) => refused(&error).into(),
                 },
             },
-            Request::NsmQuery(group, query) => match self.groups.nsm.get(&group) {
-                None => Reply::Refused(Refusal::UnknownGroup),
-                Some(nsm) => match nsm.query(query, self.deadline()).await {
-                    Ok(answer) => Reply::NsmAnswer(answer),
-                    Err(error) => refused(&error),
+            Request::NsmQuery(group, consistency, query) => match self.groups.nsm.get(&group) {
+                None => unknown_group(),
+                Some(nsm) => match nsm.query(query, consistency, deadline).await {
+                    Ok((answer, index)) => Answer { reply: Reply::NsmAnswer(answer), index },
+                    Err(error) => refused(&error).into(),
                 },
             },
-            Request::ClaimOsd(long_id) => self.claim(long_id).await,
+            Request::ClaimOsd(long_id) => self.claim(long_id, deadline).await.into(),
+            // The groups here have one replica each.
+            Request::Replicate(..) => unknown_group(),
         }
     }
 }
@@ -301,9 +308,15 @@ fn session<M: Model>(output: OutputOf<M>) -> Reply {
     }
 }
 
+fn unknown_group() -> Answer {
+    Reply::Refused(Refusal::UnknownGroup).into()
+}
+
 fn refused(error: &ReplicationError) -> Reply {
     Reply::Refused(match error {
         ReplicationError::Overloaded => Refusal::Overloaded,
+        ReplicationError::NotLeader { leader } => Refusal::NotLeader { leader: leader.clone() },
+        ReplicationError::Behind => Refusal::Behind,
         // Whether it happened is unknown, exactly as after a failure of the store; a retry tells.
         ReplicationError::Store(_) | ReplicationError::Timeout | ReplicationError::Stopped => {
             Refusal::Storage(error.to_string())
@@ -323,14 +336,14 @@ async fn bootstrap(
     let failed = |error| StartError::Group { group: group.clone(), error };
     let wanted = AlbaId::new(uuid(env)).map_err(|error| StartError::Abm(error.into()))?;
     let first = Input::Internal(AbmCommand::Bootstrap { alba_id: wanted });
-    let alba_id = match abm.propose(first, deadline).await.map_err(failed)? {
+    let alba_id = match abm.propose(first, deadline).await.map_err(failed)?.0 {
         Output::Done(Ok(AbmOutcome::AlbaId(id))) => id,
         Output::Done(Err(error)) => return Err(StartError::Abm(error)),
         _ => return Err(StartError::Unexpected),
     };
     for id in groups.nsm.keys() {
         let command = AbmCommand::AddGroup { id: id.clone(), servers: vec![advertise.to_owned()] };
-        match abm.propose(Input::Internal(command), deadline).await.map_err(failed)? {
+        match abm.propose(Input::Internal(command), deadline).await.map_err(failed)?.0 {
             Output::Done(Ok(_)) => {}
             Output::Done(Err(error)) => return Err(StartError::Abm(error)),
             _ => return Err(StartError::Unexpected),
@@ -365,7 +378,7 @@ async fn tidy_loop<M: Model>(
 ) {
     loop {
         let tidied = replicator.propose(Input::Tidy, env.deadline_in(REQUEST_TIME)).await;
-        let more = matches!(tidied, Ok(Output::Tidied(true)));
+        let more = matches!(tidied, Ok((Output::Tidied(true), _)));
         {
             let mut troubles = troubles.lock().unwrap_or_else(PoisonError::into_inner);
             match tidied {

@@ -39,13 +39,14 @@ async fn deliver_to(
     let mut nonce = [0; 16];
     env.rng.fill(&mut nonce);
     let open = Request::OpenSession { group: group.clone(), nonce };
-    let session = match connection.call(&open, deadline).await {
+    let session = match connection.call(&open, deadline).await.map(|answer| answer.reply) {
         Ok(Reply::Session(session)) => session,
         Ok(other) => return Err(format!("no session: {other:?}")),
         Err(error) => return Err(error.to_string()),
     };
     let id = RequestId { session, sequence: 1, lowest_unacknowledged: 1 };
-    match connection.call(&Request::Nsm(group.clone(), id, command), deadline).await {
+    let request = Request::Nsm(group.clone(), id, command);
+    match connection.call(&request, deadline).await.map(|answer| answer.reply) {
         Ok(Reply::Nsm(Ok(_))) => Ok(()),
         Ok(Reply::Nsm(Err(error))) => Err(nsm_refusal(&error)),
         Ok(other) => Err(format!("not delivered: {other:?}")),

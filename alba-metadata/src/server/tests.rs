@@ -14,6 +14,7 @@ use alba_core::net::rpc::{RpcConnection, ServerLimits, serve};
 use alba_core::osd_keys;
 use alba_core::range::{Page, RangeQuery};
 use alba_core::units::ByteCount;
+use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::SessionId;
 use alba_core::wire::rpc::abm::{Destination, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo};
 use alba_core::wire::rpc::nsm::{NamespaceInfo, NsmAnswer, NsmQuery};
@@ -175,7 +176,7 @@ impl Client {
             group: GroupId::new(ABM).unwrap(),
             nonce: env.rng.bytes32()[..16].try_into().unwrap(),
         };
-        let session = match connection.call(&open, deadline).await.unwrap() {
+        let session = match connection.call(&open, deadline).await.unwrap().reply {
             Reply::Session(session) => session,
             other => panic!("{other:?}"),
         };
@@ -184,7 +185,7 @@ impl Client {
 
     async fn call(&self, request: Request) -> Reply {
         let deadline = self.env.deadline_in(Duration::from_secs(30));
-        self.connection.call(&request, deadline).await.unwrap()
+        self.connection.call(&request, deadline).await.unwrap().reply
     }
 
     async fn abm(&mut self, command: AbmCommand) -> Result<AbmOutcome, AbmError> {
@@ -221,14 +222,14 @@ impl Client {
 
     async fn namespace(&self, record: &NamespaceRecord) -> NamespaceInfo {
         let query = NsmQuery::Namespace(record.id);
-        match self.call(Request::NsmQuery(record.group.clone(), query)).await {
+        match self.call(Request::NsmQuery(record.group.clone(), Consistency::Linearizable, query)).await {
             Reply::NsmAnswer(Ok(NsmAnswer::Namespace(info))) => *info,
             other => panic!("{other:?}"),
         }
     }
 
     async fn queues(&self) -> Vec<(Destination, u64)> {
-        match self.call(Request::AbmQuery(AbmQuery::Queues)).await {
+        match self.call(Request::AbmQuery(Consistency::Linearizable, AbmQuery::Queues)).await {
             Reply::AbmAnswer(Ok(AbmAnswer::Queues(queues))) => queues,
             other => panic!("{other:?}"),
         }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
+use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Clock, Deadline, Env, Moment, Stream, within};
@@ -54,7 +55,7 @@ struct Shared {
 }
 
 struct State {
-    waiting: BTreeMap<u64, oneshot::Sender<Reply>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
     next: u64,
     last_heard: Moment,
     broken: Option<RpcError>,
@@ -123,7 +124,7 @@ impl RpcConnection {
 
     /// Sends a request and waits for its answer. May be dropped at any time. A connection that was silent for the whole
     /// time of a call that timed out counts as broken.
-    pub async fn call(&self, request: &Request, deadline: Deadline) -> Result<Reply, RpcError> {
+    pub async fn call(&self, request: &Request, deadline: Deadline) -> Result<Answer, RpcError> {
         let started = self.shared.clock.now();
         let (answer, reply) = oneshot::channel();
         let correlation = {
@@ -137,7 +138,9 @@ impl RpcConnection {
             correlation
         };
         let _waiting = Waiting { shared: &self.shared, correlation };
-        let frame = encode_frame(correlation, request, MAX_REQUEST).map_err(|error| match error {
+        let left = deadline.left(self.shared.clock.as_ref());
+        let note = u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1);
+        let frame = encode_frame(correlation, note, request, MAX_REQUEST).map_err(|error| match error {
             FrameError::TooLong { len, max } => RpcError::TooLarge { len, max },
             other => RpcError::Connect(other.to_string()),
         })?;
@@ -184,7 +187,7 @@ async fn read_replies(stream: ReadHalf<Stream>, shared: Arc<Shared>) {
         state.last_heard = shared.clock.now();
         // Nobody waits any more when the call was cancelled or timed out.
         if let Some(waiter) = state.waiting.remove(&frame.correlation) {
-            drop(waiter.send(reply));
+            drop(waiter.send(Answer { reply, index: frame.note }));
         }
     };
     shared.fail(error);

@@ -1,4 +1,5 @@
-//! Frames: `u32 LE length ‖ FORMAT ‖ u64 LE correlation ‖ postcard value`, the length counting all behind itself.
+//! Frames: `u32 LE length ‖ FORMAT ‖ u64 LE correlation ‖ u64 LE note ‖ postcard value`, the length counting all behind
+//! itself.
 
 use std::io;
 
@@ -12,8 +13,8 @@ use crate::wire::rpc::FORMAT;
 /// The correlation number of an answer that is about the connection and not about one request.
 pub const ABOUT_CONNECTION: u64 = 0;
 
-/// Format byte and correlation number.
-const HEADER: usize = 1 + 8;
+/// Format byte, correlation number and note.
+const HEADER: usize = 1 + 8 + 8;
 
 /// Grown by at most this much before more bytes have arrived.
 const STEP: usize = 64 << 10;
@@ -35,7 +36,7 @@ pub enum FrameError {
         /// The limit.
         max: usize,
     },
-    /// Too short to hold format and correlation number.
+    /// Too short to hold format, correlation number and note.
     #[error("a frame of {0} bytes is too short to be one")]
     TooShort(usize),
     /// Another version of the format, or no ALBA at all.
@@ -54,6 +55,8 @@ pub enum FrameError {
 pub struct Frame {
     /// Which request it is or answers.
     pub correlation: u64,
+    /// What goes with every message of its kind ([`crate::wire::rpc`]).
+    pub note: u64,
     /// The body, header included.
     body: Vec<u8>,
 }
@@ -85,10 +88,16 @@ pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
 }
 
 /// A whole frame of `value`; refused when its body would be longer than `max`.
-pub fn encode_frame<T: Serialize>(correlation: u64, value: &T, max: usize) -> Result<Vec<u8>, FrameError> {
+pub fn encode_frame<T: Serialize>(
+    correlation: u64,
+    note: u64,
+    value: &T,
+    max: usize,
+) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0; 4];
     bytes.push(FORMAT);
     bytes.extend_from_slice(&correlation.to_le_bytes());
+    bytes.extend_from_slice(&note.to_le_bytes());
     let mut bytes =
         postcard::to_extend(value, bytes).map_err(|error| FrameError::Undecodable(error.to_string()))?;
     let len = bytes.len() - 4;
@@ -156,10 +165,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 format_checked = true;
             }
         }
-        let mut correlation = [0; 8];
         // `announced` saw to it that the header is there.
-        correlation.copy_from_slice(body.get(1..HEADER).ok_or(FrameError::TooShort(len))?);
-        Ok(Frame { correlation: u64::from_le_bytes(correlation), body })
+        let number = |at: usize| match body.get(at..at + 8).map(<[u8; 8]>::try_from) {
+            Some(Ok(bytes)) => Ok(u64::from_le_bytes(bytes)),
+            _ => Err(FrameError::TooShort(len)),
+        };
+        let (correlation, note) = (number(1)?, number(9)?);
+        Ok(Frame { correlation, note, body })
     }
 
     /// The next frame; `None` when the peer closed between frames.

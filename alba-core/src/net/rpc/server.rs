@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Deadline, Env, Listener, Stream, within};
@@ -18,8 +19,9 @@ use crate::wire::rpc::{MAX_REPLY, MAX_REQUEST, Refusal, Reply, Request};
 /// What answers requests.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. Has its own deadline inside; dropped when the connection goes away.
-    async fn handle(&self, request: Request) -> Reply;
+    /// Answers one request. `patience` is how long its sender still waits, when it said so; the handler has a deadline of
+    /// its own besides. Dropped when the connection goes away.
+    async fn handle(&self, request: Request, patience: Option<Duration>) -> Answer;
 }
 
 /// How much a server takes on.
@@ -145,7 +147,7 @@ pub async fn serve(
 
 /// Tells the peer why its connection is closed, if it can be told.
 async fn say_goodbye<W: AsyncWrite + Unpin>(server: &Server, to: &mut W, why: Refusal, patience: Duration) {
-    let Ok(frame) = encode_frame(ABOUT_CONNECTION, &Reply::Refused(why), MAX_REPLY) else { return };
+    let Ok(frame) = encode_frame(ABOUT_CONNECTION, 0, &Reply::Refused(why), MAX_REPLY) else { return };
     let written = async {
         to.write_all(&frame).await?;
         to.flush().await?;
@@ -214,15 +216,16 @@ async fn read_requests(
         let (frame, room) =
             within(clock, whole, frame).await.map_err(|_| late("a frame took too long"))??;
         let correlation = frame.correlation;
+        let patience = (frame.note > 0).then_some(Duration::from_micros(frame.note));
         let request = frame.decode::<Request>();
         drop(frame);
         let (server, answers) = (server.clone(), answers.clone());
         let env = server.env.clone();
         requests.spawn(&env, "rpc-request", async move {
             let reply = match request {
-                Ok(request) => server.handler.handle(request).await,
+                Ok(request) => server.handler.handle(request, patience).await,
                 // The frame was whole: the connection is sound, and a newer client may go on with what we know.
-                Err(error) => Reply::Refused(Refusal::BadRequest(error.to_string())),
+                Err(error) => Reply::Refused(Refusal::BadRequest(error.to_string())).into(),
             };
             answer(&server, correlation, reply, room, slot, &answers).await;
         });
@@ -232,16 +235,16 @@ async fn read_requests(
 async fn answer(
     server: &Server,
     correlation: u64,
-    reply: Reply,
+    Answer { reply, index }: Answer,
     request_room: Option<OwnedSemaphorePermit>,
     slot: OwnedSemaphorePermit,
     answers: &mpsc::Sender<Outgoing>,
 ) {
-    let frame = match encode_frame(correlation, &reply, MAX_REPLY) {
+    let frame = match encode_frame(correlation, index, &reply, MAX_REPLY) {
         Ok(frame) => frame,
         Err(error) => {
             let refused = Reply::Refused(Refusal::BadRequest(format!("the answer is {error}")));
-            match encode_frame(correlation, &refused, MAX_REPLY) {
+            match encode_frame(correlation, 0, &refused, MAX_REPLY) {
                 Ok(frame) => frame,
                 Err(_) => return,
             }

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::env::{Deadline, Env, Stream, real};
 use crate::ids::GroupId;
-use crate::wire::rpc::{FORMAT, MAX_REPLY, MAX_REQUEST, Refusal, Reply, Request, SessionId};
+use crate::wire::rpc::{Consistency, FORMAT, MAX_REPLY, MAX_REQUEST, Refusal, Reply, Request, SessionId};
 
 /// Answers `OpenSession` with the first byte of its nonce; a nonce of 255 waits until let go.
 struct Echo {
@@ -18,8 +18,8 @@ struct Echo {
 
 #[async_trait]
 impl Handler for Echo {
-    async fn handle(&self, request: Request) -> Reply {
-        match request {
+    async fn handle(&self, request: Request, _: Option<Duration>) -> Answer {
+        let reply = match request {
             Request::OpenSession { nonce: [first, ..], .. } => {
                 if first == 255 {
                     self.gate.acquire().await.unwrap().forget();
@@ -27,7 +27,8 @@ impl Handler for Echo {
                 Reply::Session(SessionId(u64::from(first)))
             }
             _ => Reply::Refused(Refusal::UnknownGroup),
-        }
+        };
+        Answer { reply, index: 3 }
     }
 }
 
@@ -37,8 +38,8 @@ fn ask(first: u8) -> Request {
     Request::OpenSession { group: GroupId::new("g").unwrap(), nonce }
 }
 
-fn answer(first: u8) -> Reply {
-    Reply::Session(SessionId(u64::from(first)))
+fn answer(first: u8) -> Answer {
+    Answer { reply: Reply::Session(SessionId(u64::from(first))), index: 3 }
 }
 
 struct Fixture {
@@ -95,9 +96,9 @@ impl Fixture {
 
 #[test]
 fn frames_have_golden_bytes() {
-    let frame = encode_frame(0x0102, &ask(7), MAX_REQUEST).unwrap();
+    let frame = encode_frame(0x0102, 0x0304, &ask(7), MAX_REQUEST).unwrap();
     // length | format | correlation | variant 1 | group "g" | 16 bytes of nonce
-    let mut golden = vec![28, 0, 0, 0, FORMAT, 2, 1, 0, 0, 0, 0, 0, 0, 1, 1, b'g', 7];
+    let mut golden = vec![36, 0, 0, 0, FORMAT, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0, 1, 1, b'g', 7];
     golden.extend([0; 15]);
     assert_eq!(frame, golden);
 }
@@ -181,11 +182,11 @@ async fn bad_frames_get_a_clear_error_and_close_only_their_connection() {
 async fn a_whole_frame_that_does_not_decode_is_answered_and_the_connection_goes_on() {
     let fixture = fixture(ServerLimits::default()).await;
     let mut stream = fixture.raw().await;
-    let garbage = encode_frame(7, &vec![0xff_u8; 40], MAX_REQUEST).unwrap();
-    let mut long = encode_frame(8, &ask(1), MAX_REQUEST).unwrap();
+    let garbage = encode_frame(7, 0, &vec![0xff_u8; 40], MAX_REQUEST).unwrap();
+    let mut long = encode_frame(8, 0, &ask(1), MAX_REQUEST).unwrap();
     long.push(0);
     long[0] += 1;
-    for frame in [garbage, long, encode_frame(9, &ask(4), MAX_REQUEST).unwrap()] {
+    for frame in [garbage, long, encode_frame(9, 0, &ask(4), MAX_REQUEST).unwrap()] {
         stream.write_all(&frame).await.unwrap();
     }
     let mut answers = std::collections::BTreeMap::new();
@@ -196,14 +197,14 @@ async fn a_whole_frame_that_does_not_decode_is_answered_and_the_connection_goes_
     }
     assert!(matches!(&answers[&7], Reply::Refused(Refusal::BadRequest(why)) if why.contains("decode")));
     assert!(matches!(&answers[&8], Reply::Refused(Refusal::BadRequest(why)) if why.contains("too many")));
-    assert_eq!(answers[&9], answer(4));
+    assert_eq!(answers[&9], answer(4).reply);
 }
 
 #[tokio::test]
 async fn half_a_frame_is_given_up_after_its_time() {
     let limits = ServerLimits { frame_time: Duration::from_millis(100), ..ServerLimits::default() };
     let fixture = fixture(limits).await;
-    let frame = encode_frame(1, &ask(1), MAX_REQUEST).unwrap();
+    let frame = encode_frame(1, 0, &ask(1), MAX_REQUEST).unwrap();
     for cut in [5, 12, frame.len() - 1] {
         let mut stream = fixture.raw().await;
         stream.write_all(&frame[..cut]).await.unwrap();
@@ -233,10 +234,13 @@ async fn one_connection_too_many_is_refused() {
 async fn a_request_too_long_is_not_sent() {
     let fixture = fixture(ServerLimits::default()).await;
     let connection = fixture.connection().await;
-    let request = Request::AbmQuery(crate::wire::rpc::abm::AbmQuery::Namespaces(crate::range::RangeQuery {
-        first: vec![0; MAX_REQUEST],
-        ..crate::range::RangeQuery::all()
-    }));
+    let request = Request::AbmQuery(
+        Consistency::Any,
+        crate::wire::rpc::abm::AbmQuery::Namespaces(crate::range::RangeQuery {
+            first: vec![0; MAX_REQUEST],
+            ..crate::range::RangeQuery::all()
+        }),
+    );
     assert!(matches!(connection.call(&request, fixture.soon()).await, Err(RpcError::TooLarge { .. })));
     assert_eq!(connection.call(&ask(2), fixture.soon()).await, Ok(answer(2)));
 }

@@ -1,7 +1,8 @@
 //! Messages between clients and metadata servers, and among metadata servers.
 //!
-//! A frame is `u32 LE length ‖ body`; the body is [`FORMAT`] (one byte), a correlation number (u64 LE) and a postcard
-//! value. Requests on one connection run concurrently; an answer carries the number of its request.
+//! A frame is `u32 LE length ‖ body`; the body is [`FORMAT`] (one byte), a correlation number (u64 LE), a note (u64 LE)
+//! and a postcard value. The note of a request is the time its sender still waits, in microseconds (0: not said); that of
+//! an answer the last applied index of the group's state it was given from (0: none). Requests on one connection run concurrently; an answer carries the number of its request.
 
 pub mod abm;
 pub mod nsm;
@@ -13,7 +14,7 @@ use abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
 
 /// First byte of every body. Another value means another format version.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// Longest body a command may have: 1 MiB (architecture §5).
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -36,6 +37,17 @@ pub struct RequestId {
     pub lowest_unacknowledged: u64,
 }
 
+/// How new the state must be that a read is answered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consistency {
+    /// It holds every command that was acknowledged before the read was sent.
+    Linearizable,
+    /// It holds the commands up to this applied index; any replica may answer.
+    AtLeast(u64),
+    /// Whatever the asked replica has.
+    Any,
+}
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -51,14 +63,16 @@ pub enum Request {
     /// A command for the ABM.
     Abm(RequestId, AbmCommand),
     /// A read from the ABM.
-    AbmQuery(AbmQuery),
+    AbmQuery(Consistency, AbmQuery),
     /// A command for an NSM group.
     Nsm(GroupId, RequestId, NsmCommand),
     /// A read from an NSM group.
-    NsmQuery(GroupId, NsmQuery),
+    NsmQuery(GroupId, Consistency, NsmQuery),
     /// Takes an OSD into this backend: the leader writes the ownership keys on the device, then registers the claim
     /// and tells the device its namespaces. Idempotent.
     ClaimOsd(LongId),
+    /// From one replica of a group to another; what is in it is theirs.
+    Replicate(GroupId, Vec<u8>),
 }
 
 /// An answer.
@@ -83,6 +97,8 @@ pub enum Reply {
     Nsm(Result<NsmOutcome, NsmError>),
     /// To `NsmQuery`.
     NsmAnswer(Result<NsmAnswer, NsmError>),
+    /// To `Replicate`.
+    Replicate(Vec<u8>),
     /// The command did not get to the model.
     Refused(Refusal),
 }
@@ -94,6 +110,13 @@ pub enum Refusal {
     SessionUnknown,
     /// This server does not host that group.
     UnknownGroup,
+    /// This replica does not lead the group; nothing happened.
+    NotLeader {
+        /// Where the leader is (`ip:port`), when the replica knows one.
+        leader: Option<String>,
+    },
+    /// The replica had not applied the asked index in time.
+    Behind,
     /// The body does not decode, or is of a format this server does not know.
     BadRequest(String),
     /// The group's storage refuses (full, I/O error); the command may or may not have happened.

@@ -49,6 +49,24 @@ pub enum NsmMessage {
         /// Which OSD.
         osd: OsdId,
     },
+    /// The preset has changed. Only a higher version than the stored one has an effect.
+    UpdatePreset {
+        /// In which namespace.
+        namespace: NamespaceId,
+        /// Enforced on every write from now on.
+        preset: Box<Preset>,
+        /// Of the preset.
+        version: u32,
+    },
+    /// An OSD has moved. Whether it takes new fragments stays as it is.
+    UpdateOsd {
+        /// In which namespace.
+        namespace: NamespaceId,
+        /// Which OSD.
+        osd: OsdId,
+        /// Its place and address.
+        info: Box<OsdInfo>,
+    },
 }
 
 /// What a put may replace.
