@@ -11,6 +11,7 @@ mod listing;
 pub mod machine;
 pub mod model;
 pub mod nsm;
+pub mod raft;
 pub mod replicator;
 pub mod server;
 pub mod session;

@@ -174,7 +174,7 @@ async fn bad_frames_get_a_clear_error_and_close_only_their_connection() {
     two_gib.extend([0; 64]);
     assert!(refused(fixture.last_words(&two_gib).await).contains("2147483648"));
     assert!(refused(fixture.last_words(&[3, 0, 0, 0, 1, 1, 1]).await).contains("too short"));
-    assert!(refused(fixture.last_words(b"\x10\0\0\0GET / HTTP/1.1\r\n").await).contains("format 71"));
+    assert!(refused(fixture.last_words(b"\x18\0\0\0GET / HTTP/1.1\r\n").await).contains("format 71"));
     assert_eq!(good.call(&ask(3), fixture.soon()).await, Ok(answer(3)));
 }
 
