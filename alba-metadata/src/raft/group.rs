@@ -1,6 +1,5 @@
 //! A replica of a group, as the server uses it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use alba_core::kv::KvError;
 use alba_core::wire::rpc::{Consistency, MAX_REQUEST};
 use async_trait::async_trait;
 use bytes::Bytes;
+use openraft::storage::RaftLogStorage;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -18,7 +18,7 @@ use super::context::Context;
 use super::guard::Guarded;
 use super::handle::{Receiver, refusal};
 use super::home::{Home, Record};
-use super::memlog::MemLog;
+use super::log::{Health, LogError, LogStore};
 use super::members::{self, Changing, MembershipError};
 use super::message::{Answer, Envelope, Message, decode, encode};
 use super::network::{Links, Wire, in_time};
@@ -29,7 +29,7 @@ use super::read::{self, Reader};
 use super::snapshot::Incoming;
 use super::state::{Machine, State, index_of};
 use super::types::NodeId;
-use super::{RaftConfig, elect};
+use super::{RaftConfig, elect, upkeep};
 use crate::machine::{Input, OutputOf, pack_output, unpack_output};
 use crate::model::Model;
 use crate::replicator::{Index, ReadWork, ReplicationError, Replicator, answer_of};
@@ -64,6 +64,7 @@ struct Running<M: Model> {
     proposals: mpsc::Sender<Proposal<M>>,
     readers: mpsc::Sender<Reader>,
     receiver: Receiver<M>,
+    log: LogStore,
     _tasks: Vec<AbortOnDrop>,
 }
 
@@ -255,6 +256,20 @@ impl<M: Model> Core<M> {
             tracing::error!(group = %self.config.group, "the replica does not stop");
         }
         running.context.state.outputs.abandon();
+        if !running.log.close(self.env.deadline_in(STOP)).await {
+            tracing::error!(group = %self.config.group, "the log does not close");
+        }
+    }
+
+    /// What was promised under this replica's name is gone: it comes back as somebody else and has itself brought up to
+    /// date. Only where others have what is lost.
+    async fn lost(&self, what: &str) -> io::Result<()> {
+        if self.config.peers.iter().all(|peer| *peer == self.config.address) {
+            let reason = format!("{what} is lost or damaged, and no other replica has it: restore a backup");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        tracing::error!(group = %self.config.group, what, "lost or damaged: the replica joins its group anew");
+        self.home.renew(self.env.rng.as_ref()).await.map(|_| ())
     }
 
     fn library_config(&self) -> Result<Config, io::Error> {
@@ -281,8 +296,30 @@ impl<M: Model> Core<M> {
 
     async fn open(&self) -> io::Result<Running<M>> {
         let env = &self.env;
-        let mut record = self.record().await?;
-        let log = MemLog::open(&self.home.log);
+        let record = self.record().await?;
+        let opened = LogStore::open(env.clone(), self.home.log.clone(), self.config.limits.log).await;
+        let (log, recovered) = match opened {
+            Ok(opened) => opened,
+            Err(error @ (LogError::Rot { .. } | LogError::Missing { .. })) => {
+                self.lost(&format!("the log: {error}")).await?;
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(cut) = &recovered.cut {
+            tracing::info!(group = %self.config.group, ?cut, "the log's torn end is cut off");
+        }
+        match self.open_with(log.clone(), record).await {
+            Ok(running) => Ok(running),
+            Err(error) => {
+                log.close(env.deadline_in(STOP)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_with(&self, store: LogStore, mut record: Record) -> io::Result<Running<M>> {
+        let env = &self.env;
         let state = State::<M>::open(
             env,
             &self.config.group,
@@ -307,8 +344,13 @@ impl<M: Model> Core<M> {
             group: self.config.group.clone(),
             me: id,
         });
-        let mut log = Guarded::new(log, state.clone());
-        let last = openraft::storage::RaftLogStorage::get_log_state(&mut log).await.map_err(io::Error::other)?;
+        let mut log = Guarded::new(store.clone(), state.clone());
+        let last = log.get_log_state().await.map_err(io::Error::other)?;
+        if last.last_purged_log_id > state.applied_log() {
+            // Neither the store nor a snapshot has what the log no longer has.
+            self.lost("the state").await?;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the state is older than the log's beginning"));
+        }
         state.set_last_log(last.last_log_id.max(state.last_log()));
         let config = Arc::new(self.library_config()?);
         let raft = openraft::Raft::new(id, config, Links(wire.clone()), log, Machine(state.clone())).await;
@@ -324,18 +366,22 @@ impl<M: Model> Core<M> {
             spawn("raft-read", Box::pin(read::run(context.clone(), reading))),
             spawn("raft-elect", Box::pin(elect::run(context.clone()))),
             spawn("raft-members", Box::pin(members::run(context.clone(), changing.clone()))),
-            spawn("raft-upkeep", Box::pin(super::upkeep::run(context.clone()))),
+            spawn("raft-upkeep", Box::pin(upkeep::run(context.clone(), store.clone()))),
         ];
         let incoming = Arc::new(tokio::sync::Mutex::new(Incoming::new(self.home.files.clone())));
-        let receiver = Receiver { context: context.clone(), incoming, changing };
+        let receiver = Receiver { context: context.clone(), incoming, changing, log: store.clone() };
         tracing::info!(group = %self.config.group, id, address = self.config.address, "the replica is open");
-        Ok(Running { context, proposals, readers, receiver, _tasks: tasks })
+        Ok(Running { context, proposals, readers, receiver, log: store, _tasks: tasks })
     }
 
     /// Who this replica is. What was promised under a name and is not there any more ends the name.
     async fn record(&self) -> io::Result<Record> {
         let rng = self.env.rng.as_ref();
         let mut record = self.home.record(rng).await?;
+        if record.complete && self.home.log_is_empty().await? {
+            self.lost("the log").await?;
+            record = self.home.record(rng).await?;
+        }
         if !record.complete {
             self.home.clear().await?;
             let states = self.home.states.clone();
@@ -366,6 +412,9 @@ impl<M: Model> Core<M> {
         if bytes.len() > MAX_REQUEST {
             let reason = format!("a command of {} bytes; at most {MAX_REQUEST} are allowed", bytes.len());
             return Err(ReplicationError::Store(KvError::Damaged(reason)));
+        }
+        if !running.log.room_for(u64::try_from(bytes.len()).unwrap_or(u64::MAX)) {
+            return Err(ReplicationError::Store(KvError::NoSpace));
         }
         let room = u32::try_from(bytes.len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
         let room = match within(clock, deadline, self.queue.clone().acquire_many_owned(room)).await {
@@ -518,6 +567,9 @@ impl<M: Model> Replicator<M> for Raft<M> {
         if let Some(reason) = context.state.halted() {
             return Some(reason);
         }
+        if let Health::NoSpace(reason) = running.log.health() {
+            return Some(format!("no disk space for the log: {reason}"));
+        }
         let membership = context.membership();
         if membership.membership().nodes().next().is_none() {
             return Some("waits for its group to form, or to be taken into it".to_owned());
@@ -577,9 +629,4 @@ async fn watch_over<M: Model>(core: &Core<M>, context: &Context<M>) -> String {
             return "the library's task ended".to_owned();
         }
     }
-}
-
-/// Lags by member, for metrics.
-pub(super) fn lags(members: &[MemberStatus]) -> BTreeMap<NodeId, u64> {
-    members.iter().filter_map(|member| member.lag.map(|lag| (member.id, lag))).collect()
 }

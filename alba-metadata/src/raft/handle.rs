@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::Snapshot;
+use openraft::{EntryPayload, Snapshot};
 use openraft::raft::{SnapshotResponse, VoteResponse};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::context::Context;
 use super::elect::would_vote;
+use super::log::LogStore;
 use super::members::{self, Changing};
 use super::message::{Answer, Envelope, Greeting, Message, decode, encode};
 use super::network::in_time;
@@ -27,6 +28,7 @@ pub(super) struct Receiver<M: Model> {
     pub(super) context: Context<M>,
     pub(super) incoming: Arc<Mutex<Incoming>>,
     pub(super) changing: Changing,
+    pub(super) log: LogStore,
 }
 
 /// An answer of one that does not run.
@@ -105,6 +107,15 @@ impl<M: Model> Receiver<M> {
                 }
             }
             Message::Append(request) => {
+                let bytes = request.entries.iter().map(|entry| match &entry.payload {
+                    EntryPayload::Normal(payload) => payload.0.len(),
+                    _ => 1024,
+                });
+                let bytes = u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX);
+                // An append that finds no space would stop the library; a leader that is refused tries again.
+                if bytes > 0 && !self.log.room_for(bytes) {
+                    return Answer::Failed("no disk space for the log".to_owned());
+                }
                 match in_time(&context.env, PATIENCE, context.raft.append_entries(request)).await {
                     Some(Ok(response)) => Answer::Append(response),
                     Some(Err(error)) => Answer::Failed(error.to_string()),

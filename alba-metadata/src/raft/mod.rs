@@ -16,7 +16,7 @@ mod group;
 mod guard;
 mod handle;
 mod home;
-mod memlog;
+pub mod log;
 mod members;
 mod message;
 mod network;
@@ -82,6 +82,8 @@ pub struct RaftLimits {
     pub snapshot_queue: usize,
     /// A replica whose storage failed is opened again after this.
     pub reopen_after: Duration,
+    /// Of the log.
+    pub log: log::LogLimits,
 }
 
 impl Default for RaftLimits {
@@ -98,6 +100,7 @@ impl Default for RaftLimits {
             keep_entries: 4096,
             snapshot_queue: 8,
             reopen_after: Duration::from_secs(1),
+            log: log::LogLimits::default(),
         }
     }
 }

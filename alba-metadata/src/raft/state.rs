@@ -63,6 +63,8 @@ pub(super) struct State<M: Model> {
     applied: watch::Sender<u64>,
     commits: Arc<watch::Sender<u64>>,
     durable: AtomicU64,
+    /// What was applied at the start.
+    found: Option<LogId>,
     /// The log's last entry, as the elections of others ask for it.
     last_log: Mutex<Option<LogId>>,
     /// Payload bytes applied since the last snapshot.
@@ -126,6 +128,7 @@ impl<M: Model> State<M> {
             commits,
             // What was found in the store after the start is on the disk.
             durable: AtomicU64::new(index),
+            found: applied.log,
             last_log: Mutex::new(applied.log),
             since_snapshot: AtomicU64::new(0),
             halted: Mutex::new(None),
@@ -150,6 +153,11 @@ impl<M: Model> State<M> {
     /// Entries up to here are safe in the store: the log may be cut there.
     pub(super) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// The last applied entry as it was at the start.
+    pub(super) fn applied_log(&self) -> Option<LogId> {
+        self.found
     }
 
     pub(super) fn record(&self) -> Record {

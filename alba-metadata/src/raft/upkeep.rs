@@ -5,12 +5,13 @@ use std::time::Duration;
 use openraft::ServerState;
 
 use super::context::Context;
+use super::log::{Health, LogStore};
 use crate::model::Model;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs as long as the replica does.
-pub(super) async fn run<M: Model>(context: Context<M>) {
+pub(super) async fn run<M: Model>(context: Context<M>, log: LogStore) {
     let group = context.config.group.to_string();
     // A snapshot is asked for once per state it would hold.
     let mut asked = None;
@@ -32,9 +33,16 @@ pub(super) async fn run<M: Model>(context: Context<M>) {
         let applied = metrics.last_applied.map_or(0, |log| log.index);
         let covered = metrics.snapshot.map_or(0, |log| log.index);
         let behind = applied.saturating_sub(covered);
-        let due = behind >= limits.snapshot_entries || context.state.bytes_since_snapshot() >= limits.snapshot_bytes;
+        let full = matches!(log.health(), Health::NoSpace(_));
+        let due = full
+            || behind >= limits.snapshot_entries
+            || context.state.bytes_since_snapshot() >= limits.snapshot_bytes;
         if behind > 0 && due && asked != metrics.last_applied && context.raft.trigger().snapshot().await.is_ok() {
             asked = metrics.last_applied;
+        }
+        let kept = covered.saturating_sub(metrics.purged.map_or(0, |log| log.index));
+        if full && kept > 0 && context.raft.trigger().purge_log(covered).await.is_err() {
+            tracing::debug!(group, "the log is not cut: the replica stops");
         }
         context.sleep(LOOK_EVERY).await;
     }
