@@ -68,7 +68,7 @@ async fn agreed<M: Model>(context: &Context<M>) -> bool {
             let answer = wire.call(&address, id, Message::PreVote { last_log_id }, patience).await;
             let granted = matches!(answer, Ok(Answer::PreVote { granted: true, .. }));
             // Whoever asked may have its majority already.
-            drop(answers.send((id, granted)).await);
+            let _ = answers.send((id, granted)).await;
         };
         asking.push(context.env.spawn.spawn("raft-ask", Box::pin(ask)).abort_on_drop());
     }

@@ -180,10 +180,6 @@ impl<M: Model> State<M> {
         self.since_snapshot.load(Ordering::Relaxed)
     }
 
-    pub(super) fn snapshot_meta(&self) -> Option<SnapshotMeta> {
-        lock(&self.snapshot).as_ref().map(|(meta, _)| meta.clone())
-    }
-
     fn halt(&self, reason: &str) {
         tracing::error!(group = %self.group, reason, "the replica halts");
         lock(&self.halted).get_or_insert_with(|| reason.to_owned());

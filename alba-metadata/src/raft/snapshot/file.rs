@@ -47,6 +47,32 @@ impl fmt::Debug for SnapshotFile {
     }
 }
 
+/// Nothing, for tests of the log that never read one.
+#[cfg(test)]
+impl Default for SnapshotFile {
+    fn default() -> Self {
+        use alba_core::env::sim::disk::SimDiskDevice;
+        struct Nothing;
+        #[async_trait::async_trait]
+        impl DiskFile for Nothing {
+            async fn len(&self) -> io::Result<u64> {
+                Ok(0)
+            }
+            async fn read_at(&self, _: u64, _: usize) -> io::Result<Bytes> {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            async fn write_at(&self, _: u64, _: Vec<Bytes>) -> io::Result<()> {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            async fn sync(&self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let disk = Arc::new(SimDiskDevice::new(0, 0).open());
+        Self { disk, file: Arc::new(Nothing), name: String::new(), len: 0, hash: [0; 32] }
+    }
+}
+
 fn len_of(bytes: &[u8]) -> u64 {
     // A slice's length fits.
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
