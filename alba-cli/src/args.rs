@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::answer::{Answer, Output};
-use crate::commands::{backend, namespaces, objects, osds, presets, proxy};
+use crate::commands::{backend, ca, namespaces, objects, osds, presets, proxy};
 use crate::error::CliError;
 use crate::session::Session;
 use crate::{demo, down, status, up};
@@ -85,6 +85,7 @@ enum Command {
     GetAlbaId(backend::GetAlbaId),
     ListNsmHosts(backend::ListNsmHosts),
     Version(backend::Version),
+    Ca(ca::Ca),
     // Through a proxy.
     ProxyListNamespaces(proxy::ListNamespaces),
     ProxyCreateNamespace(proxy::CreateNamespace),
@@ -158,6 +159,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::GetAlbaId(command) => command.run(session).await,
         Command::ListNsmHosts(command) => command.run(session).await,
         Command::Version(command) => command.run(session).await,
+        Command::Ca(command) => command.run(session).await,
         Command::ProxyListNamespaces(command) => command.run(session).await,
         Command::ProxyCreateNamespace(command) => command.run(session).await,
         Command::ProxyDeleteNamespace(command) => command.run(session).await,

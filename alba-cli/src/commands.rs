@@ -1,6 +1,7 @@
 //! The commands, one file per group.
 
 pub(crate) mod backend;
+pub(crate) mod ca;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
 pub(crate) mod osds;

@@ -5,6 +5,7 @@
 
 mod answer;
 mod args;
+mod authority;
 mod client_file;
 mod commands;
 mod demo;

@@ -52,7 +52,7 @@ impl Client {
         if config.metadata.is_empty() {
             return Err(ClientError::Config("metadata names no server".to_owned()));
         }
-        let metadata = MetadataClient::connect(env.clone(), config.metadata.clone());
+        let metadata = MetadataClient::of(&env, &config)?;
         let osds = TcpOsds {
             env: env.clone(),
             config: AsdClientConfig { max_connections: config.osd_connections, ..AsdClientConfig::default() },

@@ -1,6 +1,7 @@
 //! What an operator can set of the object engine. Sizes are in bytes, times in milliseconds.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,16 @@ pub struct ClientConfig {
     /// refuses; daemons that embed this may name them elsewhere.
     #[serde(default)]
     pub metadata: Vec<SocketAddr>,
+    /// PEM file with the certificate of the cluster's authority. With it, `tls_cert` and `tls_key` the metadata servers are
+    /// reached over QUIC, each side knowing the other by its certificate; without them over plain TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file with the own certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the own private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
     /// Limit of one call to one OSD.
     #[serde(default = "defaults::osd_timeout_ms")]
     pub osd_timeout_ms: u64,
@@ -78,6 +89,9 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             metadata: Vec::new(),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
             osd_timeout_ms: defaults::osd_timeout_ms(),
             request_timeout_ms: defaults::request_timeout_ms(),
             upload_slack: defaults::upload_slack(),
@@ -102,8 +116,17 @@ impl ClientConfig {
         Duration::from_millis(self.request_timeout_ms)
     }
 
+    /// Authority, certificate and key, when metadata is reached over QUIC.
+    pub fn tls_files(&self) -> Option<(&Path, &Path, &Path)> {
+        Some((self.tls_ca.as_deref()?, self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
+    }
+
     /// The first thing that is wrong with the values, in words for the operator.
     pub fn check(&self) -> Result<(), String> {
+        let given = [&self.tls_ca, &self.tls_cert, &self.tls_key].into_iter().flatten().count();
+        if given != 0 && given != 3 {
+            return Err("tls_ca, tls_cert and tls_key belong together: give all of them or none".to_owned());
+        }
         let at_least_one = [
             ("osd_timeout_ms", self.osd_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
@@ -144,6 +167,7 @@ mod tests {
         };
         assert!(with(|c| c.osd_timeout_ms = 0).contains("osd_timeout_ms"));
         assert!(with(|c| c.upload_slack = f64::NAN).contains("upload_slack"));
+        assert!(with(|c| c.tls_ca = Some("ca.pem".into())).contains("tls_cert"));
         assert!(with(|c| c.max_bytes_in_flight = 1).contains("max_bytes_in_flight"));
         assert!(with(|c| c.hedge_max_ms = 1).contains("hedge_max_ms"));
     }

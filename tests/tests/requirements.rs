@@ -14,7 +14,7 @@ use alba_tests::repository::{root, test_functions};
 use alba_tests::requirements::{Lookup, Requirements, faults, without_row};
 
 /// Everything that must have a row.
-const ITEMS: [&str; 34] = [
+const ITEMS: [&str; 47] = [
     "2.1",
     "2.2",
     "2.3",
@@ -49,6 +49,19 @@ const ITEMS: [&str; 34] = [
     "4.shows.3",
     "4.shows.4",
     "4.shows.5",
+    "5.1",
+    "5.2",
+    "5.3",
+    "5.4",
+    "5.5",
+    "5.6",
+    "5.7",
+    "5.8",
+    "5.shows.1",
+    "5.shows.2",
+    "5.shows.3",
+    "5.shows.4",
+    "5.shows.5",
 ];
 
 fn requirements() -> Requirements {

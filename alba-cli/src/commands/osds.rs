@@ -83,8 +83,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
-        let servers = session.config()?.client.metadata;
-        let metadata = MetadataClient::connect(session.env.clone(), servers);
+        let metadata = MetadataClient::of(&session.env, &session.config()?.client)?;
         let id = metadata.claim_osd(&self.long_id, session.deadline()).await?;
         let result = json!({ "id": id, "long_id": self.long_id.as_str() });
         Answer::new(result, format!("claimed OSD {} as {id}", self.long_id))

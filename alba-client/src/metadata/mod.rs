@@ -3,25 +3,32 @@
 //! One multiplexed connection per server, one session per group. A command keeps its request id through every retry, so
 //! that it happens once however many answers are lost; it must never be sent under a second id while it may still
 //! have happened under the first.
+//!
+//! Only the leader of a group takes commands and linearizable reads. Whoever answered last is asked first; a replica that is
+//! not the leader says who is, and that one is asked next. A server that is silent is left after [`ATTEMPT_TIME`]: it may be
+//! stopped or cut off while another one leads.
 
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use alba_core::env::real::quic::{self, QuicLimits, QuicNet};
 use alba_core::env::{Deadline, Directory, Env, MetaError, NamespaceStore, within};
 use alba_core::ids::{GroupId, LongId, OsdId};
-use alba_core::net::rpc::{RpcConnection, RpcError};
+use alba_core::net::rpc::{Answer, RpcConnection, RpcError};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
 use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
 
 use session::{Session, Ticket};
+
+use crate::{ClientConfig, ClientError};
 
 /// First pause between two attempts; doubles up to [`LONGEST_PAUSE`], each time jittered down to half.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -32,8 +39,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest one attempt waits for a connection before the next server is tried.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
-/// Longest one attempt waits for its answer before it is repeated, under the same request id.
-const ATTEMPT_TIME: Duration = Duration::from_secs(8);
+/// Longest one attempt waits for its answer before it is repeated, under the same request id. A leader that was stopped holds its
+/// callers up for so long; an answer that takes longer is had by the repetition.
+const ATTEMPT_TIME: Duration = Duration::from_millis(2500);
 
 /// How often a group's storage may refuse before the caller hears of it.
 const STORAGE_ATTEMPTS: u32 = 4;
@@ -57,13 +65,17 @@ struct State {
     leaders: BTreeMap<GroupId, SocketAddr>,
     /// What the ABM says about where groups are.
     servers: BTreeMap<GroupId, Vec<SocketAddr>>,
+    /// The highest applied index that a group's answers came from.
+    seen: BTreeMap<GroupId, u64>,
 }
 
 /// What came of one attempt at one server.
 enum Attempt {
-    Answered(Reply),
+    Answered(Answer),
     /// Not executed, or unknown: try again.
     Again(String),
+    /// Not executed, since another server leads the group.
+    Elsewhere(SocketAddr),
 }
 
 impl MetadataClient {
@@ -75,6 +87,20 @@ impl MetadataClient {
         Arc::new(Self { env, seeds: servers, abm, state: Mutex::default(), connections: Mutex::default() })
     }
 
+    /// A client of the servers that `config` names, over QUIC when it has certificates, else over `env.net`. Reads the
+    /// certificates: blocks, so for the start of a process.
+    pub fn of(env: &Env, config: &ClientConfig) -> Result<Arc<Self>, ClientError> {
+        let mut env = env.clone();
+        if let Some((authority, certificate, key)) = config.tls_files() {
+            let wrong = |error: &dyn std::error::Error| ClientError::Config(error.to_string());
+            let identity =
+                quic::Identity::read(authority, certificate, key).map_err(|error| wrong(&error))?;
+            let net = QuicNet::new(env.clock.clone(), identity, quic::METADATA, QuicLimits::default());
+            env.net = Arc::new(net.map_err(|error| wrong(&error))?);
+        }
+        Ok(Self::connect(env, config.metadata.clone()))
+    }
+
     /// Takes a registered OSD into the backend: writes the ownership keys on the device, registers the claim and tells
     /// the device its namespaces. Idempotent.
     pub async fn claim_osd(&self, long_id: &LongId, deadline: Deadline) -> Result<OsdId, MetaError> {
@@ -82,6 +108,40 @@ impl MetadataClient {
         match reply {
             Reply::Abm(Ok(AbmOutcome::OsdId(id))) => Ok(id),
             Reply::Abm(Err(error)) => Err(error.into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The highest applied index that an answer of a group came from: with [`Consistency::AtLeast`] any replica that has come so
+    /// far gives an answer at least as new as all earlier ones. 0 when nothing is known.
+    pub fn seen(&self, group: &GroupId) -> u64 {
+        self.lock().seen.get(group).copied().unwrap_or(0)
+    }
+
+    /// Reads from the ABM, as new as `consistency` wants it.
+    pub async fn abm_query_at(
+        &self,
+        consistency: Consistency,
+        query: AbmQuery,
+        deadline: Deadline,
+    ) -> Result<AbmAnswer, MetaError> {
+        match self.ask(&self.abm, || Request::AbmQuery(consistency, query.clone()), deadline).await? {
+            Reply::AbmAnswer(answer) => Ok(answer?),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads from an NSM group, as new as `consistency` wants it.
+    pub async fn nsm_query_at(
+        &self,
+        group: &GroupId,
+        consistency: Consistency,
+        query: NsmQuery,
+        deadline: Deadline,
+    ) -> Result<NsmAnswer, MetaError> {
+        let request = || Request::NsmQuery(group.clone(), consistency, query.clone());
+        match self.ask(group, request, deadline).await? {
+            Reply::NsmAnswer(answer) => Ok(answer?),
             other => Err(unexpected(&other)),
         }
     }
@@ -175,13 +235,27 @@ impl MetadataClient {
         let mut round = 0;
         loop {
             let mut seen = "no server is known; check the configured addresses".to_owned();
-            for server in self.candidates(group) {
+            let mut candidates = VecDeque::from(self.candidates(group));
+            let mut asked = Vec::new();
+            while let Some(server) = candidates.pop_front() {
+                if asked.contains(&server) {
+                    continue;
+                }
+                asked.push(server);
                 match self.attempt(server, &mut request, deadline).await? {
-                    Attempt::Answered(reply) => {
-                        self.lock().leaders.insert(group.clone(), server);
-                        return Ok(reply);
+                    Attempt::Answered(answer) => {
+                        let mut state = self.lock();
+                        state.leaders.insert(group.clone(), server);
+                        let newest = state.seen.entry(group.clone()).or_default();
+                        *newest = answer.index.max(*newest);
+                        return Ok(answer.reply);
                     }
                     Attempt::Again(reason) => seen = reason,
+                    // Each is asked once per round: two that each take the other for the leader are no loop.
+                    Attempt::Elsewhere(leader) => {
+                        seen = format!("{server} says that {leader} leads the group");
+                        candidates.push_front(leader);
+                    }
                 }
                 self.lock().leaders.remove(group);
                 if deadline.left(self.env.clock.as_ref()).is_zero() {
@@ -213,13 +287,11 @@ impl MetadataClient {
     async fn learn_groups(&self, deadline: Deadline) {
         for server in self.candidates(&self.abm) {
             let asked = self
-                .attempt(
-                    server,
-                    &mut || Request::AbmQuery(Consistency::Linearizable, AbmQuery::Groups),
-                    deadline,
-                )
+                .attempt(server, &mut || Request::AbmQuery(Consistency::Any, AbmQuery::Groups), deadline)
                 .await;
-            if let Ok(Attempt::Answered(Reply::AbmAnswer(Ok(AbmAnswer::Groups(groups))))) = asked {
+            if let Ok(Attempt::Answered(answer)) = asked
+                && let Reply::AbmAnswer(Ok(AbmAnswer::Groups(groups))) = answer.reply
+            {
                 let mut state = self.lock();
                 for group in groups {
                     let servers = group.servers.iter().filter_map(|server| server.parse().ok()).collect();
@@ -242,18 +314,21 @@ impl MetadataClient {
             Err(error) => return Ok(Attempt::Again(error.to_string())),
         };
         let request = request();
-        match connection.call(&request, deadline.capped(clock, ATTEMPT_TIME)).await.map(|answer| answer.reply)
-        {
-            Ok(Reply::Refused(Refusal::UnknownGroup)) => {
-                Ok(Attempt::Again(format!("{server} does not host the group")))
-            }
-            Ok(Reply::Refused(Refusal::NotLeader { .. })) => {
-                Ok(Attempt::Again(format!("{server} does not lead the group")))
-            }
-            Ok(Reply::Refused(Refusal::Behind)) => Ok(Attempt::Again(format!("{server} is behind"))),
-            Ok(Reply::Refused(Refusal::Overloaded)) => Ok(Attempt::Again(format!("{server} is overloaded"))),
-            Ok(Reply::Refused(Refusal::BadRequest(reason))) => Err(MetaError::Protocol(reason)),
-            Ok(reply) => Ok(Attempt::Answered(reply)),
+        match connection.call(&request, deadline.capped(clock, ATTEMPT_TIME)).await {
+            Ok(Answer { reply: Reply::Refused(refusal), index }) => match refusal {
+                Refusal::UnknownGroup => Ok(Attempt::Again(format!("{server} does not host the group"))),
+                Refusal::NotLeader { leader } => Ok(match leader.and_then(|leader| leader.parse().ok()) {
+                    Some(leader) if leader != server => Attempt::Elsewhere(leader),
+                    _ => Attempt::Again(format!("{server} knows no leader of the group")),
+                }),
+                Refusal::Behind => Ok(Attempt::Again(format!("{server} is behind"))),
+                Refusal::Overloaded => Ok(Attempt::Again(format!("{server} is overloaded"))),
+                Refusal::BadRequest(reason) => Err(MetaError::Protocol(reason)),
+                refusal @ (Refusal::SessionUnknown | Refusal::Storage(_)) => {
+                    Ok(Attempt::Answered(Answer { reply: Reply::Refused(refusal), index }))
+                }
+            },
+            Ok(answer) => Ok(Attempt::Answered(answer)),
             Err(RpcError::TooLarge { len, max }) => Err(too_large(&request, len, max)),
             Err(error) => Ok(Attempt::Again(format!("{server}: {error}"))),
         }
@@ -330,13 +405,7 @@ impl Directory for MetadataClient {
     }
 
     async fn query(&self, query: AbmQuery, deadline: Deadline) -> Result<AbmAnswer, MetaError> {
-        match self
-            .ask(&self.abm, || Request::AbmQuery(Consistency::Linearizable, query.clone()), deadline)
-            .await?
-        {
-            Reply::AbmAnswer(answer) => Ok(answer?),
-            other => Err(unexpected(&other)),
-        }
+        self.abm_query_at(Consistency::Linearizable, query, deadline).await
     }
 }
 
@@ -361,16 +430,6 @@ impl NamespaceStore for MetadataClient {
         query: NsmQuery,
         deadline: Deadline,
     ) -> Result<NsmAnswer, MetaError> {
-        match self
-            .ask(
-                group,
-                || Request::NsmQuery(group.clone(), Consistency::Linearizable, query.clone()),
-                deadline,
-            )
-            .await?
-        {
-            Reply::NsmAnswer(answer) => Ok(answer?),
-            other => Err(unexpected(&other)),
-        }
+        self.nsm_query_at(group, Consistency::Linearizable, query, deadline).await
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use alba_core::env::sim::Simulation;
+use alba_core::env::sim::{SimNode, Simulation};
 use alba_core::ids::AlbaId;
 use alba_core::net::rpc::{Answer, Handler, ServerLimits, serve};
 use alba_core::wire::rpc::SessionId;
@@ -156,6 +156,55 @@ fn a_forgotten_session_is_renewed_only_when_nothing_can_have_happened() {
         };
         let (result, ()) = tokio::join!(command, forget);
         assert_eq!(result, Err(MetaError::SessionUnknown));
+    });
+    running.unwrap();
+}
+
+/// A replica that leads nothing and takes another one for the leader.
+struct Follower(Option<String>);
+
+#[async_trait]
+impl Handler for Follower {
+    async fn handle(&self, _: Request, _: Option<Duration>) -> Answer {
+        Reply::Refused(Refusal::NotLeader { leader: self.0.clone() }).into()
+    }
+}
+
+async fn follower(node: &SimNode, leader: Option<String>) {
+    let env = node.env();
+    let listener = env.net.listen(node.address(4000)).await.unwrap();
+    let serving = serve(env.clone(), listener, Arc::new(Follower(leader)), ServerLimits::default());
+    env.spawn.spawn(
+        "follower",
+        Box::pin(async move {
+            serving.await;
+        }),
+    );
+}
+
+#[test]
+fn a_follower_leads_to_the_leader_and_followers_that_point_at_each_other_end_at_the_deadline() {
+    let world = World::new(4);
+    let running = world.sim.run(LIMIT, async {
+        let leader = world.sim.node(1).address(4000);
+        drop(world.start().await);
+        let (first, second) = (world.sim.node(4), world.sim.node(5));
+        follower(&first, Some(leader.to_string())).await;
+        let env = world.sim.node(2).env();
+        let client = MetadataClient::connect(env.clone(), vec![first.address(4000)]);
+        let directory: &dyn Directory = client.as_ref();
+        let deadline = || env.deadline_in(Duration::from_secs(20));
+        assert_eq!(directory.command(World::bootstrap(), deadline()).await, answer(1));
+        // The leader is remembered: it is asked first from now on.
+        assert_eq!(client.candidates(&GroupId::new("abm").unwrap())[0], leader);
+
+        let third = world.sim.node(6);
+        follower(&second, Some(third.address(4000).to_string())).await;
+        follower(&third, Some(second.address(4000).to_string())).await;
+        let lost = MetadataClient::connect(env.clone(), vec![second.address(4000)]);
+        let directory: &dyn Directory = lost.as_ref();
+        let result = directory.command(World::bootstrap(), deadline()).await;
+        assert!(matches!(result, Err(MetaError::Unreachable { .. })), "{result:?}");
     });
     running.unwrap();
 }

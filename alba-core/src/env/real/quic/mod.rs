@@ -8,6 +8,7 @@
 mod connector;
 mod identity;
 mod listener;
+mod net;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +23,13 @@ use crate::units::ByteCount;
 pub use connector::QuicConnector;
 pub use identity::{Identity, IdentityError};
 pub use listener::listen;
+pub use net::QuicNet;
 
 /// The protocol of ASDs, as it is named in the handshake (ALPN): that of TCP, a request and its answer per stream.
 pub const ASD: &[u8] = b"alba-asd/1";
+
+/// The protocol of metadata servers: [`crate::wire::rpc`], many requests in flight per stream.
+pub const METADATA: &[u8] = b"alba-rpc/2";
 
 /// The name in the certificate of every server of a cluster. Servers are reached by address and move; who they are is said by the
 /// protocol inside.
