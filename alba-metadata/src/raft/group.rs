@@ -7,6 +7,7 @@ use std::time::Duration;
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Deadline, Env, blocking, within};
 use alba_core::kv::KvError;
+use alba_core::wire::rpc::admin::{GroupMember, GroupStatus};
 use alba_core::wire::rpc::{Consistency, MAX_REQUEST};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -68,38 +69,6 @@ struct Running<M: Model> {
     _tasks: Vec<AbortOnDrop>,
 }
 
-/// A replica, as an operator wants to see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RaftStatus {
-    /// The replica that was asked.
-    pub id: NodeId,
-    /// The leader it knows.
-    pub leader: Option<NodeId>,
-    /// Its term.
-    pub term: u64,
-    /// Last applied index.
-    pub applied: u64,
-    /// Index of the last entry of its log.
-    pub last: u64,
-    /// Index that the last snapshot has.
-    pub snapshot: u64,
-    /// Members as far as it knows.
-    pub members: Vec<MemberStatus>,
-}
-
-/// A member of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberStatus {
-    /// Its name.
-    pub id: NodeId,
-    /// Where it is.
-    pub address: String,
-    /// Does it vote?
-    pub voter: bool,
-    /// Entries that it lacks; only the leader knows.
-    pub lag: Option<u64>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Consistent between any two statements that hold the lock.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,21 +98,6 @@ impl<M: Model> Raft<M> {
         self.core.stop("stopped").await;
     }
 
-    /// Answers another replica's message.
-    pub async fn receive(&self, bytes: &[u8]) -> Vec<u8> {
-        let running = match self.core.running() {
-            Ok(running) => running,
-            Err(reason) => return refusal(reason),
-        };
-        // An input of another server's own, which only the group itself can answer.
-        if let Ok(Envelope { to, message: Message::Propose { input }, .. }) = decode(bytes)
-            && (to == 0 || to == running.context.id)
-        {
-            return encode(&self.propose_for(input).await).unwrap_or_else(refusal);
-        }
-        running.receiver.receive(bytes).await
-    }
-
     async fn propose_for(&self, input: Bytes) -> Answer {
         let failed = |error: String| Answer::Failed(error);
         let decoded: Input<M::Command> = match postcard::from_bytes(&input) {
@@ -162,68 +116,104 @@ impl<M: Model> Raft<M> {
             Err(error) => failed(error.to_string()),
         }
     }
+}
+
+/// A replica, whatever its model.
+#[async_trait]
+pub trait AnyRaft: Send + Sync + 'static {
+    /// Answers another replica's message.
+    async fn receive(&self, bytes: &[u8]) -> Vec<u8>;
 
     /// What is known of the group here.
-    pub fn status(&self) -> Result<RaftStatus, ReplicationError> {
+    fn status(&self) -> Result<GroupStatus, ReplicationError>;
+
+    /// Where the leader is, when another replica is it.
+    fn leader_address(&self) -> Option<String>;
+
+    /// Addresses of the members, sorted; none when they are not known.
+    fn addresses(&self) -> Vec<String>;
+
+    /// Takes the replica at `address` into the group; on the leader only.
+    async fn add_replica(&self, address: &str) -> Result<NodeId, MembershipError>;
+
+    /// Removes a replica; on the leader only.
+    async fn remove_replica(&self, id: NodeId) -> Result<(), MembershipError>;
+
+    /// Has a snapshot built now, and the log cut to what the limits say.
+    async fn snapshot_now(&self) -> Result<(), ReplicationError>;
+}
+
+#[async_trait]
+impl<M: Model> AnyRaft for Raft<M> {
+    async fn receive(&self, bytes: &[u8]) -> Vec<u8> {
+        let running = match self.core.running() {
+            Ok(running) => running,
+            Err(reason) => return refusal(reason),
+        };
+        // An input of another server's own, which only the group itself can answer.
+        if let Ok(Envelope { to, message: Message::Propose { input }, .. }) = decode(bytes)
+            && (to == 0 || to == running.context.id)
+        {
+            return encode(&self.propose_for(input).await).unwrap_or_else(refusal);
+        }
+        running.receiver.receive(bytes).await
+    }
+
+    fn status(&self) -> Result<GroupStatus, ReplicationError> {
         let running = self.core.running().map_err(down)?;
         let context = &running.context;
         let metrics = context.metrics();
         let membership = metrics.membership_config.membership();
         let last = metrics.last_log_index.unwrap_or(0);
         let lag_of = |id: &NodeId| {
+            let replication = metrics.replication.as_ref()?;
             if *id == context.id {
                 return Some(0);
             }
-            let matching = metrics.replication.as_ref()?.get(id)?;
-            Some(last.saturating_sub(matching.map_or(0, |log| log.index)))
+            Some(last.saturating_sub(replication.get(id)?.map_or(0, |log| log.index)))
         };
         let voters: Vec<NodeId> = membership.voter_ids().collect();
-        Ok(RaftStatus {
-            id: context.id,
+        let members = membership.nodes().map(|(id, node)| GroupMember {
+            replica: *id,
+            address: node.address.clone(),
+            voter: voters.contains(id),
+            lag: lag_of(id),
+        });
+        Ok(GroupStatus {
+            replica: context.id,
             leader: metrics.current_leader,
             term: metrics.current_term,
             applied: metrics.last_applied.map_or(0, |log| log.index),
             last,
             snapshot: metrics.snapshot.map_or(0, |log| log.index),
-            members: membership
-                .nodes()
-                .map(|(id, node)| MemberStatus {
-                    id: *id,
-                    address: node.address.clone(),
-                    voter: voters.contains(id),
-                    lag: lag_of(id),
-                })
-                .collect(),
+            members: members.collect(),
+            trouble: Replicator::trouble(self),
         })
     }
 
-    /// Where the leader is, when another replica is it.
-    pub fn leader_address(&self) -> Option<String> {
+    fn leader_address(&self) -> Option<String> {
         self.core.running().ok()?.context.leader_address()
     }
 
-    /// Addresses of the members, those that vote first.
-    pub fn addresses(&self) -> Vec<String> {
+    fn addresses(&self) -> Vec<String> {
         let Ok(status) = self.status() else { return Vec::new() };
-        let mut members = status.members;
-        members.sort_by_key(|member| !member.voter);
-        members.into_iter().map(|member| member.address).collect()
+        let mut addresses: Vec<String> = status.members.into_iter().map(|member| member.address).collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
     }
 
-    /// Takes the replica at `address` into the group; on the leader only.
-    pub async fn add_replica(&self, address: &str) -> Result<NodeId, MembershipError> {
+    async fn add_replica(&self, address: &str) -> Result<NodeId, MembershipError> {
         let running = self.core.running().map_err(MembershipError::Failed)?;
         members::admit(&running.context, &running.receiver.changing, address).await
     }
 
-    /// Removes a replica; on the leader only.
-    pub async fn remove_replica(&self, id: NodeId) -> Result<(), MembershipError> {
+    async fn remove_replica(&self, id: NodeId) -> Result<(), MembershipError> {
         let running = self.core.running().map_err(MembershipError::Failed)?;
         members::remove(&running.context, &running.receiver.changing, id).await
     }
 
-    /// Has a snapshot built now, and the log cut to what the limits say.
-    pub async fn snapshot_now(&self) -> Result<(), ReplicationError> {
+    async fn snapshot_now(&self) -> Result<(), ReplicationError> {
         let running = self.core.running().map_err(down)?;
         running.context.raft.trigger().snapshot().await.map_err(|_| ReplicationError::Stopped)
     }

@@ -36,11 +36,11 @@ use std::time::Duration;
 
 use alba_core::ids::GroupId;
 
-pub use group::{MemberStatus, Raft, RaftStatus};
+pub use group::{AnyRaft, Raft};
 pub use home::{Home, States};
 pub use members::MembershipError;
 pub use payload::FORMAT as PAYLOAD_FORMAT;
-pub use peers::{Peers, TcpConnector};
+pub use peers::Peers;
 pub use snapshot::SnapshotFile;
 
 /// What a replica is told.

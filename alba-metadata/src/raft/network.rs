@@ -67,7 +67,7 @@ impl Wire {
         patience: Duration,
     ) -> Result<Answer, WireError> {
         let bytes = encode(&Envelope { from: self.me, to, message }).map_err(WireError::Lost)?;
-        let request = Request::Replicate(self.group.clone(), bytes);
+        let request = Request::Replicate(self.group.clone(), bytes.into());
         let deadline = self.env.deadline_in(patience);
         match self.peers.call(address, &request, deadline).await {
             Ok(answer) => match answer.reply {

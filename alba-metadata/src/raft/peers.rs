@@ -1,48 +1,30 @@
 //! Connections to the other replicas' servers: one per address, shared by all groups of this process.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alba_core::env::net::Stream;
-use alba_core::env::{Connector, Deadline, Env, Net, within};
+use alba_core::env::{Deadline, Env, Net, within};
 use alba_core::net::rpc::{Answer, RpcConnection, RpcError};
 use alba_core::wire::rpc::Request;
-use async_trait::async_trait;
 
 /// Longest a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(2);
-
-/// Plain TCP as a [`Connector`]: each stream is a connection of its own.
-pub struct TcpConnector(pub Arc<dyn Net>);
-
-#[async_trait]
-impl Connector for TcpConnector {
-    async fn open(&self, to: SocketAddr, deadline: Deadline) -> io::Result<Stream> {
-        self.0.connect(to, deadline).await
-    }
-}
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<RpcConnection>>>>;
 
 /// All peers.
 pub struct Peers {
     env: Env,
-    connector: Arc<dyn Connector>,
+    net: Arc<dyn Net>,
     slots: Mutex<BTreeMap<SocketAddr, Slot>>,
 }
 
 impl Peers {
-    /// Over `connector`.
-    pub fn new(env: Env, connector: Arc<dyn Connector>) -> Arc<Self> {
-        Arc::new(Self { env, connector, slots: Mutex::default() })
-    }
-
-    /// Over plain TCP.
-    pub fn tcp(env: &Env) -> Arc<Self> {
-        Self::new(env.clone(), Arc::new(TcpConnector(env.net.clone())))
+    /// Over `env.net`, whatever that is.
+    pub fn new(env: &Env) -> Arc<Self> {
+        Arc::new(Self { env: env.clone(), net: env.net.clone(), slots: Mutex::default() })
     }
 
     fn slot(&self, address: SocketAddr) -> Slot {
@@ -59,7 +41,7 @@ impl Peers {
             }
             *open = None;
             let limit = deadline.capped(self.env.clock.as_ref(), CONNECT);
-            let stream = self.connector.open(address, limit).await;
+            let stream = self.net.connect(address, limit).await;
             let stream = stream.map_err(|error| RpcError::Connect(format!("{address}: {error}")))?;
             let connection = Arc::new(RpcConnection::over(&self.env, stream));
             *open = Some(connection.clone());

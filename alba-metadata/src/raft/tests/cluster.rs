@@ -102,13 +102,13 @@ impl Handler for Door {
             return Reply::Refused(Refusal::UnknownGroup).into();
         };
         let from = decode::<Envelope>(&bytes).map(|envelope| envelope.from).unwrap_or(0);
-        let mine = self.raft.status().map(|status| status.id).unwrap_or(0);
+        let mine = self.raft.status().map(|status| status.replica).unwrap_or(0);
         let cut = {
             let cut = self.cut.lock().unwrap();
             cut.contains(&from) || cut.contains(&mine)
         };
         let answer = if cut { refusal("cut off") } else { self.raft.receive(&bytes).await };
-        Reply::Replicate(answer).into()
+        Reply::Replicate(answer.into()).into()
     }
 }
 
@@ -172,7 +172,7 @@ impl Cluster {
             peers: self.peers.clone(),
             limits: self.limits.clone(),
         };
-        let raft = Arc::new(Raft::start(&self.env, config, member.place.home(), Peers::tcp(&self.env)));
+        let raft = Arc::new(Raft::start(&self.env, config, member.place.home(), Peers::new(&self.env)));
         let door = Arc::new(Door { raft: raft.clone(), cut: self.cut.clone() });
         let until = self.env.deadline_in(Duration::from_secs(20));
         let listener = loop {
@@ -216,7 +216,7 @@ impl Cluster {
     }
 
     pub(crate) fn id(&self, n: usize) -> NodeId {
-        self.raft(n).status().unwrap().id
+        self.raft(n).status().unwrap().replica
     }
 
     pub(crate) fn cut_off(&self, n: usize) {
@@ -251,7 +251,7 @@ impl Cluster {
             leader = (0..self.members.len()).find(|n| {
                 let Some(raft) = &self.members[*n].raft else { return false };
                 let Ok(status) = raft.status() else { return false };
-                *raft.leadership().borrow() && !cut.contains(&status.id)
+                *raft.leadership().borrow() && !cut.contains(&status.replica)
             });
             leader.is_some()
         })
