@@ -8,8 +8,6 @@ mod build;
 mod file;
 mod incoming;
 mod install;
-#[cfg(test)]
-mod tests;
 
 pub(super) use build::{build, newest, remove_others};
 pub use file::SnapshotFile;

@@ -19,7 +19,7 @@ use crate::machine::{Input, Output};
 use crate::raft::handle::refusal;
 use crate::raft::message::{Envelope, decode};
 use crate::raft::types::NodeId;
-use crate::raft::{Home, Peers, Raft, RaftConfig, RaftLimits, States};
+use crate::raft::{AnyRaft, Home, Peers, Raft, RaftConfig, RaftLimits, States};
 use crate::replicator::{ReplicationError, Replicator};
 
 /// Stores that survive as devices do.
@@ -136,6 +136,16 @@ async fn free_address(env: &Env) -> SocketAddr {
 
 impl Cluster {
     pub(crate) async fn start(count: usize, limits: RaftLimits) -> Self {
+        let mut cluster = Self::prepare(count, limits).await;
+        for n in 0..count {
+            cluster.boot(n).await;
+        }
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Machines that do not run yet.
+    pub(crate) async fn prepare(count: usize, limits: RaftLimits) -> Self {
         let env = real::env();
         let mut addresses = BTreeSet::new();
         while addresses.len() < count {
@@ -147,10 +157,6 @@ impl Cluster {
             let place = Place::new(u64::try_from(n).unwrap());
             cluster.members.push(Member { address, place, raft: None, server: None });
         }
-        for n in 0..count {
-            cluster.boot(n).await;
-        }
-        cluster.leader().await;
         cluster
     }
 

@@ -3,3 +3,4 @@
 mod cluster;
 mod group;
 mod model;
+mod storage;

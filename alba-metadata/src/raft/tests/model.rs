@@ -16,6 +16,8 @@ pub(crate) enum ListCommand {
     Push { key: String, number: u64 },
     /// Fills a key with so many bytes, to make states large.
     Fill { key: String, bytes: u32 },
+    /// A long command.
+    Pad { key: String, bytes: Vec<u8> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,10 @@ impl Model for Lists {
             }
             ListCommand::Fill { key, bytes } => {
                 txn.put(format!("F{key}"), vec![7; usize::try_from(*bytes).unwrap()]);
+                Ok(0)
+            }
+            ListCommand::Pad { key, bytes } => {
+                txn.put(format!("P{key}"), bytes.clone());
                 Ok(0)
             }
         }
