@@ -194,6 +194,7 @@ async fn opened(
         header: None,
         dead: Vec::new(),
         declared: 0,
+        closing: false,
     };
     Ok((shared, writer, recovered))
 }

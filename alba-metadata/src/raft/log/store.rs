@@ -21,12 +21,12 @@ use crate::raft::types::{NodeId, TypeConfig};
 /// An open log. Clones are the same log; when the last one is dropped (or at [`LogStore::close`]) it ends.
 #[derive(Clone)]
 pub struct LogStore {
-    open: Arc<Open>,
+    pub(super) open: Arc<Open>,
 }
 
 /// Ends the log's tasks when dropped.
-struct Open {
-    shared: Arc<Shared>,
+pub(super) struct Open {
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Drop for Open {
@@ -129,8 +129,11 @@ impl LogStore {
     }
 
     /// Takes entries. Their callback is called when they are durable.
-    async fn put(&self, entries: Vec<Entry>, done: LogFlushed<TypeConfig>) -> Result<(), LogError> {
+    async fn put(&self, mut entries: Vec<Entry>, done: LogFlushed<TypeConfig>) -> Result<(), LogError> {
         let shared = self.shared();
+        // What was purged is applied and in a snapshot for good; it is not taken twice.
+        let purged = shared.state().purged.map(|id| id.index);
+        entries.retain(|entry| Some(entry.log_id.index) > purged);
         let lens: Vec<u64> = entries.iter().map(entry_len).collect();
         let max = shared.limits.segment_bytes - PREFACE;
         if let Some(bytes) = lens.iter().copied().find(|len| *len > max) {
