@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use alba_core::env::{Deadline, Disk, Env, within};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, ErrorSubject, ErrorVerb, OptionalSend, RaftLogReader, StorageError, StorageIOError};
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, OptionalSend, RaftLogReader, StorageError, StorageIOError,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::format::{Entry, LogId, PREFACE, Record, Vote, entry_len};
@@ -67,7 +69,8 @@ impl LogStore {
     ///
     /// # Errors
     /// [`LogError::Rot`] and [`LogError::Missing`]: the replica must join anew. [`LogError::NoSpace`] and
-    /// [`LogError::Io`]: try again later.
+    /// [`LogError::Io`]: try again later. [`LogError::Stalled`]: not in this process, since what was begun may still
+    /// happen.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
@@ -119,7 +122,8 @@ impl LogStore {
         let mut plan = state.plan;
         // An entry is its payload and less than a block.
         let asked = bytes.saturating_add(1024);
-        plan.place([segment / 4, segment / 4], segment, ENTRIES_LEAVE) && plan.place([asked], segment, ENTRIES_LEAVE)
+        plan.place([segment / 4, segment / 4], segment, ENTRIES_LEAVE)
+            && plan.place([asked], segment, ENTRIES_LEAVE)
     }
 
     /// Largest payload of an entry, in bytes.
@@ -320,7 +324,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.shared().state().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError<NodeId>>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError<NodeId>>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -330,7 +338,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError<NodeId>> {
-        let truncated = self.control(Record::Truncate(since), |state| state.entries.truncate(since.index)).await;
+        let truncated =
+            self.control(Record::Truncate(since), |state| state.entries.truncate(since.index)).await;
         truncated.map_err(writing)
     }
 

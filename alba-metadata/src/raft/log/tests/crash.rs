@@ -1,4 +1,4 @@
-//! Power cuts at every step of random histories, failed syncs and killed processes, compared with a map; and faults
+//! Power cuts at every step of random histories, failed writes and syncs and killed processes, compared with a map; and faults
 //! built in to see that they are noticed.
 //!
 //! `ALBA_RAFT_LOG_CRASHES=100000` asks for more crashes, `ALBA_RAFT_LOG_SEED` begins with another seed.
@@ -7,9 +7,9 @@ use alba_core::env::sim::disk::DiskOperation;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::model::Model;
 use super::super::phase::Sabotage;
 use super::super::phase::testing::sabotage;
+use super::model::Model;
 use super::*;
 
 /// Crashed lives of the random test.
@@ -81,7 +81,9 @@ fn group(rng: &mut StdRng, model: &Model, term: &mut u64) -> Vec<Op> {
                 // Few lengths, so that records of one life fit into the gaps of another.
                 let len = if rng.random_bool(0.8) { 700 } else { rng.random_range(0..5_000) };
                 let from = model.next();
-                Op::Append((from..from + rng.random_range(1..4)).map(|index| entry(*term, index, len)).collect())
+                Op::Append(
+                    (from..from + rng.random_range(1..4)).map(|index| entry(*term, index, len)).collect(),
+                )
             }
         };
         if let Some(after) = op.states(&model).pop() {
@@ -125,20 +127,18 @@ async fn work(
         }
         let ops = group(rng, model, term);
         let results = join_all(ops.iter().map(|op| op.clone().run(store.clone())).collect()).await;
+        // One log: what was acknowledged has all before it.
+        let acknowledged = results.iter().rposition(|done| *done).map_or(0, |nth| nth + 1);
+        let after = |model: &Model, op: &Op| op.states(model).pop().unwrap();
+        *model = ops[..acknowledged].iter().fold(model.clone(), |model, op| after(&model, op));
         let mut right = Vec::new();
-        for (nth, (op, done)) in ops.iter().zip(&results).enumerate() {
-            let states = op.states(model);
-            let last = states.last().cloned().unwrap();
-            if *done {
-                assert!(right.is_empty(), "{nth} was done, one before it was not");
-                *model = last;
-            } else {
-                if right.is_empty() {
-                    right.push(model.clone());
-                }
-                // Those behind it may have happened too, in order.
+        if acknowledged < ops.len() {
+            // What was under way may have happened up to anywhere.
+            right.push(model.clone());
+            for op in &ops[acknowledged..] {
+                let states = op.states(model);
+                *model = states.last().cloned().unwrap();
                 right.extend(states);
-                *model = last;
             }
         }
         if !right.is_empty() {
@@ -157,7 +157,7 @@ async fn work(
 }
 
 /// What is found by a restart, which must be one of the right states.
-fn check(disk: &SimDiskDevice, right: &[Model], tag: &str) -> Model {
+fn check(disk: &SimDiskDevice, right: &[Model], tag: &str) -> (Model, Tally) {
     run(disk, small(), async |_, store, recovered| {
         let found = Model::of(&store).await;
         let differs = || -> Vec<String> {
@@ -182,23 +182,58 @@ fn check(disk: &SimDiskDevice, right: &[Model], tag: &str) -> Model {
         );
         let last = found.last().map(|id| id.index);
         assert!(recovered.committed.map(|id| id.index) <= last, "{tag}: committed beyond the end");
-        found
+        let (cut, unproven) = (u64::from(recovered.cut.is_some()), u64::from(recovered.unproven > 0));
+        (found, Tally { lives: 1, cut, unproven })
     })
+}
+
+/// What restarts found, to see that the interesting things happen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    lives: u64,
+    /// A torn tail.
+    cut: u64,
+    /// Records that had to be written again.
+    unproven: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.lives += other.lives;
+        self.cut += other.cut;
+        self.unproven += other.unproven;
+    }
 }
 
 /// How a life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     PowerCut(u64),
-    FailedSync(u64),
+    Failure(DiskOperation, u64),
     Killed,
 }
 
+/// The log of one replica through many lives.
+struct Replica {
+    disk: SimDiskDevice,
+    rng: StdRng,
+    model: Model,
+    term: u64,
+}
+
+impl Replica {
+    fn new(seed: u64) -> Self {
+        let disk = SimDiskDevice::new(seed, 1 << 30);
+        Self { disk, rng: StdRng::seed_from_u64(seed), model: Model::default(), term: 1 }
+    }
+}
+
 /// One life of a process and what is left of it.
-fn life(disk: &SimDiskDevice, rng: &mut StdRng, model: &mut Model, term: &mut u64, end: End, count: usize, tag: &str) {
+fn life(replica: &mut Replica, end: End, count: usize, tag: &str) -> Tally {
+    let Replica { disk, rng, model, term } = replica;
     match end {
         End::PowerCut(at) => disk.cut_power_after(at),
-        End::FailedSync(after) => disk.inject(DiskOperation::Sync, after, 1, std::io::ErrorKind::Other),
+        End::Failure(operation, after) => disk.inject(operation, after, 1, io::ErrorKind::Other),
         End::Killed => {}
     }
     let simulation = Simulation::new(rng.random());
@@ -216,25 +251,28 @@ fn life(disk: &SimDiskDevice, rng: &mut StdRng, model: &mut Model, term: &mut u6
         disk.crash();
     }
     disk.clear_injections();
-    *model = check(disk, &right, &format!("{tag} {end:?}"));
+    let (found, tally) = check(disk, &right, &format!("{tag} {end:?}"));
     // What a restart found must stay, whatever it was made of.
     disk.crash();
-    *model = check(disk, std::slice::from_ref(model), &format!("{tag} {end:?}, and a power cut"));
+    let again = check(disk, std::slice::from_ref(&found), &format!("{tag} {end:?}, and a power cut"));
+    *model = again.0;
+    tally
 }
 
-fn lives(seed: u64, rounds: u64) {
-    let disk = SimDiskDevice::new(seed, 1 << 30);
-    let mut rng = StdRng::seed_from_u64(seed);
-    let mut model = Model::default();
-    let mut term = 1;
+fn lives(seed: u64, rounds: u64) -> Tally {
+    let mut replica = Replica::new(seed);
+    let mut tally = Tally::default();
     for round in 0..rounds {
+        let rng = &mut replica.rng;
         let end = match rng.random_range(0..10) {
             0 => End::Killed,
-            1 | 2 => End::FailedSync(rng.random_range(0..60)),
+            1 => End::Failure(DiskOperation::Sync, rng.random_range(0..60)),
+            2 => End::Failure(DiskOperation::Write, rng.random_range(0..60)),
             _ => End::PowerCut(rng.random_range(0..120)),
         };
-        life(&disk, &mut rng, &mut model, &mut term, end, 30, &format!("seed {seed} round {round}"));
+        tally.add(life(&mut replica, end, 30, &format!("seed {seed} round {round}")));
     }
+    tally
 }
 
 #[test]
@@ -242,15 +280,12 @@ fn crashes_at_every_step_lose_nothing() {
     let mut crashes = 0;
     for seed in 0..4 {
         let history = |end| {
-            let disk = SimDiskDevice::new(seed, 1 << 30);
-            let mut rng = StdRng::seed_from_u64(seed);
-            let mut model = Model::default();
-            let mut term = 1;
+            let mut replica = Replica::new(seed);
             // A second life, so that the directory is not empty.
-            life(&disk, &mut rng, &mut model, &mut term, End::Killed, 6, "before");
-            let before = disk.changes();
-            life(&disk, &mut rng, &mut model, &mut term, end, 12, &format!("seed {seed}"));
-            disk.changes() - before
+            life(&mut replica, End::Killed, 6, "before");
+            let before = replica.disk.changes();
+            life(&mut replica, end, 12, &format!("seed {seed}"));
+            replica.disk.changes() - before
         };
         let steps = history(End::Killed);
         assert!(steps > 40, "{steps} steps");
@@ -266,9 +301,12 @@ fn crashes_at_every_step_lose_nothing() {
 fn random_crashes_lose_nothing() {
     let first = number("ALBA_RAFT_LOG_SEED", 1000);
     let lives_wanted = number("ALBA_RAFT_LOG_CRASHES", CRASHES);
+    let mut tally = Tally::default();
     for seed in first..first + lives_wanted.div_ceil(20) {
-        lives(seed, 20);
+        tally.add(lives(seed, 20));
     }
+    println!("{tally:?}");
+    assert!(tally.cut > tally.lives / 20 && tally.unproven > tally.lives / 20, "{tally:?}");
 }
 
 #[test]
@@ -277,8 +315,7 @@ fn built_in_faults_are_noticed() {
         [Sabotage::AckBeforeSync, Sabotage::VoteNotSynced, Sabotage::SameGeneration, Sabotage::NoCopy];
     for fault in faults {
         sabotage(Some(fault));
-        let noticed =
-            (0..200).find(|seed| std::panic::catch_unwind(|| lives(70_000 + seed, 20)).is_err());
+        let noticed = (0..200).find(|seed| std::panic::catch_unwind(|| lives(70_000 + seed, 20)).is_err());
         sabotage(None);
         assert!(noticed.is_some(), "{fault:?} was not noticed");
         println!("{fault:?} is noticed by seed {}", 70_000 + noticed.unwrap());

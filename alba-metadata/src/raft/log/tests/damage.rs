@@ -67,7 +67,10 @@ fn damaged_headers_are_rot() {
         let disk = SimDiskDevice::new(1, 1 << 30);
         let (name, _) = written(&disk, true);
         assert!(disk.rot(&name, at, 4));
-        assert!(matches!(reopened(&disk), Err(LogError::Rot { segment, .. }) if segment == name), "byte {at}");
+        assert!(
+            matches!(reopened(&disk), Err(LogError::Rot { segment, .. }) if segment == name),
+            "byte {at}"
+        );
     }
 }
 
@@ -99,13 +102,8 @@ fn a_lost_segment_is_missed() {
 fn a_segment_of_another_log_is_refused() {
     let disk = SimDiskDevice::new(1, 1 << 30);
     let files = long(&disk);
-    let identity = super::super::format::Identity {
-        store: super::super::format::StoreId([9; 16]),
-        number: 999,
-        generation: 1,
-        len: 12 * 4096,
-    };
-    run(&SimDiskDevice::new(2, 1 << 30), small(), async |_, _, _| {});
+    let identity =
+        format::Identity { store: format::StoreId([9; 16]), number: 999, generation: 1, len: 12 * 4096 };
     let simulation = Simulation::new(2);
     simulation
         .run(LIMIT, async {

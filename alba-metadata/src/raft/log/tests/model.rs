@@ -42,7 +42,8 @@ impl Model {
         let state = store.get_log_state().await.unwrap();
         let entries: BTreeMap<u64, Entry> =
             all(&store).await.into_iter().map(|entry| (entry.log_id.index, entry)).collect();
-        let found = Self { entries, vote: store.read_vote().await.unwrap(), purged: state.last_purged_log_id };
+        let found =
+            Self { entries, vote: store.read_vote().await.unwrap(), purged: state.last_purged_log_id };
         assert_eq!(state.last_log_id, found.last());
         found
     }
