@@ -79,7 +79,8 @@ impl Entries {
     pub(super) fn range(&self, range: Range<u64>) -> impl Iterator<Item = &Slot> {
         let start = range.start.max(self.first);
         let end = range.end.min(self.next()).max(start);
-        let nth = |index: u64| usize::try_from(index - self.first).unwrap_or(usize::MAX).min(self.slots.len());
+        let nth =
+            |index: u64| usize::try_from(index - self.first).unwrap_or(usize::MAX).min(self.slots.len());
         self.slots.range(nth(start)..nth(end))
     }
 

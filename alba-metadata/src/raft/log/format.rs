@@ -373,8 +373,9 @@ impl Record {
     }
 
     fn decode(kind: Kind, payload: &Bytes) -> Result<Self, FormatError> {
-        let exactly =
-            |len: usize| if payload.len() == len { Ok(()) } else { Err(FormatError::Field("another length")) };
+        let exactly = |len: usize| {
+            if payload.len() == len { Ok(()) } else { Err(FormatError::Field("another length")) }
+        };
         Ok(match kind {
             Kind::Entry => Self::Entry(Arc::new(decode_entry(payload)?)),
             Kind::Vote => {
@@ -482,7 +483,8 @@ fn decode_entry(payload: &Bytes) -> Result<Entry, FormatError> {
         // A copy: a slice would keep the whole buffer of a read in memory.
         1 => EntryPayload::Normal(Payload(Bytes::copy_from_slice(&body))),
         2 => EntryPayload::Membership(
-            postcard::from_bytes(&body).map_err(|_| FormatError::Field("a membership that does not decode"))?,
+            postcard::from_bytes(&body)
+                .map_err(|_| FormatError::Field("a membership that does not decode"))?,
         ),
         _ => return Err(FormatError::Field("a kind of entry that is not known")),
     };

@@ -21,8 +21,8 @@
 //! * Damage to the *last* write looks like a torn tail, although it may have been acknowledged. This lasts until the
 //!   next write, and at most for [`LogLimits::mark_after`] when nothing more comes: then a small record proves it.
 //! * A torn sector is told from rot by that only. An acknowledged write that the disk lost without an error, with all
-//!   that came after it, cannot be told; nor can a header block that reads as zeros (it was never written, it says), when
-//!   it is the newest segment's.
+//!   that came after it, cannot be told; nor can the loss of the newest segment as a whole: its file is gone, or its
+//!   header blocks read as zeros, as if they had never been written.
 //!
 //! What was not proven but verifies was perhaps acknowledged, perhaps never made durable: it counts, and is written
 //! again and synced before the log is open. Every opening begins a new segment, so nothing beyond a cut is ever
@@ -80,7 +80,7 @@ impl Default for LogLimits {
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
-            spare_segments: 4,
+            spare_segments: 6,
             // Reaches the bandwidth of the disk and delays no one much.
             batch_bytes: 4 << 20,
             queue_bytes: 32 << 20,

@@ -94,9 +94,8 @@ async fn load(shared: &Shared, start: Location, run: &[Slot]) -> Result<Option<V
         Ok(entries) => Ok(Some(entries)),
         Err(error) => {
             let state = shared.state();
-            let still = |slot: &Slot| {
-                state.entries.get(slot.id.index).is_some_and(|now| now.serial == slot.serial)
-            };
+            let still =
+                |slot: &Slot| state.entries.get(slot.id.index).is_some_and(|now| now.serial == slot.serial);
             if run.iter().all(still) { Err(error) } else { Ok(None) }
         }
     }
@@ -124,9 +123,7 @@ fn parse(shared: &Shared, start: u64, slot: &Slot, bytes: &Bytes) -> Result<Entr
         header.payload(&record.slice(RECORD_HEADER..), seed)
     };
     match decoded() {
-        Ok(Record::Entry(entry)) if entry.log_id == slot.id => {
-            Ok(Arc::unwrap_or_clone(entry))
-        }
+        Ok(Record::Entry(entry)) if entry.log_id == slot.id => Ok(Arc::unwrap_or_clone(entry)),
         Ok(_) => Err(rot("another record".to_owned())),
         Err(error) => Err(rot(error.to_string())),
     }

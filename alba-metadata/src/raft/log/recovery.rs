@@ -14,8 +14,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::entries::{Entries, Location, Slot};
 use super::format::{
-    Activation, Entry, FormatError, Head, LogId, PREFACE, Previous, RECORD_HEADER, Record, RecordHeader, Seed,
-    StoreId, Vote, offset,
+    Activation, Entry, FormatError, Head, LogId, PREFACE, Previous, RECORD_HEADER, Record, RecordHeader,
+    Seed, StoreId, Vote, offset,
 };
 use super::phase::{self, Sabotage};
 use super::plan::Plan;
@@ -104,10 +104,11 @@ pub(super) async fn open(
 ) -> Result<(Arc<Shared>, Writer, Recovered), LogError> {
     check(&limits)?;
     let deadline = Deadline::after(env.clock.as_ref(), limits.stall_after.saturating_mul(4));
-    // Nothing is shared yet, so giving up is safe: who opens it again finds a directory in which a spare or a segment
-    // that was never begun may still change; both are renewed first.
+    // What is under way when it gives up may still happen: it is not opened again in this process.
     let clock = env.clock.clone();
-    within(clock.as_ref(), deadline, Box::pin(opened(env, disk, limits))).await.unwrap_or(Err(LogError::Stalled))
+    within(clock.as_ref(), deadline, Box::pin(opened(env, disk, limits)))
+        .await
+        .unwrap_or(Err(LogError::Stalled))
 }
 
 async fn opened(
@@ -124,7 +125,8 @@ async fn opened(
     }
     // The new segment: renewed, since a crash may have left records of its generation.
     let spare = take_spare(disk.as_ref(), &limits, &mut files).await?;
-    let (moved, live, block) = log.begin(files.store, &mut chain, spare, newest.map_or(1, |newest| newest + 1))?;
+    let (moved, live, block) =
+        log.begin(files.store, &mut chain, spare, newest.map_or(1, |newest| newest + 1))?;
     let file = live.segment.file.clone();
     let seed = live.seed(files.store);
     let end = PREFACE + offset(moved.len());
@@ -133,7 +135,9 @@ async fn opened(
         file.write_at(PREFACE, vec![moved]).await.map_err(LogError::io("moving entries"))?;
         file.sync().await.map_err(LogError::io("moving entries"))?;
     }
-    file.write_at(BLOCK_BYTES, vec![block.encode(seed)]).await.map_err(LogError::io("beginning a segment"))?;
+    file.write_at(BLOCK_BYTES, vec![block.encode(seed)])
+        .await
+        .map_err(LogError::io("beginning a segment"))?;
     file.sync().await.map_err(LogError::io("beginning a segment"))?;
     chain.push(live);
 
@@ -194,6 +198,7 @@ async fn opened(
         header: None,
         dead: Vec::new(),
         declared: 0,
+        closing: false,
     };
     Ok((shared, writer, recovered))
 }
@@ -351,7 +356,9 @@ impl Log {
 
     /// Takes the records of a segment.
     fn apply(&mut self, files: &Files, activation: u64, scanned: Scanned) -> Result<Live, LogError> {
-        let Some(active) = files.active.get(&activation) else { return Err(LogError::Missing { activation }) };
+        let Some(active) = files.active.get(&activation) else {
+            return Err(LogError::Missing { activation });
+        };
         let segment = active.segment.clone();
         self.head = active.block.head;
         if let Some(purged) = self.head.purged {
@@ -484,14 +491,12 @@ async fn scan(files: &Files, activation: u64, limit: Option<u64>) -> Result<Scan
         let expected = scanned.last + 1;
         let mut found = record_at(&mut window, segment, seed, at, expected).await?;
         let next = at.next_multiple_of(BLOCK_BYTES);
-        if found.is_err() && next != at {
-            // The batch ended before.
-            let beginning = record_at(&mut window, segment, seed, next, expected).await?;
-            if let Ok((_, header)) = &beginning
-                && header.first
-            {
-                at = next;
-                found = beginning;
+        if matches!(found, Err(FormatError::Magic(_))) && next != at {
+            // The batch ended before, in this block.
+            at = next;
+            found = record_at(&mut window, segment, seed, at, expected).await?;
+            if matches!(&found, Ok((_, header)) if !header.first) {
+                found = Err(FormatError::Field("not the beginning of a batch"));
             }
         }
         match found {
@@ -510,7 +515,14 @@ async fn scan(files: &Files, activation: u64, limit: Option<u64>) -> Result<Scan
                 if limit.is_some() || scanned.floor >= expected {
                     return Err(rot(error.to_string()));
                 }
-                let (proof, more) = beyond(&mut window, segment, seed, next, expected).await?;
+                let (proof, more) = beyond(
+                    &mut window,
+                    segment,
+                    seed,
+                    next.max(at + 1).next_multiple_of(BLOCK_BYTES),
+                    expected,
+                )
+                .await?;
                 if proof {
                     return Err(rot(error.to_string()));
                 }

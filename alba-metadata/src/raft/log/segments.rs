@@ -118,16 +118,21 @@ pub(super) async fn look(disk: &dyn Disk, number: u64) -> Result<Found, LogError
         Err(FormatError::Blank) => return Ok(Found::Unmade),
         Err(error) => return Err(damaged(0, error)),
     };
-    if identity.number != number || identity.len > len {
-        let reason = "another segment's header, or a file that was cut".to_owned();
-        return Err(LogError::Rot { segment: name.clone(), offset: 0, reason });
+    if identity.number != number {
+        return Err(damaged(0, FormatError::Field("the identity of another segment")));
     }
+    let short = identity.len > len;
     let segment = Segment { number, generation: identity.generation, len: identity.len, file };
     match Activation::decode(&blocks[BLOCK..], identity.seed()) {
+        Ok(activation) if activation.generation == identity.generation && short => {
+            Err(damaged(len, FormatError::CutOff))
+        }
         Ok(activation) if activation.generation == identity.generation => {
             Ok(Found::Active(identity, segment, activation))
         }
         Ok(activation) if activation.generation < identity.generation => Ok(Found::Spare(identity, segment)),
+        // Its length was not durable when the power went.
+        Err(FormatError::Blank) if short => Ok(Found::Unmade),
         Err(FormatError::Blank) => Ok(Found::Spare(identity, segment)),
         Ok(_) => Err(damaged(0, FormatError::Field("a generation older than its activation"))),
         Err(error) => Err(damaged(BLOCK_BYTES, error)),

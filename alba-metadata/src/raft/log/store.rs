@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use alba_core::env::{Deadline, Disk, Env, within};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, ErrorSubject, ErrorVerb, OptionalSend, RaftLogReader, StorageError, StorageIOError};
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, OptionalSend, RaftLogReader, StorageError, StorageIOError,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::format::{Entry, LogId, PREFACE, Record, Vote, entry_len};
@@ -21,12 +23,12 @@ use crate::raft::types::{NodeId, TypeConfig};
 /// An open log. Clones are the same log; when the last one is dropped (or at [`LogStore::close`]) it ends.
 #[derive(Clone)]
 pub struct LogStore {
-    open: Arc<Open>,
+    pub(super) open: Arc<Open>,
 }
 
 /// Ends the log's tasks when dropped.
-struct Open {
-    shared: Arc<Shared>,
+pub(super) struct Open {
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Drop for Open {
@@ -67,7 +69,8 @@ impl LogStore {
     ///
     /// # Errors
     /// [`LogError::Rot`] and [`LogError::Missing`]: the replica must join anew. [`LogError::NoSpace`] and
-    /// [`LogError::Io`]: try again later.
+    /// [`LogError::Io`]: try again later. [`LogError::Stalled`]: not in this process, since what was begun may still
+    /// happen.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
@@ -119,7 +122,8 @@ impl LogStore {
         let mut plan = state.plan;
         // An entry is its payload and less than a block.
         let asked = bytes.saturating_add(1024);
-        plan.place([segment / 4, segment / 4], segment, ENTRIES_LEAVE) && plan.place([asked], segment, ENTRIES_LEAVE)
+        plan.place([segment / 4, segment / 4], segment, ENTRIES_LEAVE)
+            && plan.place([asked], segment, ENTRIES_LEAVE)
     }
 
     /// Largest payload of an entry, in bytes.
@@ -129,8 +133,11 @@ impl LogStore {
     }
 
     /// Takes entries. Their callback is called when they are durable.
-    async fn put(&self, entries: Vec<Entry>, done: LogFlushed<TypeConfig>) -> Result<(), LogError> {
+    async fn put(&self, mut entries: Vec<Entry>, done: LogFlushed<TypeConfig>) -> Result<(), LogError> {
         let shared = self.shared();
+        // What was purged is applied and in a snapshot for good; it is not taken twice.
+        let purged = shared.state().purged.map(|id| id.index);
+        entries.retain(|entry| Some(entry.log_id.index) > purged);
         let lens: Vec<u64> = entries.iter().map(entry_len).collect();
         let max = shared.limits.segment_bytes - PREFACE;
         if let Some(bytes) = lens.iter().copied().find(|len| *len > max) {
@@ -317,7 +324,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.shared().state().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError<NodeId>>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError<NodeId>>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -327,7 +338,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError<NodeId>> {
-        let truncated = self.control(Record::Truncate(since), |state| state.entries.truncate(since.index)).await;
+        let truncated =
+            self.control(Record::Truncate(since), |state| state.entries.truncate(since.index)).await;
         truncated.map_err(writing)
     }
 

@@ -13,6 +13,7 @@ use super::LogError;
 use super::entries::Location;
 use super::format::{Activation, Head, PREFACE, Previous, Record, offset};
 use super::phase::{self, Sabotage};
+use super::plan::ENTRIES_LEAVE;
 use super::segments::{Live, Segment};
 use super::shared::{Item, Shared};
 
@@ -44,6 +45,8 @@ pub(super) struct Writer {
     pub dead: Vec<Segment>,
     /// The last purge record says that segments activated before this are needed no more.
     pub declared: u64,
+    /// The last mark is written.
+    pub closing: bool,
 }
 
 impl Writer {
@@ -81,10 +84,11 @@ impl Writer {
                     }
                     return Some(items);
                 }
-                if state.closed && !self.unproven {
-                    return None;
-                }
                 if state.closed {
+                    let done = !self.unproven && self.head.committed == state.committed;
+                    if done || std::mem::replace(&mut self.closing, true) {
+                        return None;
+                    }
                     drop(state);
                     return Some(self.mark());
                 }
@@ -132,8 +136,9 @@ impl Writer {
                 Item::Control { record, .. } => self.push(&mut batch, record.clone(), 0).await?,
                 Item::Committed(id) => {
                     let record = Record::Committed(*id);
-                    // It is worth a block, not a segment.
-                    if self.fits(&batch, record.encoded_len()) {
+                    // Along with others it is worth a block. What it alone proves is worth a segment, if there are enough.
+                    let roll = || only_marks && self.shared.state().spares.len() > ENTRIES_LEAVE;
+                    if self.fits(&batch, record.encoded_len()) || roll() {
                         self.push(&mut batch, record, 0).await?;
                     }
                 }

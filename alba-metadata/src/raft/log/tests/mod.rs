@@ -1,8 +1,8 @@
 //! The log on simulated and real disks: openraft's suite, a plain map as model, crashes at every step, damage, full and
 //! failing disks, the format's bytes.
 
-mod damage;
 mod crash;
+mod damage;
 mod golden;
 mod model;
 mod space;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use alba_core::env::Deadline;
 use alba_core::env::sim::disk::SimDiskDevice;
 use alba_core::env::sim::{SimNode, Simulation};
-use alba_core::env::Deadline;
 use bytes::Bytes;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, LeaderId, RaftLogReader};
@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 fn small() -> LogLimits {
     LogLimits {
         segment_bytes: 12 * 4096,
-        spare_segments: 3,
+        spare_segments: 6,
         batch_bytes: 16 << 10,
         queue_bytes: 64 << 10,
         cache_bytes: 8 << 10,
@@ -59,7 +59,11 @@ fn deadline(node: &SimNode) -> Deadline {
     node.env().deadline_in(Duration::from_secs(600))
 }
 
-async fn open(node: &SimNode, disk: &SimDiskDevice, limits: LogLimits) -> Result<(LogStore, Recovered), LogError> {
+async fn open(
+    node: &SimNode,
+    disk: &SimDiskDevice,
+    limits: LogLimits,
+) -> Result<(LogStore, Recovered), LogError> {
     LogStore::open(node.env(), Arc::new(disk.open()), limits).await
 }
 

@@ -6,7 +6,9 @@ use alba_core::env::real;
 use alba_core::env::real::disk::RealDisk;
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{OptionalSend, RaftSnapshotBuilder, RaftTypeConfig, SnapshotMeta, StorageError, StoredMembership};
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder, RaftTypeConfig, SnapshotMeta, StorageError, StoredMembership,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -60,15 +62,16 @@ impl RaftStateMachine<TypeConfig> for Shared {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.with(|machine| {
+        let apply = |machine: &mut Machine| {
             let answers = entries.into_iter().map(|entry| {
                 machine.applied = Some(entry.log_id);
                 if let EntryPayload::Membership(membership) = entry.payload {
                     machine.membership = StoredMembership::new(Some(entry.log_id), membership);
                 }
             });
-            Ok(answers.collect())
-        })
+            answers.collect()
+        };
+        Ok(self.with(apply))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
