@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use alba_core::env::Env;
@@ -23,6 +24,10 @@ pub(super) struct Context<M: Model> {
     pub(super) raft: openraft::Raft<TypeConfig>,
     pub(super) wire: Arc<Wire>,
     pub(super) state: Arc<State<M>>,
+    /// What the elections found last.
+    pub(super) standing: Arc<AtomicU8>,
+    /// It leads and wants another one to.
+    pub(super) yielding: Arc<AtomicBool>,
 }
 
 impl<M: Model> Clone for Context<M> {
@@ -34,8 +39,21 @@ impl<M: Model> Clone for Context<M> {
             raft: self.raft.clone(),
             wire: self.wire.clone(),
             state: self.state.clone(),
+            standing: self.standing.clone(),
+            yielding: self.yielding.clone(),
         }
     }
+}
+
+/// How a replica stands to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing is wrong.
+    Follows,
+    /// It has heard of no leader for a while.
+    NoLeader,
+    /// Others say that it is no member.
+    Removed,
 }
 
 /// What is known of a leader from here.
@@ -52,6 +70,27 @@ impl<M: Model> Context<M> {
         self.raft.metrics().borrow().clone()
     }
 
+    pub(super) fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => Standing::Follows,
+            1 => Standing::NoLeader,
+            _ => Standing::Removed,
+        }
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        let number = match standing {
+            Standing::Follows => 0,
+            Standing::NoLeader => 1,
+            Standing::Removed => 2,
+        };
+        self.standing.store(number, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_yielding(&self) -> bool {
+        self.yielding.load(Ordering::Relaxed)
+    }
+
     pub(super) fn leads(&self) -> bool {
         self.raft.metrics().borrow().state == ServerState::Leader
     }
@@ -62,6 +101,10 @@ impl<M: Model> Context<M> {
 
     /// Where the leader is, when one is known.
     pub(super) fn leader(&self) -> Option<(NodeId, String)> {
+        if self.standing() != Standing::Follows {
+            // The last one that was heard of, long ago.
+            return None;
+        }
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let id = metrics.current_leader?;
@@ -99,7 +142,7 @@ impl<M: Model> Context<M> {
         let (committed, age, server) = in_time(&self.env, CORE_PATIENCE, asked).await?.ok()?;
         if server == ServerState::Leader {
             // A leader's own vote does not age by what it hears.
-            return Some(if self.lost_majority() { LeaderSeen::Silent(age) } else { LeaderSeen::Alive });
+            return Some(if self.lost_majority() || self.is_yielding() { LeaderSeen::Silent(age) } else { LeaderSeen::Alive });
         }
         Some(if committed && age <= lease { LeaderSeen::Alive } else { LeaderSeen::Silent(age) })
     }

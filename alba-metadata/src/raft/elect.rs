@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use tokio::sync::mpsc;
 
-use super::context::{Context, LeaderSeen};
+use super::context::{Context, LeaderSeen, Standing};
 use super::message::{Answer, Message};
 use super::types::{LogId, NodeId};
 use crate::model::Model;
@@ -23,10 +23,20 @@ pub(super) async fn run<M: Model>(context: Context<M>) {
     let limits = context.config.limits.clone();
     loop {
         context.sleep(limits.heartbeat / 2 + context.random(limits.heartbeat / 2)).await;
-        if context.leads() || !context.is_voter() {
+        let seen = context.leader_seen().await;
+        let silent = match seen {
+            Some(LeaderSeen::Silent(silent)) if !context.leads() => silent,
+            _ => {
+                context.set_standing(Standing::Follows);
+                continue;
+            }
+        };
+        if silent > limits.lease * 2 && context.standing() == Standing::Follows {
+            context.set_standing(Standing::NoLeader);
+        }
+        if !context.is_voter() {
             continue;
         }
-        let Some(LeaderSeen::Silent(silent)) = context.leader_seen().await else { continue };
         // Of several that wait the one with the shortest wait is elected before the others ask.
         let alone = context.membership().membership().voter_ids().count() == 1;
         if !alone {
@@ -66,15 +76,21 @@ async fn agreed<M: Model>(context: &Context<M>) -> bool {
         let (wire, answers, last_log_id) = (context.wire.clone(), answers.clone(), context.state.last_log());
         let ask = async move {
             let answer = wire.call(&address, id, Message::PreVote { last_log_id }, patience).await;
-            let granted = matches!(answer, Ok(Answer::PreVote { granted: true, .. }));
+            let (granted, removed) = match answer {
+                Ok(Answer::PreVote { granted, member }) => (granted, !member),
+                _ => (false, false),
+            };
             // Whoever asked may have its majority already.
-            let _ = answers.send((id, granted)).await;
+            let _ = answers.send((id, granted, removed)).await;
         };
         asking.push(context.env.spawn.spawn("raft-ask", Box::pin(ask)).abort_on_drop());
     }
     drop(answers);
     // Each of them has its deadline.
-    while let Some((id, yes)) = heard.recv().await {
+    while let Some((id, yes, removed)) = heard.recv().await {
+        if removed && context.standing() == Standing::NoLeader {
+            context.set_standing(Standing::Removed);
+        }
         if yes {
             granted.insert(id);
         }

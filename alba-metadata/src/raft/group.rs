@@ -15,7 +15,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::context::Context;
+use super::context::{Context, Standing};
 use super::guard::Guarded;
 use super::handle::{Receiver, refusal};
 use super::home::{Home, Record};
@@ -27,6 +27,7 @@ use super::outputs::Waiter;
 use super::peers::Peers;
 use super::propose::{self, Proposal};
 use super::read::{self, Reader};
+use super::runtime::scoped;
 use super::snapshot::Incoming;
 use super::state::{Machine, State, index_of};
 use super::types::NodeId;
@@ -150,13 +151,15 @@ impl<M: Model> AnyRaft for Raft<M> {
             Ok(running) => running,
             Err(reason) => return refusal(reason),
         };
-        // An input of another server's own, which only the group itself can answer.
-        if let Ok(Envelope { to, message: Message::Propose { input }, .. }) = decode(bytes)
-            && (to == 0 || to == running.context.id)
-        {
-            return encode(&self.propose_for(input).await).unwrap_or_else(refusal);
-        }
-        running.receiver.receive(bytes).await
+        let context = &running.context;
+        let answer = match decode::<Envelope>(bytes) {
+            Ok(envelope) if envelope.to != 0 && envelope.to != context.id => Answer::NotMe { id: context.id },
+            // An input of another server's own, which only the group itself can answer.
+            Ok(Envelope { message: Message::Propose { input }, .. }) => self.propose_for(input).await,
+            Ok(envelope) => running.receiver.receive(envelope).await,
+            Err(error) => Answer::Failed(error),
+        };
+        encode(&answer).unwrap_or_else(refusal)
     }
 
     fn status(&self) -> Result<GroupStatus, ReplicationError> {
@@ -343,10 +346,19 @@ impl<M: Model> Core<M> {
         }
         state.set_last_log(last.last_log_id.max(state.last_log()));
         let config = Arc::new(self.library_config()?);
-        let raft = openraft::Raft::new(id, config, Links(wire.clone()), log, Machine(state.clone())).await;
-        let raft = raft.map_err(io::Error::other)?;
+        let opening = openraft::Raft::new(id, config, Links(wire.clone()), log, Machine(state.clone()));
+        let raft = scoped(env, opening).await.map_err(io::Error::other)?;
         let context =
-            Context { env: env.clone(), config: self.config.clone(), id, raft, wire, state };
+            Context {
+                env: env.clone(),
+                config: self.config.clone(),
+                id,
+                raft,
+                wire,
+                state,
+                standing: Arc::default(),
+                yielding: Arc::default(),
+            };
         let (proposals, proposed) = mpsc::channel(self.config.limits.batch_inputs.max(1));
         let (readers, reading) = mpsc::channel(read::QUEUE);
         let changing = Changing::default();
@@ -394,7 +406,7 @@ impl<M: Model> Core<M> {
         if !context.leads() {
             return Err(ReplicationError::NotLeader { leader: context.leader_address() });
         }
-        if context.lost_majority() {
+        if context.lost_majority() || context.is_yielding() {
             return Err(ReplicationError::NotLeader { leader: None });
         }
         let bytes = postcard::to_stdvec(input)
@@ -564,7 +576,8 @@ impl<M: Model> Replicator<M> for Raft<M> {
         if membership.membership().nodes().next().is_none() {
             return Some("waits for its group to form, or to be taken into it".to_owned());
         }
-        if membership.membership().get_node(&context.id).is_none() {
+        let removed = membership.membership().get_node(&context.id).is_none();
+        if removed || context.standing() == Standing::Removed {
             return Some("is no member of its group any more".to_owned());
         }
         if context.lost_majority() {
@@ -612,7 +625,10 @@ async fn watch_over<M: Model>(core: &Core<M>, context: &Context<M>) -> String {
             if let Err(fatal) = &now.running_state {
                 return fatal.to_string();
             }
-            let leads = now.state == ServerState::Leader;
+            let leader = now.state == ServerState::Leader;
+            drop(now);
+            // One that no majority follows may have a successor already.
+            let leads = leader && !context.lost_majority();
             core.leads.send_if_modified(|before| std::mem::replace(before, leads) != leads);
         }
         if metrics.changed().await.is_err() {

@@ -2,6 +2,9 @@
 //!
 //! * The library cuts a follower's log when a snapshot *begins* to be installed. A crash before its end would leave a log
 //!   that starts behind the old state. So a cut beyond what is safe in the store waits until it is.
+//! * The library lets a leader that restarts go on as the leader it was, without an election. What it had committed and
+//!   not yet noted (the note is written late) it does not know then, and it would answer a linearizable read without it.
+//!   So a restarted replica finds its own election undone, and has to win another.
 //! * Which batches reached the log is noted before they do: whoever proposed one of them cannot be told that nothing
 //!   happened.
 
@@ -33,6 +36,10 @@ pub(super) struct Guarded<L, M: Model> {
 impl<L: RaftLogStorage<TypeConfig>, M: Model> Guarded<L, M> {
     pub(super) fn new(log: L, state: Arc<State<M>>) -> Self {
         Self { log, state, cut: None }
+    }
+
+    fn is_mine(&self, vote: &Vote<NodeId>) -> bool {
+        vote.leader_id().voted_for() == Some(self.state.record().id)
     }
 
     /// Makes a postponed cut before anything else changes the log; waits for the installation it is for.
@@ -77,7 +84,9 @@ impl<L: RaftLogStorage<TypeConfig>, M: Model> RaftLogStorage<TypeConfig> for Gua
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<NodeId>>, StorageError> {
-        self.log.read_vote().await
+        // Of the vote it stays that this replica voted for itself, which no other vote of that term may contradict; that it
+        // won is forgotten.
+        Ok(self.log.read_vote().await?.map(|vote| Vote { committed: vote.committed && !self.is_mine(&vote), ..vote }))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::elect::would_vote;
 use super::log::LogStore;
 use super::members::{self, Changing};
-use super::message::{Answer, Envelope, Greeting, Message, decode, encode};
+use super::message::{Answer, Envelope, Greeting, Message, encode};
 use super::network::in_time;
 use super::payload;
 use super::snapshot::{Incoming, Offer};
@@ -38,18 +38,10 @@ pub(super) fn refusal(reason: impl Into<String>) -> Vec<u8> {
 }
 
 impl<M: Model> Receiver<M> {
-    pub(super) async fn receive(&self, bytes: &[u8]) -> Vec<u8> {
-        let answer = match decode::<Envelope>(bytes) {
-            Ok(envelope) if envelope.to != 0 && envelope.to != self.context.id => {
-                Answer::NotMe { id: self.context.id }
-            }
-            Ok(envelope) => {
-                self.notice(&envelope);
-                self.answer(envelope.from, envelope.message).await
-            }
-            Err(error) => Answer::Failed(error),
-        };
-        encode(&answer).unwrap_or_else(refusal)
+    /// Answers a message for this replica.
+    pub(super) async fn receive(&self, envelope: Envelope) -> Answer {
+        self.notice(&envelope);
+        self.answer(envelope.from, envelope.message).await
     }
 
     /// A replica that is behind may not know the newest members, and must vote for and follow them all the same (else a
@@ -92,7 +84,7 @@ impl<M: Model> Receiver<M> {
             }
             Message::Vote(request) => {
                 // The library lets a leader's own vote go once its first lease is over; one that a majority follows keeps it.
-                if context.leads() && !context.lost_majority() {
+                if context.leads() && !context.lost_majority() && !context.is_yielding() {
                     let vote = context.metrics().vote;
                     return Answer::Vote(VoteResponse {
                         vote,

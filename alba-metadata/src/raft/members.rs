@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
@@ -222,6 +223,38 @@ async fn caught_up<M: Model>(context: &Context<M>, id: NodeId) -> Result<(), Mem
     }
 }
 
+/// Stops leading in favour of whoever the others elect.
+async fn step_down<M: Model>(context: &Context<M>) -> Result<(), MembershipError> {
+    let until = context.env.deadline_in(CHANGE);
+    let _yielding = Yielding::begin(context);
+    // It takes nothing more and gives no sign of life; the others' patience with it is one lease.
+    while context.leads() {
+        if until.left(context.env.clock.as_ref()).is_zero() {
+            return Err(MembershipError::Failed("no other replica takes the lead".to_owned()));
+        }
+        context.sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// While it lives the replica gives the lead away.
+struct Yielding<'a, M: Model>(&'a Context<M>);
+
+impl<'a, M: Model> Yielding<'a, M> {
+    fn begin(context: &'a Context<M>) -> Self {
+        context.yielding.store(true, Ordering::Relaxed);
+        context.raft.runtime_config().heartbeat(false);
+        Self(context)
+    }
+}
+
+impl<M: Model> Drop for Yielding<'_, M> {
+    fn drop(&mut self) {
+        self.0.yielding.store(false, Ordering::Relaxed);
+        self.0.raft.runtime_config().heartbeat(true);
+    }
+}
+
 /// Removes a replica, whether it is alive or not.
 pub(super) async fn remove<M: Model>(
     context: &Context<M>,
@@ -237,6 +270,12 @@ pub(super) async fn remove<M: Model>(
     if wanted.remove(&id) {
         if wanted.is_empty() {
             return Err(MembershipError::Last);
+        }
+        if id == context.id {
+            // A leader that removes itself may end as the only one with the newest entry and no vote, and then nobody
+            // can be elected any more: the next leader does it.
+            step_down(context).await?;
+            return Err(MembershipError::NotLeader);
         }
         return change(context, ChangeMembers::ReplaceAllVoters(wanted)).await;
     }

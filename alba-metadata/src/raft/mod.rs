@@ -5,6 +5,7 @@
 //! * [`propose`] packs inputs into entries, [`state`] applies them, [`outputs`] brings what came of them back.
 //! * [`read`]: linearizable reads. [`elect`]: when to stand for election. [`members`]: who belongs to the group.
 //! * [`guard`] keeps log and state consistent, [`snapshot`] writes, sends and installs whole states.
+//! * [`runtime`]: the library on the environment of its node, also a simulated one.
 //! * [`message`], [`network`], [`peers`], [`handle`]: what replicas say to each other.
 //!
 //! It must never answer before a majority has an input on disk, never serve half a state, never vote on what it forgot.
@@ -25,11 +26,12 @@ mod payload;
 mod peers;
 mod propose;
 mod read;
+mod runtime;
 mod snapshot;
 mod state;
 mod upkeep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod types;
 
 use std::time::Duration;

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::message::{Answer, Envelope, Message, decode, encode};
 use super::peers::Peers;
+use super::runtime::scoped;
 use super::snapshot::Offer;
 use super::types::{NodeId, Replica, TypeConfig};
 
@@ -223,5 +224,5 @@ impl RaftNetwork<TypeConfig> for Link {
 
 /// A deadline for one question to the library's own task, which may wait for its disk.
 pub(super) async fn in_time<F: Future>(env: &Env, limit: Duration, work: F) -> Option<F::Output> {
-    within(env.clock.as_ref(), env.deadline_in(limit), work).await.ok()
+    within(env.clock.as_ref(), env.deadline_in(limit), scoped(env, work)).await.ok()
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::runtime::EnvRuntime;
 use super::snapshot::SnapshotFile;
 
 /// Names a replica for ever: drawn at random per data directory and never used again, so that a wiped disk cannot vote
@@ -44,7 +45,7 @@ openraft::declare_raft_types!(
         Node = Replica,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = SnapshotFile,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = EnvRuntime,
 );
 
 /// Position of an entry.

@@ -11,6 +11,8 @@ mod lead;
 mod on_device;
 mod remote;
 #[cfg(test)]
+mod replicated_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -197,14 +199,8 @@ impl Node {
 
     async fn hello(&self) -> Answer {
         let Some(abm) = &self.groups.abm else { return unknown_group() };
-        let Some(alba_id) = self.alba_id().await else {
-            let leader = self.rafts.get(&match abm_id() {
-                Ok(id) => id,
-                Err(_) => return unknown_group(),
-            });
-            let leader = leader.and_then(|raft| raft.leader_address());
-            return Reply::Refused(Refusal::NotLeader { leader }).into();
-        };
+        // A server that was not told yet which backend it serves cannot be of use to anybody.
+        let Some(alba_id) = self.alba_id().await else { return unknown_group() };
         let led = |leads: bool, id: GroupId| leads.then_some(id);
         let of_abm = abm_id().ok().and_then(|id| led(*abm.leadership().borrow(), id));
         let of_nsm = self.groups.nsm.iter().filter_map(|(id, group)| led(*group.leadership().borrow(), id.clone()));

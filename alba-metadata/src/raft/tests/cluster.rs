@@ -90,9 +90,16 @@ pub(crate) struct Member {
 /// Replicas whose messages are dropped.
 type Cut = Arc<Mutex<BTreeSet<NodeId>>>;
 
-struct Door {
+pub(crate) struct Door {
     raft: Arc<Raft<Lists>>,
     cut: Cut,
+}
+
+impl Door {
+    /// Nothing is cut off here.
+    pub(crate) fn open(raft: Arc<Raft<Lists>>) -> Self {
+        Self { raft, cut: Cut::default() }
+    }
 }
 
 #[async_trait]

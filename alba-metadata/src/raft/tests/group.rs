@@ -334,3 +334,51 @@ async fn many_commands_share_entries_and_each_gets_its_own_answer() {
     let entries = cluster.raft(leader).status().unwrap().applied - before;
     assert!(entries < 200, "{entries} entries for 400 commands");
 }
+
+/// The library would let it go on as the leader it was, and answer reads without what it had committed and forgot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_restarts_at_once_leads_only_after_another_election() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    let session = cluster.session().await;
+    for round in 0..3 {
+        for n in 1..=5 {
+            cluster.push(session, round * 5 + n, "a").await;
+        }
+        let leader = cluster.leader().await;
+        let term = cluster.raft(leader).status().unwrap().term;
+        cluster.kill(leader).await;
+        cluster.boot(leader).await;
+        let mut seen = None;
+        cluster
+            .until("somebody leads", || {
+                seen = (0..3).find_map(|n| {
+                    let status = cluster.raft(n).status().ok()?;
+                    (status.leader == Some(status.replica)).then_some(status.term)
+                });
+                seen.is_some()
+            })
+            .await;
+        assert!(seen.unwrap() > term, "the leadership of before the restart is over");
+        assert_eq!(cluster.read("a").await, numbers(round * 5 + 5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_to_be_removed_gives_the_lead_away_first() {
+    let cluster = Cluster::start(3, quick()).await;
+    let session = cluster.session().await;
+    cluster.push(session, 1, "a").await;
+    let leader = cluster.leader().await;
+    let id = cluster.id(leader);
+    assert_eq!(cluster.raft(leader).remove_replica(id).await, Err(MembershipError::NotLeader));
+    let next = cluster.leader().await;
+    assert_ne!(next, leader);
+    cluster.raft(next).remove_replica(id).await.unwrap();
+    cluster.push(session, 2, "a").await;
+    assert_eq!(cluster.read("a").await, numbers(2));
+    cluster
+        .until("it knows that it is out", || {
+            Replicator::trouble(cluster.raft(leader)).is_some_and(|why| why.contains("no member"))
+        })
+        .await;
+}
