@@ -24,6 +24,8 @@ pub(super) struct Context<M: Model> {
     pub(super) raft: openraft::Raft<TypeConfig>,
     pub(super) wire: Arc<Wire>,
     pub(super) state: Arc<State<M>>,
+    /// Newest payload format that every member can apply, as this replica found when it led; 0: not known.
+    pub(super) format: Arc<AtomicU8>,
     /// What the elections found last.
     pub(super) standing: Arc<AtomicU8>,
     /// It leads and wants another one to.
@@ -39,6 +41,7 @@ impl<M: Model> Clone for Context<M> {
             raft: self.raft.clone(),
             wire: self.wire.clone(),
             state: self.state.clone(),
+            format: self.format.clone(),
             standing: self.standing.clone(),
             yielding: self.yielding.clone(),
         }

@@ -1,6 +1,7 @@
 //! A replica of a group, as the server uses it.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -189,6 +190,7 @@ impl<M: Model> AnyRaft for Raft<M> {
             applied: metrics.last_applied.map_or(0, |log| log.index),
             last,
             snapshot: metrics.snapshot.map_or(0, |log| log.index),
+            format: if context.leads() { context.format.load(Ordering::Relaxed) } else { 0 },
             members: members.collect(),
             trouble: Replicator::trouble(self),
         })
@@ -356,6 +358,7 @@ impl<M: Model> Core<M> {
                 raft,
                 wire,
                 state,
+                format: Arc::default(),
                 standing: Arc::default(),
                 yielding: Arc::default(),
             };

@@ -80,6 +80,7 @@ pub(super) async fn run<M: Model>(context: Context<M>, changing: Changing) {
     loop {
         if context.leads() {
             finish_change(&context, &changing).await;
+            agree_on_format(&context).await;
         } else if !context.is_voter() {
             become_member(&context).await;
         }
@@ -126,6 +127,20 @@ async fn become_member<M: Model>(context: &Context<M>) {
     if let Err(error) = context.raft.initialize(members).await {
         tracing::error!(group = %config.group, %error, "the group does not form");
     }
+}
+
+/// What all members can apply. One that cannot be asked may be of an older version: then nothing newer than what was found
+/// before is taken for agreed.
+async fn agree_on_format<M: Model>(context: &Context<M>) {
+    let membership = context.membership();
+    let mut lowest = super::payload::FORMAT;
+    for (id, node) in membership.membership().nodes().filter(|(id, _)| **id != context.id) {
+        match greet(context, &node.address).await {
+            Ok(greeting) if greeting.id == *id => lowest = lowest.min(greeting.payload_format),
+            _ => return,
+        }
+    }
+    context.format.store(lowest, Ordering::Relaxed);
 }
 
 /// A leader that stopped between the two steps of a change left the group between two memberships: the next one ends it.

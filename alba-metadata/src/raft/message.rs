@@ -101,3 +101,48 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         None => Err("an empty message".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+
+    #[test]
+    fn messages_have_golden_bytes() {
+        let envelope = |message| encode(&Envelope { from: 1, to: 300, message }).unwrap();
+        assert_eq!(envelope(Message::Hello), [FORMAT, 1, 0xac, 2, 0]);
+        let last_log_id = Some(LogId::new(CommittedLeaderId::new(5, 6), 7));
+        assert_eq!(envelope(Message::PreVote { last_log_id }), [FORMAT, 1, 0xac, 2, 1, 1, 5, 6, 7]);
+        let vote = Vote::new(5, 6);
+        let request = VoteRequest::new(vote, last_log_id);
+        assert_eq!(envelope(Message::Vote(request)), [FORMAT, 1, 0xac, 2, 2, 5, 6, 0, 1, 5, 6, 7]);
+        let heartbeat = AppendEntriesRequest {
+            vote: Vote::new_committed(5, 6),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: last_log_id,
+        };
+        assert_eq!(envelope(Message::Append(heartbeat)), [FORMAT, 1, 0xac, 2, 3, 5, 6, 1, 0, 0, 1, 5, 6, 7]);
+        let chunk = Message::SnapshotChunk { snapshot_id: "s".to_owned(), offset: 9, bytes: b"ab".as_slice().into() };
+        assert_eq!(envelope(chunk), [FORMAT, 1, 0xac, 2, 5, 1, b's', 9, 2, b'a', b'b']);
+        let finish = Message::SnapshotFinish { vote, snapshot_id: "s".to_owned() };
+        assert_eq!(envelope(finish), [FORMAT, 1, 0xac, 2, 6, 5, 6, 0, 1, b's']);
+        assert_eq!(envelope(Message::Join { address: "a".to_owned() }), [FORMAT, 1, 0xac, 2, 7, 1, b'a']);
+        let propose = Message::Propose { input: b"i".as_slice().into() };
+        assert_eq!(envelope(propose), [FORMAT, 1, 0xac, 2, 8, 1, b'i']);
+        let greeting =
+            Greeting { id: 2, initialized: true, leader: Some((3, "l".to_owned())), payload_format: 1, member: false };
+        assert_eq!(encode(&Answer::Hello(greeting)).unwrap(), [FORMAT, 0, 2, 1, 1, 3, 1, b'l', 1, 0]);
+        assert_eq!(encode(&Answer::Append(AppendEntriesResponse::Success)).unwrap(), [FORMAT, 3, 0]);
+        assert_eq!(encode(&Answer::NotMe { id: 2 }).unwrap(), [FORMAT, 10, 2]);
+        assert_eq!(encode(&Answer::Failed("x".to_owned())).unwrap(), [FORMAT, 11, 1, b'x']);
+    }
+
+    #[test]
+    fn other_formats_and_garbage_are_errors() {
+        assert!(decode::<Envelope>(b"").unwrap_err().contains("empty"));
+        assert!(decode::<Envelope>(&[FORMAT + 1, 0]).unwrap_err().contains("format 2"));
+        assert!(decode::<Envelope>(&[FORMAT, 1, 2, 99]).is_err());
+    }
+}

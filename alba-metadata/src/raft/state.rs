@@ -110,9 +110,12 @@ impl<M: Model> State<M> {
             // It was adopted, so a leader sent it, or the store was lost: either way it is the state to start from.
             let next = record.state.saturating_add(1);
             let installed = snapshot::install(env, &home.states, next, meta, file).await?;
-            record.state = next;
+            let old = std::mem::replace(&mut record.state, next);
             home.save(record).await?;
             kv = installed;
+            let states = home.states.clone();
+            let removed = blocking(env.spawn.as_ref(), move || states.remove(old)).await.map_err(gone)?;
+            removed.map_err(kv_to_io)?;
             applied = Applied { log: meta.last_log_id, membership: meta.last_membership.clone() };
         }
         let index = applied.log.map_or(0, |log| log.index);

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::real;
+use alba_core::env::real::quic::{self, QuicLimits, QuicNet};
+use alba_core::env::{Net, real};
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::net::rpc::{RpcConnection, ServerLimits, serve};
 use alba_core::wire::rpc::SessionId;
@@ -32,7 +33,8 @@ fn group(name: &str) -> GroupId {
 }
 
 impl World {
-    async fn start() -> Self {
+    /// All speak over `net`, or plain TCP.
+    async fn start(net: Option<Arc<dyn Net>>) -> Self {
         let env = real::env();
         let mut addresses = BTreeSet::new();
         while addresses.len() < 3 {
@@ -48,6 +50,10 @@ impl World {
             places: [place(n, "abm"), place(n, "nsm-0")].into(),
             running: None,
         });
+        let env = match net {
+            Some(net) => Env { net, ..env },
+            None => env,
+        };
         let mut world = Self { env, servers: servers.collect() };
         for n in 0..3 {
             world.boot(n).await;
@@ -187,7 +193,7 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_are_one_backend_whoever_leads() {
-    let mut world = World::start().await;
+    let mut world = World::start(None).await;
     let (_, alba_id) = world.leader("abm").await;
     let session = world.session().await;
     let first = world.create(session, 1, "one").await;
@@ -214,8 +220,47 @@ async fn three_servers_are_one_backend_whoever_leads() {
     assert_eq!(status.leader, Some(status.replica));
     assert_eq!(status.members.len(), 3);
     assert!(status.members.iter().all(|member| member.voter && member.lag.is_some()));
+    let formats = Request::Admin(group("nsm-0"), AdminRequest::Status);
+    world
+        .until("the members were asked for their format", &formats, |_, reply| match reply {
+            Reply::Admin(Ok(AdminReply::Status(status))) => {
+                (status.format == crate::raft::PAYLOAD_FORMAT).then_some(())
+            }
+            _ => None,
+        })
+        .await;
     let follower = (leader + 1) % 3;
     let remove = AdminRequest::RemoveReplica { replica: status.replica };
     let refused = world.ask(follower, &Request::Admin(group("nsm-0"), remove)).await;
     assert!(matches!(refused, Some(Reply::Refused(Refusal::NotLeader { leader: Some(_) }))), "{refused:?}");
+}
+
+/// One certificate for all: who a server is, is not told by it.
+fn identity() -> quic::Identity {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![quic::SERVER_NAME.to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    quic::Identity::from_pem(authority.as_bytes(), certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_speak_quic_with_certificates() {
+    let clock = real::env().clock;
+    let net = QuicNet::new(clock, identity(), quic::METADATA, QuicLimits::default()).unwrap();
+    let mut world = World::start(Some(Arc::new(net))).await;
+    let session = world.session().await;
+    let first = world.create(session, 1, "one").await;
+    world.active(&first).await;
+    let (leader, _) = world.leader("abm").await;
+    world.servers[leader].running = None;
+    let second = world.create(session, 2, "two").await;
+    world.active(&second).await;
 }

@@ -290,3 +290,51 @@ pub(super) async fn sound_prefix(file: &dyn DiskFile, len: u64) -> u64 {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use alba_core::env::sim::disk::SimDiskDevice;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_has_golden_bytes_and_every_damage_is_found() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDiskDevice::new(1, 1 << 20).open());
+        let file = disk.create("s", 0).await.unwrap();
+        let meta = SnapshotMeta { snapshot_id: "id".to_owned(), ..SnapshotMeta::default() };
+        let mut writer = Writer::new(file.clone(), &meta).await.unwrap();
+        let mut body = Vec::new();
+        put_entry(&mut body, b"k", b"vv").unwrap();
+        writer.entries(body, 1).await.unwrap();
+        let (len, hash) = writer.finish().await.unwrap();
+        let bytes = file.read_at(0, usize::try_from(len).unwrap()).await.unwrap();
+        let mut expected = b"ALBASNAP\x01\0\0\0\0\0\0\0".to_vec();
+        // No last entry; a membership without position, voters and nodes; the id.
+        for (kind, body) in [(0_u8, &b"\0\0\0\0\x02id"[..]), (1, b"\x01\0k\x02\0\0\0vv")] {
+            let checked = [&[kind], body].concat();
+            expected.extend_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
+            expected.extend_from_slice(&crc(&checked).to_le_bytes());
+            expected.extend_from_slice(&checked);
+        }
+        assert_eq!(blake3::hash(&expected).as_bytes(), &hash);
+        assert_eq!(bytes[..expected.len()], expected);
+        assert_eq!(bytes.len(), expected.len() + BLOCK_HEADER + END_LEN);
+        let (found, snapshot) = open(&disk, "s").await.unwrap();
+        assert_eq!((found, snapshot.hash), (meta, hash));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 0x20;
+            file.write_at(0, vec![damaged.into()]).await.unwrap();
+            let read = async {
+                let (_, snapshot) = open(&disk, "s").await?;
+                let mut reader = Reader::new(&snapshot).await?.0;
+                while reader.next().await?.is_some() {}
+                Ok::<_, io::Error>(())
+            };
+            assert!(read.await.is_err(), "byte {at}");
+        }
+        file.write_at(0, vec![bytes]).await.unwrap();
+        assert_eq!(sound_prefix(file.as_ref(), len).await, len);
+        assert_eq!(sound_prefix(file.as_ref(), len - 1).await, len - 49);
+    }
+}
