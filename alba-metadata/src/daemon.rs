@@ -165,7 +165,10 @@ impl Daemon for MetadataDaemon {
             let is_replica = directory.join(REPLICA).is_dir();
             if config.nodes.is_empty() {
                 if is_replica {
-                    anyhow::bail!("{} belongs to a replicated group: configure its nodes", directory.display());
+                    anyhow::bail!(
+                        "{} belongs to a replicated group: configure its nodes",
+                        directory.display()
+                    );
                 }
                 groups.insert(group.clone(), opener(directory, config.cache_bytes));
             } else {
@@ -243,7 +246,10 @@ fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
     let disk = |name: &str| -> anyhow::Result<Arc<dyn Disk>> {
         let path = directory.join(name);
         files::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Arc::new(RealDisk::with(path, IoConfig { threads: 4, buffer_bytes: 32 << 20, ..IoConfig::default() })?))
+        Ok(Arc::new(RealDisk::with(
+            path,
+            IoConfig { threads: 4, buffer_bytes: 32 << 20, ..IoConfig::default() },
+        )?))
     };
     let states = Arc::new(StatesIn { directory: directory.to_owned(), cache_bytes });
     Ok(Home { log: disk("log")?, files: disk(REPLICA)?, states })

@@ -145,7 +145,11 @@ impl<M: Model> Context<M> {
         let (committed, age, server) = in_time(&self.env, CORE_PATIENCE, asked).await?.ok()?;
         if server == ServerState::Leader {
             // A leader's own vote does not age by what it hears.
-            return Some(if self.lost_majority() || self.is_yielding() { LeaderSeen::Silent(age) } else { LeaderSeen::Alive });
+            return Some(if self.lost_majority() || self.is_yielding() {
+                LeaderSeen::Silent(age)
+            } else {
+                LeaderSeen::Alive
+            });
         }
         Some(if committed && age <= lease { LeaderSeen::Alive } else { LeaderSeen::Silent(age) })
     }

@@ -344,24 +344,26 @@ impl<M: Model> Core<M> {
         if last.last_purged_log_id > state.applied_log() {
             // Neither the store nor a snapshot has what the log no longer has.
             self.lost("the state").await?;
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the state is older than the log's beginning"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the state is older than the log's beginning",
+            ));
         }
         state.set_last_log(last.last_log_id.max(state.last_log()));
         let config = Arc::new(self.library_config()?);
         let opening = openraft::Raft::new(id, config, Links(wire.clone()), log, Machine(state.clone()));
         let raft = scoped(env, opening).await.map_err(io::Error::other)?;
-        let context =
-            Context {
-                env: env.clone(),
-                config: self.config.clone(),
-                id,
-                raft,
-                wire,
-                state,
-                format: Arc::default(),
-                standing: Arc::default(),
-                yielding: Arc::default(),
-            };
+        let context = Context {
+            env: env.clone(),
+            config: self.config.clone(),
+            id,
+            raft,
+            wire,
+            state,
+            format: Arc::default(),
+            standing: Arc::default(),
+            yielding: Arc::default(),
+        };
         let (proposals, proposed) = mpsc::channel(self.config.limits.batch_inputs.max(1));
         let (readers, reading) = mpsc::channel(read::QUEUE);
         let changing = Changing::default();
@@ -390,7 +392,8 @@ impl<M: Model> Core<M> {
         if !record.complete {
             self.home.clear().await?;
             let states = self.home.states.clone();
-            let remove = move || states.list()?.into_iter().try_for_each(|generation| states.remove(generation));
+            let remove =
+                move || states.list()?.into_iter().try_for_each(|generation| states.remove(generation));
             let removed = blocking(self.env.spawn.as_ref(), remove).await.map_err(io::Error::other)?;
             removed.map_err(super::state::kv_to_io)?;
             record.state = 1;

@@ -86,7 +86,11 @@ impl<L: RaftLogStorage<TypeConfig>, M: Model> RaftLogStorage<TypeConfig> for Gua
     async fn read_vote(&mut self) -> Result<Option<Vote<NodeId>>, StorageError> {
         // Of the vote it stays that this replica voted for itself, which no other vote of that term may contradict; that it
         // won is forgotten.
-        Ok(self.log.read_vote().await?.map(|vote| Vote { committed: vote.committed && !self.is_mine(&vote), ..vote }))
+        Ok(self
+            .log
+            .read_vote()
+            .await?
+            .map(|vote| Vote { committed: vote.committed && !self.is_mine(&vote), ..vote }))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {

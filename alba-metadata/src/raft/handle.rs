@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{EntryPayload, Snapshot};
 use openraft::raft::{SnapshotResponse, VoteResponse};
+use openraft::{EntryPayload, Snapshot};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::context::Context;
@@ -135,7 +135,9 @@ impl<M: Model> Receiver<M> {
 
     async fn begin(&self, vote: openraft::Vote<NodeId>, offer: Offer) -> Answer {
         let mine = self.context.metrics().vote;
-        if !(vote >= mine) {
+        // Votes are ordered only in part: what is neither newer nor equal is refused.
+        let current = vote >= mine;
+        if !current {
             return Answer::Installed(SnapshotResponse { vote: mine });
         }
         let Some(mut incoming) = self.incoming().await else {
@@ -192,7 +194,9 @@ impl<M: Model> Receiver<M> {
             async move {
                 match members::admit(&context, &changing, &address).await {
                     Ok(_) | Err(members::MembershipError::Busy) => {}
-                    Err(error) => tracing::warn!(group = %context.config.group, address, %error, "a replica does not join"),
+                    Err(error) => {
+                        tracing::warn!(group = %context.config.group, address, %error, "a replica does not join")
+                    }
                 }
             }
         };

@@ -11,8 +11,8 @@ use alba_core::checksum::{Checksum, ChecksumAlgorithm};
 use alba_core::env::{Disk, Rng};
 use alba_core::kv::{Kv, KvError};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::types::NodeId;
 

@@ -90,7 +90,9 @@ pub(super) async fn run<M: Model>(context: Context<M>, changing: Changing) {
 
 async fn become_member<M: Model>(context: &Context<M>) {
     let config = &context.config;
-    let Some(Ok(initialized)) = in_time(&context.env, ASK, context.raft.is_initialized()).await else { return };
+    let Some(Ok(initialized)) = in_time(&context.env, ASK, context.raft.is_initialized()).await else {
+        return;
+    };
     let mut greetings: BTreeMap<String, Greeting> = BTreeMap::new();
     for address in config.peers.iter().filter(|address| **address != config.address) {
         if let Ok(greeting) = greet(context, address).await {
@@ -114,10 +116,8 @@ async fn become_member<M: Model>(context: &Context<M>) {
     if initialized || !others_new || !all_here || !first {
         return;
     }
-    let mut members: BTreeMap<NodeId, Replica> = greetings
-        .into_iter()
-        .map(|(address, greeting)| (greeting.id, Replica { address }))
-        .collect();
+    let mut members: BTreeMap<NodeId, Replica> =
+        greetings.into_iter().map(|(address, greeting)| (greeting.id, Replica { address })).collect();
     members.insert(context.id, Replica { address: config.address.clone() });
     if members.len() != config.peers.len() {
         tracing::error!(group = %config.group, "two peers of the configuration are the same replica");
@@ -163,7 +163,9 @@ async fn change<M: Model>(
 ) -> Result<(), MembershipError> {
     match in_time(&context.env, CHANGE, context.raft.change_membership(members, false)).await {
         Some(Ok(_)) => Ok(()),
-        Some(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(MembershipError::NotLeader),
+        Some(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
+            Err(MembershipError::NotLeader)
+        }
         Some(Err(error)) => Err(MembershipError::Failed(error.to_string())),
         None => Err(MembershipError::Failed("no majority in time".to_owned())),
     }

@@ -37,19 +37,13 @@ pub(super) enum Message {
     /// A snapshot will come.
     SnapshotBegin { vote: Vote<NodeId>, offer: Box<Offer> },
     /// A part of it.
-    SnapshotChunk {
-        snapshot_id: String,
-        offset: u64,
-        bytes: bytes::Bytes,
-    },
+    SnapshotChunk { snapshot_id: String, offset: u64, bytes: bytes::Bytes },
     /// All of it was sent: install it.
     SnapshotFinish { vote: Vote<NodeId>, snapshot_id: String },
     /// A new replica at this address asks to take the place of the one that was there.
     Join { address: String },
     /// The server's own input, for the leader.
-    Propose {
-        input: bytes::Bytes,
-    },
+    Propose { input: bytes::Bytes },
 }
 
 /// Who a replica is.
@@ -70,11 +64,16 @@ pub(super) struct Greeting {
 pub(super) enum Answer {
     Hello(Greeting),
     /// Would it vote for the asker?
-    PreVote { granted: bool, member: bool },
+    PreVote {
+        granted: bool,
+        member: bool,
+    },
     Vote(VoteResponse<NodeId>),
     Append(AppendEntriesResponse<NodeId>),
     /// Bytes of the snapshot that are here, or none when another one is coming in.
-    Snapshot { have: Option<u64> },
+    Snapshot {
+        have: Option<u64>,
+    },
     /// The snapshot is installed, or its sender's time is over.
     Installed(SnapshotResponse<NodeId>),
     /// It will be seen to.
@@ -82,10 +81,17 @@ pub(super) enum Answer {
     /// No member has that address: an operator has to add it.
     NotInvited,
     /// What came of the input, as it is remembered, with the index.
-    Output { index: u64, output: Vec<u8> },
-    NotLeader { leader: Option<(NodeId, String)> },
+    Output {
+        index: u64,
+        output: Vec<u8>,
+    },
+    NotLeader {
+        leader: Option<(NodeId, String)>,
+    },
     /// The message is for somebody else.
-    NotMe { id: NodeId },
+    NotMe {
+        id: NodeId,
+    },
     /// Not running, or its storage failed.
     Failed(String),
 }
@@ -124,15 +130,21 @@ mod tests {
             leader_commit: last_log_id,
         };
         assert_eq!(envelope(Message::Append(heartbeat)), [FORMAT, 1, 0xac, 2, 3, 5, 6, 1, 0, 0, 1, 5, 6, 7]);
-        let chunk = Message::SnapshotChunk { snapshot_id: "s".to_owned(), offset: 9, bytes: b"ab".as_slice().into() };
+        let chunk =
+            Message::SnapshotChunk { snapshot_id: "s".to_owned(), offset: 9, bytes: b"ab".as_slice().into() };
         assert_eq!(envelope(chunk), [FORMAT, 1, 0xac, 2, 5, 1, b's', 9, 2, b'a', b'b']);
         let finish = Message::SnapshotFinish { vote, snapshot_id: "s".to_owned() };
         assert_eq!(envelope(finish), [FORMAT, 1, 0xac, 2, 6, 5, 6, 0, 1, b's']);
         assert_eq!(envelope(Message::Join { address: "a".to_owned() }), [FORMAT, 1, 0xac, 2, 7, 1, b'a']);
         let propose = Message::Propose { input: b"i".as_slice().into() };
         assert_eq!(envelope(propose), [FORMAT, 1, 0xac, 2, 8, 1, b'i']);
-        let greeting =
-            Greeting { id: 2, initialized: true, leader: Some((3, "l".to_owned())), payload_format: 1, member: false };
+        let greeting = Greeting {
+            id: 2,
+            initialized: true,
+            leader: Some((3, "l".to_owned())),
+            payload_format: 1,
+            member: false,
+        };
         assert_eq!(encode(&Answer::Hello(greeting)).unwrap(), [FORMAT, 0, 2, 1, 1, 3, 1, b'l', 1, 0]);
         assert_eq!(encode(&Answer::Append(AppendEntriesResponse::Success)).unwrap(), [FORMAT, 3, 0]);
         assert_eq!(encode(&Answer::NotMe { id: 2 }).unwrap(), [FORMAT, 10, 2]);

@@ -29,10 +29,10 @@ mod read;
 mod runtime;
 mod snapshot;
 mod state;
-mod upkeep;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod types;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -32,7 +32,11 @@ impl Peers {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(address).or_default().clone()
     }
 
-    async fn connection(&self, address: SocketAddr, deadline: Deadline) -> Result<Arc<RpcConnection>, RpcError> {
+    async fn connection(
+        &self,
+        address: SocketAddr,
+        deadline: Deadline,
+    ) -> Result<Arc<RpcConnection>, RpcError> {
         let slot = self.slot(address);
         let connect = async {
             let mut open = slot.lock().await;

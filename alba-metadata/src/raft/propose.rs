@@ -46,7 +46,9 @@ pub(super) async fn run<M: Model>(context: Context<M>, mut proposals: mpsc::Rece
         let mut bytes = HEADER;
         while let Some(next) = waiting.pop_front() {
             let more = room_of(&next.input);
-            if !inputs.is_empty() && (bytes + more > limits.batch_bytes || inputs.len() >= limits.batch_inputs) {
+            if !inputs.is_empty()
+                && (bytes + more > limits.batch_bytes || inputs.len() >= limits.batch_inputs)
+            {
                 waiting.push_front(next);
                 break;
             }

@@ -308,8 +308,7 @@ fn apply_entries<M: Model>(
             }
             EntryPayload::Normal(payload) => {
                 effects.bytes += u64::try_from(payload.0.len()).unwrap_or(u64::MAX);
-                let batch =
-                    Batch::decode(&payload.0).map_err(|error| ApplyError::Halt(error.to_string()))?;
+                let batch = Batch::decode(&payload.0).map_err(|error| ApplyError::Halt(error.to_string()))?;
                 let mut outputs = Vec::with_capacity(batch.inputs.len());
                 for input in &batch.inputs {
                     let input: Input<M::Command> = postcard::from_bytes(input).map_err(|error| {

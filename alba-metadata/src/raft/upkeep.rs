@@ -37,7 +37,11 @@ pub(super) async fn run<M: Model>(context: Context<M>, log: LogStore) {
         let due = full
             || behind >= limits.snapshot_entries
             || context.state.bytes_since_snapshot() >= limits.snapshot_bytes;
-        if behind > 0 && due && asked != metrics.last_applied && context.raft.trigger().snapshot().await.is_ok() {
+        if behind > 0
+            && due
+            && asked != metrics.last_applied
+            && context.raft.trigger().snapshot().await.is_ok()
+        {
             asked = metrics.last_applied;
         }
         let kept = covered.saturating_sub(metrics.purged.map_or(0, |log| log.index));

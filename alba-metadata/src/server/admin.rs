@@ -10,8 +10,8 @@ use crate::raft::MembershipError;
 impl Node {
     pub(super) async fn admin(&self, group: &GroupId, request: AdminRequest) -> Reply {
         let Some(raft) = self.rafts.get(group) else {
-            let hosted = self.groups.nsm.contains_key(group)
-                || (group.as_str() == ABM && self.groups.abm.is_some());
+            let hosted =
+                self.groups.nsm.contains_key(group) || (group.as_str() == ABM && self.groups.abm.is_some());
             return if hosted {
                 Reply::Admin(Err(AdminError::NotReplicated))
             } else {

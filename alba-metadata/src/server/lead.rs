@@ -115,12 +115,7 @@ impl Registrar {
 }
 
 /// The duties of the server that leads the ABM.
-pub(super) async fn abm(
-    env: Env,
-    registrar: Arc<Registrar>,
-    groups: Arc<Groups>,
-    devices: Arc<dyn Devices>,
-) {
+pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>, devices: Arc<dyn Devices>) {
     let alba_id = loop {
         match registrar.bootstrap().await {
             Ok(id) => break id,

@@ -203,7 +203,8 @@ impl Node {
         let Some(alba_id) = self.alba_id().await else { return unknown_group() };
         let led = |leads: bool, id: GroupId| leads.then_some(id);
         let of_abm = abm_id().ok().and_then(|id| led(*abm.leadership().borrow(), id));
-        let of_nsm = self.groups.nsm.iter().filter_map(|(id, group)| led(*group.leadership().borrow(), id.clone()));
+        let of_nsm =
+            self.groups.nsm.iter().filter_map(|(id, group)| led(*group.leadership().borrow(), id.clone()));
         let groups = of_abm.into_iter().chain(of_nsm).collect();
         Reply::Hello { alba_id, groups, version: env!("CARGO_PKG_VERSION").to_owned() }.into()
     }

@@ -118,9 +118,9 @@ fn send(pieces: &mpsc::Sender<Piece>, piece: Piece) -> bool {
 fn read_all(kv: &dyn Kv, nonce: u64, pieces: &mpsc::Sender<Piece>) -> Result<(), KvError> {
     let view = kv.snapshot()?;
     let applied = applied_of(view.as_ref())?;
-    let position = applied.log.map_or_else(|| "0-0".to_owned(), |log| {
-        format!("{:020}-{}", log.index, log.leader_id.term)
-    });
+    let position = applied
+        .log
+        .map_or_else(|| "0-0".to_owned(), |log| format!("{:020}-{}", log.index, log.leader_id.term));
     let meta = SnapshotMeta {
         last_log_id: applied.log,
         last_membership: applied.membership,
@@ -138,7 +138,8 @@ fn read_all(kv: &dyn Kv, nonce: u64, pieces: &mpsc::Sender<Piece>) -> Result<(),
         for (key, value) in &page {
             put_entry(&mut body, key, value).map_err(|error| KvError::Damaged(error.to_string()))?;
             count += 1;
-            if body.len() >= BLOCK && !send(pieces, Piece::Entries(std::mem::take(&mut body), std::mem::take(&mut count)))
+            if body.len() >= BLOCK
+                && !send(pieces, Piece::Entries(std::mem::take(&mut body), std::mem::take(&mut count)))
             {
                 return Ok(());
             }

@@ -196,7 +196,8 @@ async fn block_at(file: &dyn DiskFile, at: u64, end: u64) -> io::Result<(Block, 
     let body = checked.slice(1..);
     let block = match checked.first() {
         Some(&META) => Block::Meta(Box::new(
-            postcard::from_bytes(&body).map_err(|error| damaged(format!("a snapshot's description: {error}")))?,
+            postcard::from_bytes(&body)
+                .map_err(|error| damaged(format!("a snapshot's description: {error}")))?,
         )),
         Some(&ENTRIES) => Block::Entries(entries_of(body)?),
         Some(&END) if body.len() == END_LEN => {

@@ -98,9 +98,8 @@ impl Incoming {
         &mut self,
         snapshot_id: &str,
     ) -> io::Result<Option<(SnapshotMeta, SnapshotFile)>> {
-        let Some(current) = self
-            .current
-            .take_if(|c| c.offer.meta.snapshot_id == snapshot_id && c.have == c.offer.len)
+        let Some(current) =
+            self.current.take_if(|c| c.offer.meta.snapshot_id == snapshot_id && c.have == c.offer.len)
         else {
             return Ok(None);
         };

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use alba_core::env::{Disk, Env, blocking};
 use alba_core::kv::{Durability, Kv, KvError, WriteBatch};
 
+use super::PREFIX;
 use super::build::remove_others;
 use super::file::{Reader, SnapshotFile, open};
-use super::PREFIX;
 use crate::raft::home::States;
 use crate::raft::state::applied_of;
 use crate::raft::types::SnapshotMeta;

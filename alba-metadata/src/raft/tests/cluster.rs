@@ -306,9 +306,20 @@ impl Cluster {
         }
     }
 
-    pub(crate) async fn list(&self, n: usize, key: &str, how: Consistency) -> Result<Vec<u64>, ReplicationError> {
+    pub(crate) async fn list(
+        &self,
+        n: usize,
+        key: &str,
+        how: Consistency,
+    ) -> Result<Vec<u64>, ReplicationError> {
         let (answer, _) = self.raft(n).query(key.to_owned(), how, self.soon()).await?;
         Ok(answer.unwrap())
+    }
+
+    /// All that was acknowledged until now, for a read elsewhere.
+    pub(crate) async fn newest(&self, leader: usize) -> Consistency {
+        let read = self.raft(leader).query("a".to_owned(), Consistency::Linearizable, self.soon());
+        Consistency::AtLeast(read.await.unwrap().1)
     }
 
     /// The list as the leader has it.

@@ -35,7 +35,12 @@ impl World<'_> {
             address: self.nodes[n].address(4000).to_string(),
             peers: self.nodes.iter().map(|node| node.address(4000).to_string()).collect(),
             // Small enough that snapshots and cut logs take part.
-            limits: RaftLimits { snapshot_entries: 25, keep_entries: 5, snapshot_queue: 1 << 20, ..RaftLimits::default() },
+            limits: RaftLimits {
+                snapshot_entries: 25,
+                keep_entries: 5,
+                snapshot_queue: 1 << 20,
+                ..RaftLimits::default()
+            },
         };
         let raft = Arc::new(Raft::start(&env, config, self.places[n].home(), Peers::new(&env)));
         let listener = env.net.listen(self.nodes[n].address(4000)).await.unwrap();
@@ -60,7 +65,11 @@ impl World<'_> {
     }
 
     /// None: not known within the time.
-    async fn propose(&self, input: Input<ListCommand>, patience: Duration) -> Option<Output<u64, super::model::Twice>> {
+    async fn propose(
+        &self,
+        input: Input<ListCommand>,
+        patience: Duration,
+    ) -> Option<Output<u64, super::model::Twice>> {
         let until = self.env.deadline_in(patience);
         while !until.left(self.env.clock.as_ref()).is_zero() {
             for raft in self.rafts.iter().flatten() {
@@ -90,7 +99,8 @@ impl World<'_> {
         while !until.left(self.env.clock.as_ref()).is_zero() {
             for raft in self.rafts.iter().flatten() {
                 let attempt = self.env.deadline_in(Duration::from_secs(3));
-                if let Ok((answer, _)) = raft.query("a".to_owned(), Consistency::Linearizable, attempt).await {
+                if let Ok((answer, _)) = raft.query("a".to_owned(), Consistency::Linearizable, attempt).await
+                {
                     return Some(answer.unwrap());
                 }
             }
@@ -103,7 +113,8 @@ impl World<'_> {
         let mut most = 0;
         for raft in self.rafts.iter().flatten() {
             if let Ok(status) = raft.status() {
-                let own = status.members.iter().any(|member| member.replica == status.replica && member.voter);
+                let own =
+                    status.members.iter().any(|member| member.replica == status.replica && member.voter);
                 most += usize::from(own);
             }
         }
@@ -203,7 +214,8 @@ fn check(list: &[u64], acknowledged: &BTreeSet<u64>, seed: u64) {
 
 #[test]
 fn nothing_acknowledged_is_lost_whatever_fails() {
-    for seed in 0..12 {
+    let seeds = std::env::var("ALBA_RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    for seed in 0..seeds {
         let sim = Simulation::new(seed);
         sim.run(LIMIT, history(&sim, seed)).unwrap_or_else(|stuck| panic!("seed {seed}: {stuck:?}"));
     }

@@ -38,7 +38,8 @@ async fn open(env: &Env, place: &Place) -> std::io::Result<State<Lists>> {
 }
 
 fn entry(index: u64, commands: Vec<ListCommand>) -> openraft::Entry<TypeConfig> {
-    let inputs = commands.into_iter().map(|command| postcard::to_stdvec(&Input::Internal(command)).unwrap().into());
+    let inputs =
+        commands.into_iter().map(|command| postcard::to_stdvec(&Input::Internal(command)).unwrap().into());
     let id = BatchId { replica: 9, run: 9, sequence: index };
     let batch = Batch { id, wall: index, inputs: inputs.collect() };
     openraft::Entry { log_id: log_id(1, 9, index), payload: EntryPayload::Normal(Payload(batch.encode())) }
@@ -161,10 +162,8 @@ async fn an_unknown_format_or_command_halts_the_replica() {
     }] {
         let place = Place::new(6);
         let mut machine = Machine(Arc::new(open(&env, &place).await.unwrap()));
-        let unknown = openraft::Entry {
-            log_id: log_id(1, 9, 1),
-            payload: EntryPayload::Normal(Payload(payload)),
-        };
+        let unknown =
+            openraft::Entry { log_id: log_id(1, 9, 1), payload: EntryPayload::Normal(Payload(payload)) };
         assert!(machine.apply([unknown]).await.is_err());
         let reason = machine.0.halted().unwrap();
         assert!(reason.contains("must be updated"), "{reason}");
