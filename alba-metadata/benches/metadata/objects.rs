@@ -76,7 +76,7 @@ pub(crate) fn put(number: u64) -> NsmCommand {
             compression: Compression::None,
         },
         encryption: EncryptInfo::None,
-        chunks: vec![Chunk { size: 1 << 20, fragments: (0..FRAGMENTS).map(fragment).collect() }],
+        chunks: vec![Chunk { size: 5 * 209_728, fragments: (0..FRAGMENTS).map(fragment).collect() }],
         version: ObjectVersion(0),
         max_disks_per_node: 3,
         timestamp: Timestamp(0),
