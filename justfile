@@ -44,6 +44,14 @@ bench-erasure-peers *args:
 bench-asd *args:
     cargo bench -p asd-server --bench asd -- {{args}}
 
+# Memory of the storage daemon while it stores a hundredth of 1 TiB: 11 GiB below target, removed afterwards.
+asd-memory:
+    cargo test --release -p asd-server --test process memory -- --ignored --nocapture
+
+# Metadata commits, listings and restarts beside the store alone and raw syncs: just bench-metadata metadata/put
+bench-metadata *args:
+    cargo bench -p alba-metadata --bench metadata -- {{args}}
+
 # Coverage-guided fuzzing, see fuzz/README.md: just fuzz erasure 60
 fuzz name seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}}

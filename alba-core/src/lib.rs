@@ -4,6 +4,7 @@
 //! the traits of [`mod@env`]; the real ones live in [`env::real`] and [`net`], the simulated ones in [`env::sim`].
 //! This crate must never depend on another crate of the workspace.
 
+mod aligned;
 pub mod blake3_tree;
 pub mod checksum;
 pub mod config;

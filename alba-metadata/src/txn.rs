@@ -56,7 +56,8 @@ impl<'a> KvTxn<'a> {
 
     /// Keeps what the current command changed.
     pub fn accept(&mut self) {
-        self.accepted.append(&mut self.current);
+        // Not `append`: that walks all of what was accepted before, for each command of a batch.
+        self.accepted.extend(std::mem::take(&mut self.current));
     }
 
     /// Forgets what the current command changed.

@@ -187,7 +187,7 @@ fn default_segment() -> u64 {
 }
 
 fn default_index_cache() -> u64 {
-    32 << 20
+    16 << 20
 }
 
 fn default_connections() -> usize {
@@ -195,7 +195,7 @@ fn default_connections() -> usize {
 }
 
 fn default_in_flight() -> u64 {
-    128 << 20
+    64 << 20
 }
 
 impl AsdSection {

@@ -3,6 +3,7 @@
 
 mod fixture;
 mod load;
+mod memory;
 mod rules;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! Time: a monotonic clock for waiting, a wall clock for people. No decision may depend on the wall clock (invariant 8).
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,9 +71,15 @@ pub async fn within<F: Future>(
     deadline: Deadline,
     work: F,
 ) -> Result<F::Output, DeadlineExceeded> {
-    tokio::select! {
-        biased;
-        output = work => Ok(output),
-        () = clock.sleep_until(deadline.0) => Err(DeadlineExceeded),
-    }
+    let mut work = pin!(work);
+    // Most work is ready when it is first asked for: only what is not needs a timer.
+    let mut alarm = None;
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => {
+            let alarm = alarm.get_or_insert_with(|| clock.sleep_until(deadline.0));
+            alarm.as_mut().poll(context).map(|()| Err(DeadlineExceeded))
+        }
+    })
+    .await
 }

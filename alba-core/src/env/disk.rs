@@ -59,6 +59,12 @@ pub trait DiskFile: Send + Sync + 'static {
     /// multiples of [`BLOCK`]. A failed write leaves any part of it.
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()>;
 
+    /// [`DiskFile::write_at`], then [`DiskFile::sync`], which may be one step: whoever waits for both anyway.
+    async fn write_durably_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
+        self.write_at(offset, parts).await?;
+        self.sync().await
+    }
+
     /// Gives the space of `len` bytes at `offset` back to the file system; they read as zeros. The length stays, also
     /// where the range passes the end. Safe after `sync`, like a write. `Unsupported` where the file system cannot;
     /// `InvalidInput` unless both are multiples of [`BLOCK`].

@@ -14,6 +14,9 @@ use super::{Durability, Entry, Kv, KvError, KvRead, WriteBatch, check_keys, is_e
 /// The one key space all entries are in.
 const KEYSPACE: &str = "kv";
 
+/// What is written before it goes to a file of its own: fjall's default, in bytes.
+const MEMTABLE_BYTES: u64 = 64 << 20;
+
 /// A store in a directory of its own, which one process may have open at a time.
 pub struct FjallKv {
     database: Database,
@@ -23,9 +26,16 @@ pub struct FjallKv {
 impl FjallKv {
     /// Opens the store in `directory`, or creates it. `cache_bytes` bounds its block cache.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, KvError> {
+        Self::open_with(directory, cache_bytes, MEMTABLE_BYTES)
+    }
+
+    /// The same with memtables of `memtable_bytes`, of which there are up to five: writes wait while four are being written to
+    /// files. A store keeps the size it was created with.
+    pub fn open_with(directory: &Path, cache_bytes: u64, memtable_bytes: u64) -> Result<Self, KvError> {
         let database =
             Database::builder(directory).cache_size(cache_bytes).worker_threads(1).open().map_err(failure)?;
-        let keyspace = database.keyspace(KEYSPACE, KeyspaceCreateOptions::default).map_err(failure)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+        let keyspace = database.keyspace(KEYSPACE, options).map_err(failure)?;
         Ok(Self { database, keyspace })
     }
 }

@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::memory::{FrameMemory, FramePool};
+use crate::env::disk::BLOCK;
 use crate::wire::llio::Message;
 
 /// Room for the first bytes of a frame: small requests fit, and thousands of idle connections cost little.
@@ -18,6 +20,9 @@ const FIRST_READ: usize = 1024;
 /// At most this much is reserved on the word of a length prefix; beyond it room doubles as the bytes arrive. Fragments
 /// of the usual size with their recovery info fit, so they are never moved.
 const TRUSTED: usize = 4 << 20;
+
+/// Frames up to this size are not worth memory from a pool, in bytes.
+pub const SMALL: usize = 4096;
 
 /// Why no frame could be read.
 #[derive(Debug, Error)]
@@ -42,6 +47,17 @@ pub enum FrameError {
 #[derive(Debug, Default)]
 pub struct FrameReader {
     buf: BytesMut,
+    /// A large frame as far as it has arrived; then `buf` has nothing.
+    filling: Option<Filling>,
+}
+
+/// A frame that arrives in memory of a pool.
+#[derive(Debug)]
+struct Filling {
+    memory: FrameMemory,
+    start: usize,
+    end: usize,
+    filled: usize,
 }
 
 impl FrameReader {
@@ -52,7 +68,7 @@ impl FrameReader {
 
     /// Has anything arrived that was not consumed? Between a request and the next there must be nothing.
     pub fn is_empty(&self) -> bool {
-        self.buf.is_empty()
+        self.buf.is_empty() && self.filling.is_none()
     }
 
     /// Makes room for `len` bytes that are expected soon, so that they arrive in one read.
@@ -62,7 +78,7 @@ impl FrameReader {
 
     /// Waits for the first byte of the next frame; false when the other side closed instead.
     pub async fn begin<S: AsyncRead + Unpin + ?Sized>(&mut self, stream: &mut S) -> io::Result<bool> {
-        Ok(!self.buf.is_empty() || self.fill(stream, FIRST_READ).await? > 0)
+        Ok(!self.is_empty() || self.fill(stream, FIRST_READ).await? > 0)
     }
 
     /// The next frame's payload; `limit` in bytes.
@@ -71,14 +87,62 @@ impl FrameReader {
         stream: &mut S,
         limit: usize,
     ) -> Result<Bytes, FrameError> {
-        self.ensure(stream, 4).await?;
-        // The length stays in the buffer until the payload is there, so that a cancelled call loses nothing.
-        let len = self.buf.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
-        let payload = usize::try_from(len).ok().filter(|payload| *payload <= limit);
-        let Some(payload) = payload else { return Err(FrameError::TooLong { len: u64::from(len), limit }) };
+        let payload = self.length(stream, limit).await?;
         self.ensure(stream, payload.saturating_add(4)).await?;
         self.buf.advance(4);
         Ok(self.take(payload))
+    }
+
+    /// The same, a frame above [`SMALL`] in memory of `pool`. Only its first bytes are read before the pool has room for it:
+    /// `aligned` is shown those, and tells which byte of the payload is best at a block boundary.
+    pub async fn frame_in<S: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        limit: usize,
+        pool: &FramePool,
+        aligned: impl FnOnce(&[u8]) -> usize,
+    ) -> Result<Bytes, FrameError> {
+        if self.filling.is_none() {
+            let payload = self.length(stream, limit).await?;
+            if payload <= SMALL {
+                return self.frame(stream, limit).await;
+            }
+            self.ensure(stream, FIRST_READ.min(payload.saturating_add(4))).await?;
+            // One block more for moving the frame within it.
+            let mut memory = pool.take(payload.saturating_add(BLOCK)).await;
+            // All at once from here on: a cancelled call loses nothing.
+            self.buf.advance(4);
+            let head = self.take(self.buf.len().min(payload));
+            let start = (BLOCK - aligned(&head) % BLOCK) % BLOCK;
+            let (filled, end) = (start + head.len(), start + payload);
+            memory.bytes_mut()[start..filled].copy_from_slice(&head);
+            self.filling = Some(Filling { memory, start, end, filled });
+        }
+        while let Some(filling) = &mut self.filling {
+            if filling.filled == filling.end {
+                break;
+            }
+            let room = &mut filling.memory.bytes_mut()[filling.filled..filling.end];
+            match stream.read(room).await? {
+                0 => return Err(FrameError::Closed),
+                read => filling.filled += read,
+            }
+        }
+        let whole = self.filling.take().ok_or(FrameError::Closed)?;
+        Ok(whole.memory.into_bytes(whole.start, whole.end - whole.start))
+    }
+
+    /// The length of the next frame's payload, which stays in the buffer until the payload is there, so that a cancelled
+    /// call loses nothing.
+    async fn length<S: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        limit: usize,
+    ) -> Result<usize, FrameError> {
+        self.ensure(stream, 4).await?;
+        let len = self.buf.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+        let payload = usize::try_from(len).ok().filter(|payload| *payload <= limit);
+        payload.ok_or(FrameError::TooLong { len: u64::from(len), limit })
     }
 
     /// The next `len` bytes. The caller has compared `len` with a limit.
@@ -230,6 +294,74 @@ mod tests {
         let error = reader.frame(&mut &wire[..], 1 << 30).await.unwrap_err();
         assert!(matches!(error, FrameError::Closed));
         assert!(reader.buf.capacity() <= 2 * TRUSTED);
+    }
+
+    #[tokio::test]
+    async fn large_frames_lie_in_the_pool_where_the_caller_wants_them() {
+        let pool = FramePool::new(32 << 20);
+        let big: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let wire = [frame(&big), frame(b"small"), frame(&big[..3 * BLOCK]), frame(b"last")].concat();
+        let (mut near, mut far) = tokio::io::duplex(50_000);
+        let writer = async {
+            far.write_all(&wire).await.unwrap();
+            drop(far);
+        };
+        let reader = async {
+            let mut reader = FrameReader::new();
+            for (expected, aligned) in [(&big[..], 100), (b"small", 0), (&big[..3 * BLOCK], BLOCK + 3)] {
+                let shown = |head: &[u8]| {
+                    assert_eq!(head, &expected[..head.len()]);
+                    assert!(head.len() >= 1000);
+                    aligned
+                };
+                let found = reader.frame_in(&mut near, big.len(), &pool, shown).await.unwrap();
+                assert_eq!(found, expected);
+                assert!(found.len() <= SMALL || found[aligned..].as_ptr().addr().is_multiple_of(BLOCK));
+                assert_eq!(pool.usage().0 > 0, found.len() > SMALL);
+            }
+            let refused = reader.frame_in(&mut near, 3, &pool, |_| 0).await.unwrap_err();
+            assert!(matches!(refused, FrameError::TooLong { len: 4, limit: 3 }));
+        };
+        tokio::join!(writer, reader);
+        assert_eq!(pool.usage().0, 0);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_read_of_a_large_frame_loses_nothing() {
+        let pool = FramePool::new(1 << 20);
+        let payload: Vec<u8> = (0..10_000_u32).flat_map(u32::to_le_bytes).collect();
+        let wire = frame(&payload);
+        let (mut near, mut far) = tokio::io::duplex(wire.len());
+        let mut reader = FrameReader::new();
+        for piece in wire[..wire.len() - 1].chunks(777) {
+            far.write_all(piece).await.unwrap();
+            // Polled once, then dropped.
+            tokio::select! {
+                biased;
+                _ = reader.frame_in(&mut near, payload.len(), &pool, |_| 9) => panic!("not complete yet"),
+                () = std::future::ready(()) => {}
+            }
+            assert!(!reader.is_empty());
+        }
+        far.write_all(&wire[wire.len() - 1..]).await.unwrap();
+        assert_eq!(reader.frame_in(&mut near, payload.len(), &pool, |_| 9).await.unwrap(), payload);
+        assert!(reader.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_waits_for_room_and_is_whole_afterwards() {
+        let pool = FramePool::new(1 << 20);
+        let taken = pool.take(1 << 20).await;
+        let wire = frame(&[7; 100_000]);
+        let (mut stream, mut reader) = (&wire[..], FrameReader::new());
+        tokio::select! {
+            biased;
+            _ = reader.frame_in(&mut stream, 100_000, &pool, |_| 0) => panic!("there is no room"),
+            () = std::future::ready(()) => {}
+        }
+        assert!(wire.len() - stream.len() <= 2 * FIRST_READ, "more was read than was admitted");
+        drop(taken);
+        assert_eq!(reader.frame_in(&mut stream, 100_000, &pool, |_| 0).await.unwrap(), vec![7; 100_000]);
     }
 
     #[tokio::test]

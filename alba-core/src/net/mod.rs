@@ -2,4 +2,5 @@
 
 pub mod asd;
 pub mod frame;
+pub mod memory;
 pub mod rpc;

@@ -94,7 +94,8 @@ impl Cache {
     pub(crate) fn keep(&self, key: &OsdKey, entry: Arc<Entry>, ticket: Ticket) {
         let mut part = self.part(key);
         if part.changes == ticket.0 {
-            part.entries.insert(key.clone(), entry);
+            // Copied: the key is a slice of a whole request.
+            part.entries.insert(OsdKey::copy_from_slice(key), entry);
         }
     }
 

@@ -145,14 +145,14 @@ pub(crate) struct PreparedUpdate {
     pub tree: Option<LeafTable>,
 }
 
-/// All keys a batch is about.
-pub(crate) fn keys(asserts: &[OsdAssert], updates: &[PreparedUpdate]) -> impl Iterator<Item = OsdKey> {
+/// The keys whose present state decides what a batch does. A value is set whatever there was before.
+pub(crate) fn deciding(asserts: &[OsdAssert], updates: &[PreparedUpdate]) -> impl Iterator<Item = OsdKey> {
     let asserted = asserts.iter().map(|assert| assert.key().clone());
-    let updated = updates.iter().filter_map(|update| match &update.update {
-        OsdUpdate::Set(key, _) | OsdUpdate::Delete(key) => Some(key.clone()),
-        OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..) => None,
+    let deleted = updates.iter().filter_map(|update| match &update.update {
+        OsdUpdate::Delete(key) => Some(key.clone()),
+        OsdUpdate::Set(..) | OsdUpdate::DeleteRange(..) | OsdUpdate::SetFromPeer(..) => None,
     });
-    asserted.chain(updated)
+    asserted.chain(deleted)
 }
 
 /// All keys that a request names.

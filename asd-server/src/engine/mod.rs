@@ -118,8 +118,8 @@ impl Default for EngineConfig {
             queue_bytes: 64 << 20,
             // Groups of this size reach the bandwidth of the disk, several being in flight, and delay no one much.
             group_bytes: 4 << 20,
-            entry_cache_bytes: 16 << 20,
-            block_cache_bytes: 64 << 20,
+            entry_cache_bytes: 8 << 20,
+            block_cache_bytes: 16 << 20,
             prepare_ahead: 0,
             compaction_rate: 64 << 20,
             preparation_rate: 64 << 20,

@@ -15,18 +15,16 @@ use alba_core::env::{Deadline, DeadlineExceeded, Env, Listener, Stream, within};
 use alba_core::ids::LongId;
 use alba_core::net::asd::serve_prologue;
 use alba_core::net::frame::{FrameError, FrameReader, write_message};
+use alba_core::net::memory::FramePool;
 use alba_core::wire::asd::{AsdError, Command, Request, Response, encode_answer};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 pub use service::{Answer, Peer, Peers, Service, ServiceLimits};
 
-/// A request this small is not counted: with the number of connections its bytes are bounded anyway.
-const SMALL: usize = 16 << 10;
-
-/// Unit of the bounds on bytes.
-const ROOM: usize = 1024;
+/// From this size on a value should lie at a block boundary, so that it goes to the disk from where it lies, in bytes.
+const ALIGNED_FROM: u32 = 16 << 10;
 
 /// So long at most maintenance keeps its turn while its answer is sent: one that reads slowly must not stop the others.
 const KEPT_TURN: Duration = Duration::from_millis(50);
@@ -94,7 +92,8 @@ pub struct Server {
     limits: ServerLimits,
     service: Arc<Service>,
     connections: Arc<Semaphore>,
-    request_room: Arc<Semaphore>,
+    /// For requests. Small ones are not counted: with the number of connections their bytes are bounded anyway.
+    requests: FramePool,
 }
 
 /// Why a connection ends.
@@ -130,8 +129,8 @@ impl Server {
     /// A server of `service` under the name `long_id`.
     pub fn new(env: Env, long_id: LongId, service: Arc<Service>, limits: ServerLimits) -> Arc<Self> {
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        let request_room = Arc::new(Semaphore::new((limits.request_bytes / ROOM).max(1)));
-        Arc::new(Self { env, long_id, limits, service, connections, request_room })
+        let requests = FramePool::new(limits.request_bytes);
+        Arc::new(Self { env, long_id, limits, service, connections, requests })
     }
 
     /// Serves everything to everyone who connects, for ever: see [`Server::serve_to`].
@@ -182,8 +181,11 @@ impl Server {
                 return Ok(());
             }
             let deadline = self.deadline(self.limits.frame_time);
-            let frame = within(clock, deadline, self.frame(&mut reader, &mut stream)).await?;
-            let (payload, room) = match frame {
+            // Its bytes are admitted before they are read, and count until nothing of it is needed any more.
+            let frame = reader.frame_in(&mut stream, self.limits.frame, &self.requests, |head| {
+                Request::large_value_at(head, ALIGNED_FROM).unwrap_or(0)
+            });
+            let payload = match within(clock, deadline, frame).await? {
                 Err(error @ FrameError::TooLong { .. }) => {
                     // Whatever follows cannot be told apart any more: said, and closed.
                     let refusal = Err(AsdError::BadRequest(error.to_string()));
@@ -193,7 +195,6 @@ impl Server {
                 other => other?,
             };
             let (command, answer) = self.answer(payload, exposure).await;
-            drop(room);
             self.answer_with(&mut stream, command, answer).await?;
         }
     }
@@ -211,29 +212,6 @@ impl Server {
         }
         let deadline = self.deadline(self.limits.request_time);
         (command, self.service.answer(request, deadline).await)
-    }
-
-    /// Reads a frame. Its bytes are admitted before they are read; a length is never believed.
-    async fn frame(
-        &self,
-        reader: &mut FrameReader,
-        stream: &mut Stream,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), FrameError> {
-        let prefix = reader.exact(stream, 4).await?;
-        let len = prefix.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let limit = self.limits.frame;
-        let fits = usize::try_from(len).ok().filter(|len| *len <= limit);
-        let len = fits.ok_or(FrameError::TooLong { len: u64::from(len), limit })?;
-        let room = if len <= SMALL {
-            None
-        } else {
-            let units = u32::try_from(len / ROOM + 1).unwrap_or(u32::MAX);
-            let room = self.request_room.clone().acquire_many_owned(units).await;
-            // Never closed.
-            Some(room.map_err(|_| FrameError::Closed)?)
-        };
-        reader.expect(len);
-        Ok((reader.exact(stream, len).await?, room))
     }
 
     async fn answer_with(

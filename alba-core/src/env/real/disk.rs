@@ -6,6 +6,7 @@
 //! opens it holds the lock.
 
 mod buffers;
+mod direct;
 mod file;
 mod probe;
 mod threads;
@@ -57,7 +58,7 @@ pub struct IoConfig {
 
 impl Default for IoConfig {
     fn default() -> Self {
-        Self { threads: 16, buffer_bytes: 64 << 20, mode: IoMode::Auto }
+        Self { threads: 16, buffer_bytes: 32 << 20, mode: IoMode::Auto }
     }
 }
 
@@ -255,6 +256,30 @@ impl RealFile {
         let handles = self.handles.clone();
         self.shared.run(move || work(&handles)).await
     }
+
+    /// Writes `parts`, and then does something else on the same thread.
+    async fn write_and(
+        &self,
+        offset: u64,
+        parts: Vec<Bytes>,
+        then: impl FnOnce(&Handles) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let len: usize = parts.iter().map(Bytes::len).sum();
+        if len > 0 && self.handles.takes_direct(offset, len) {
+            let buffer = self.shared.buffers.take(direct::copied_len(&parts).clamp(1, PIECE)).await?;
+            self.run(move |handles| {
+                handles.write_direct(offset, &parts, buffer)?;
+                then(handles)
+            })
+            .await
+        } else {
+            self.run(move |handles| {
+                handles.write_cached(offset, &parts)?;
+                then(handles)
+            })
+            .await
+        }
+    }
 }
 
 #[async_trait]
@@ -282,13 +307,11 @@ impl DiskFile for RealFile {
     }
 
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
-        let len: usize = parts.iter().map(Bytes::len).sum();
-        if len > 0 && self.handles.takes_direct(offset, len) {
-            let buffer = self.shared.buffers.take(len.min(PIECE)).await?;
-            self.run(move |handles| handles.write_direct(offset, &parts, buffer)).await
-        } else {
-            self.run(move |handles| handles.write_cached(offset, &parts)).await
-        }
+        self.write_and(offset, parts, |_| Ok(())).await
+    }
+
+    async fn write_durably_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
+        self.write_and(offset, parts, Handles::sync).await
     }
 
     async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -237,6 +237,25 @@ impl Request {
         })
     }
 
+    /// Where in a payload the first large value of a batch begins, as far as its first bytes (`head`) tell: from `min`
+    /// bytes on a value is large. It promises nothing about the rest.
+    pub fn large_value_at(head: &[u8], min: u32) -> Option<usize> {
+        let mut r = Reader::new(Bytes::copy_from_slice(head));
+        if Command::from_code(r.uint32().ok()?) != Some(Command::Apply) {
+            return None;
+        }
+        // What is cut off is an error; the value that cuts it off is the one looked for.
+        r.list_up_to(ELEMENTS_MAX, 0, read_assert).ok()?;
+        for _ in 0..r.uint32().ok()? {
+            let mut update = r.clone();
+            if read_set_up_to_value(&mut update).is_ok_and(|len| len.is_some_and(|len| len >= min)) {
+                return Some(head.len() - update.left());
+            }
+            read_update(&mut r).ok()?;
+        }
+        None
+    }
+
     /// The frame to send. Values of 4 KiB and more are shared, not copied.
     pub fn encode(&self) -> Result<Message, WireError> {
         Writer::frame(|w| {
@@ -374,6 +393,15 @@ fn read_update(r: &mut Reader) -> Result<OsdUpdate, WireError> {
         None => OsdUpdate::Delete(key),
         Some(value) => OsdUpdate::Set(key, value),
     })
+}
+
+/// Reads an update that sets a value, up to that value: its length. None when it is another kind of update.
+fn read_set_up_to_value(r: &mut Reader) -> Result<Option<u32>, WireError> {
+    if r.int8()? != 1 {
+        return Ok(None);
+    }
+    r.bytes()?;
+    r.option(Reader::uint32)
 }
 
 fn write_update(w: &mut Writer, update: &OsdUpdate) {

@@ -151,6 +151,36 @@ fn large_values_of_an_apply_are_not_copied() {
 }
 
 #[test]
+fn the_first_large_value_is_found_from_the_first_bytes() {
+    let set = |key: &'static str, len: usize| {
+        let value = StoredValue { value: vec![9; len].into(), checksum: Checksum::Crc32c(1) };
+        OsdUpdate::Set(key.into(), value)
+    };
+    let request =
+        |asserts, updates| Request::Apply { batch: OsdBatch { asserts, updates }, priority: Priority::High };
+    let asserts = vec![OsdAssert::Absent("a".into()), OsdAssert::Value("b".into(), "value".into())];
+    let others = || {
+        vec![
+            set("large", 20_000),
+            OsdUpdate::Delete("deleted".into()),
+            OsdUpdate::DeleteRange("from".into(), "to".into()),
+            set("small", 7),
+        ]
+    };
+    for (asserts, updates) in [(asserts, others()), (Vec::new(), vec![set("large", 20_000)])] {
+        let payload = payload(&request(asserts, updates).encode().unwrap());
+        let at = Request::large_value_at(&payload[..1000], 20_000).unwrap();
+        assert_eq!(payload[at..at + 20_000], vec![9; 20_000]);
+        assert_eq!(payload[at - 4..at], 20_000_u32.to_le_bytes());
+        assert_eq!(Request::large_value_at(&payload[..at], 20_000), Some(at));
+        assert_eq!(Request::large_value_at(&payload[..at - 1], 20_000), None);
+        assert_eq!(Request::large_value_at(&payload, 20_001), None);
+    }
+    let other = Request::MultiGet { keys: vec!["k".into()], priority: Priority::High };
+    assert_eq!(Request::large_value_at(&payload(&other.encode().unwrap()), 0), None);
+}
+
+#[test]
 fn partial_get_answers_in_the_order_asked() {
     let slices = vec![ValueSlice { offset: 9, len: 2 }, ValueSlice { offset: 0, len: 3 }];
     let request = Request::PartialGet { key: "k".into(), slices, priority: Priority::High };
@@ -382,6 +412,7 @@ proptest! {
     fn garbage_never_panics(request in request(), garbage in prop::collection::vec(any::<u8>(), 0..200), code in 0..70_u32) {
         let _ = Request::decode(garbage.clone().into());
         let _ = Request::decode([&code.to_le_bytes()[..], &garbage].concat().into());
+        let _ = Request::large_value_at(&[&3_u32.to_le_bytes()[..], &garbage].concat(), 0);
         for status in [0_u32, 2] {
             let frame = [&status.to_le_bytes()[..], &garbage].concat();
             if let Ok(Decoded::Outside(outside)) = decode_answer(&request, frame.into()) {

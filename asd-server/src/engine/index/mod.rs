@@ -30,6 +30,9 @@ use rows::{
     row, segment_row,
 };
 
+/// Rows in memory before they go to a file, in bytes: some twenty thousand.
+const MEMTABLE_BYTES: u64 = 4 << 20;
+
 /// Opens the index's store, and throws it away when it is of no use. Calls may wait for a disk.
 pub trait IndexStore: Send + Sync + 'static {
     /// Opens it, creating it when it is absent.
@@ -49,7 +52,7 @@ pub struct FjallIndex {
 
 impl IndexStore for FjallIndex {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(Arc::new(FjallKv::open(&self.directory, self.cache_bytes)?))
+        Ok(Arc::new(FjallKv::open_with(&self.directory, self.cache_bytes, MEMTABLE_BYTES)?))
     }
 
     fn wipe(&self) -> Result<(), KvError> {

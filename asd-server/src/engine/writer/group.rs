@@ -53,6 +53,21 @@ impl InFlight {
             self.written = Some(written.unwrap_or_else(|_| Err(io::Error::other("the write was given up"))));
         }
     }
+
+    /// Is it durable by now?
+    fn is_durable(&mut self) -> bool {
+        if self.written.is_none()
+            && let Ok(written) = self.write.try_recv()
+        {
+            self.written = Some(written);
+        }
+        matches!(self.written, Some(Ok(())))
+    }
+
+    /// What it writes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.planned.iter().map(|planned| planned.encoded.len).sum()
+    }
 }
 
 impl Writer {
@@ -62,9 +77,9 @@ impl Writer {
     ///    them: recovery drops the first batch that is not whole and all after it. Nobody was answered.
     /// 2. The segment is synced. A crash now loses nothing: recovery finds the batches in the segment, although the
     ///    index does not know them, provided that the groups before are durable, too.
-    /// 3. Once all groups before are in the index, it takes this one, in one atomic batch together with its mark, and
-    ///    readers see it. Before 2 it must not: it could name bytes that a crash takes back. It is durable some time
-    ///    later; until then 2 covers it.
+    /// 3. Once all groups before are in the index, it takes this one, in one atomic batch together with its mark (and with
+    ///    groups behind it that are durable by then), and readers see it. Before 2 it must not: it could name bytes that
+    ///    a crash takes back. It is durable some time later; until then 2 covers it.
     /// 4. The writers are answered.
     ///
     /// When 1 or 2 fails nothing is known about those bytes: the segment is sealed (never written again), the writers of
@@ -124,7 +139,7 @@ impl Writer {
     }
 
     async fn complete(&mut self) -> Result<(), OsdError> {
-        let Some(mut oldest) = self.in_flight.pop_front() else { return Ok(()) };
+        let Some(oldest) = self.in_flight.pop_front() else { return Ok(()) };
         if let Some(Err(error)) = &oldest.written {
             self.shared.status.write_failed(error);
             let error = OsdError::Device(format!("writing failed: {error}"));
@@ -140,28 +155,44 @@ impl Writer {
             self.seal().await;
             return Err(error);
         }
-        let written = oldest.planned.iter_mut().filter(|p| p.is_written());
-        let applied: Vec<Applied> = written.map(|p| applied(&oldest.seed, p)).collect();
-        if let Some(last) = applied.last().map(|batch| batch.sequence) {
-            self.last = last;
-            self.shared.status.write_succeeded();
-            metrics::histogram!("alba_osd_group_batches").record(small(applied.len()));
-            if let Some(head) = self.head.as_mut() {
-                head.durable = oldest.end;
-            }
-            if let Some(facts) = self.shared.table().get_mut(oldest.seed.segment) {
-                (facts.last, facts.end) = (last, oldest.end);
-            }
+        let mut durable = vec![oldest];
+        // Those behind it that are durable, too, go into the index with it.
+        while self.in_flight.front_mut().is_some_and(InFlight::is_durable) {
+            durable.extend(self.in_flight.pop_front());
         }
-        let result = self.index_takes(applied).await;
-        match &result {
-            Ok(()) => {
-                self.applied = oldest.group;
-                answer_all(oldest.planned);
+        let mut batches = Vec::new();
+        for group in &durable {
+            batches.extend(self.note_durable(group));
+        }
+        let result = self.index_takes(batches).await;
+        for group in durable {
+            match &result {
+                Ok(()) => {
+                    self.applied = group.group;
+                    answer_all(group.planned);
+                }
+                Err(error) => fail_all(group.planned, error),
             }
-            Err(error) => fail_all(oldest.planned, error),
         }
         result
+    }
+
+    /// The group is durable, and all before it are: what the index is to take of it.
+    fn note_durable(&mut self, group: &InFlight) -> Vec<Applied> {
+        let written = group.planned.iter().filter(|p| p.is_written());
+        let batches: Vec<Applied> = written.map(|p| applied(&group.seed, p)).collect();
+        if let Some(last) = batches.last().map(|batch| batch.sequence) {
+            self.last = last;
+            self.shared.status.write_succeeded();
+            metrics::histogram!("alba_osd_group_batches").record(small(batches.len()));
+            if let Some(head) = self.head.as_mut() {
+                head.durable = group.end;
+            }
+            if let Some(facts) = self.shared.table().get_mut(group.seed.segment) {
+                (facts.last, facts.end) = (last, group.end);
+            }
+        }
+        batches
     }
 
     /// Step 3 of [`Writer::dispatch`]; readers see it when it returns.
@@ -208,8 +239,11 @@ fn small(count: usize) -> f64 {
 
 /// Steps 1 and 2 of [`Writer::dispatch`].
 async fn write_durably(file: &dyn DiskFile, at: u64, parts: Vec<Bytes>) -> io::Result<()> {
-    file.write_at(at, parts).await?;
-    if phase::sabotaged(Sabotage::NoSync) { Ok(()) } else { file.sync().await }
+    if phase::sabotaged(Sabotage::NoSync) {
+        file.write_at(at, parts).await
+    } else {
+        file.write_durably_at(at, parts).await
+    }
 }
 
 fn applied(seed: &Seed, planned: &Planned) -> Applied {

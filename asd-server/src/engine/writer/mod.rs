@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Shared;
 use super::decide::{Overlay, PreparedUpdate};
+use super::format::offset;
 use super::index::{Changed, Index, Range};
 use super::recovery::{self, Recovered};
 use super::relocate::Relocation;
@@ -29,9 +30,17 @@ use group::{InFlight, Planned};
 /// Most batches of one group.
 const GROUP_BATCHES: usize = 256;
 
-/// Most groups that are written at the same time. The second to fourth hide the latency of the sync of the first; more
-/// only made groups smaller.
+/// Groups that are written at the same time whatever their size. The second to fourth hide the latency of the sync of the
+/// first; more only made groups of small values smaller.
 const IN_FLIGHT: usize = 4;
+
+/// Most groups that are written at the same time, when those in flight have [`LARGE_GROUP`] on average: such take the
+/// disk longer than their sync does, and a disk is at its best with many of them. With twice as many the handing over of
+/// smaller groups cost as much as it gained.
+const LARGE_IN_FLIGHT: usize = 8;
+
+/// A group of so many bytes is large.
+const LARGE_GROUP: u64 = 512 << 10;
 
 /// Rows of deleted ranges that are removed in one go.
 const SWEEP_ROWS: usize = 1000;
@@ -133,6 +142,8 @@ impl Writer {
     /// Serves until all senders are gone or it is told to close.
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         loop {
+            // The index has them, and what is decided next looks there. Kept, they would keep their requests in memory.
+            self.overlay.applied(self.applied);
             match self.next(&mut queue).await {
                 Next::GroupDone => self.complete_oldest().await,
                 Next::Request(Some(first)) => {
@@ -147,8 +158,18 @@ impl Writer {
         }
     }
 
+    /// May one more group begin to be written?
+    fn may_begin(&self) -> bool {
+        let groups = self.in_flight.len();
+        let large = || {
+            let bytes: u64 = self.in_flight.iter().map(InFlight::bytes).sum();
+            bytes >= offset(groups).saturating_mul(LARGE_GROUP)
+        };
+        groups < IN_FLIGHT || (groups < LARGE_IN_FLIGHT && large())
+    }
+
     async fn next(&mut self, queue: &mut mpsc::Receiver<Request>) -> Next {
-        let may_take = self.in_flight.len() < IN_FLIGHT;
+        let may_take = self.may_begin();
         match self.in_flight.front_mut() {
             None => Next::Request(queue.recv().await),
             Some(oldest) if !may_take => {

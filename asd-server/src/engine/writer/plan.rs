@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::accounting::allowed_when_full;
 use super::super::batch::{self, Change, Encoded};
-use super::super::decide::{View, keys};
+use super::super::decide::{View, deciding};
 use super::super::format::Chain;
 use super::super::index::{Entry, Index};
 use super::super::reader;
@@ -26,6 +26,9 @@ impl Writer {
     ) -> Result<BTreeMap<OsdKey, Entry>, OsdError> {
         // What the index has got by now is found there.
         self.overlay.applied(self.applied);
+        if all.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let (index, asked) = (index.clone(), all.clone());
         match self.blocking(move || index.lookup(&asked)).await {
             Ok(entries) => {
@@ -47,7 +50,7 @@ impl Writer {
         if let Err(error) = self.settle_failed_head().await {
             return refuse(group, &error);
         }
-        let all = group.iter().flat_map(|waiting| keys(&waiting.asserts, &waiting.updates)).collect();
+        let all = group.iter().flat_map(|waiting| deciding(&waiting.asserts, &waiting.updates)).collect();
         let stored = match self.stored(&index, all).await {
             Ok(stored) => stored,
             Err(error) => return refuse(group, &error),

@@ -41,6 +41,7 @@ impl IndexStore for SimIndex {
 
 struct Asd {
     address: SocketAddr,
+    server: Arc<Server>,
     engine: Arc<Engine>,
     service: Arc<Service>,
     long_id: &'static str,
@@ -123,8 +124,8 @@ async fn serve(simulation: &Simulation, number: u32, long_id: &'static str, limi
     let exposed = server.clone().serve_to(strangers, Exposure::DirectReads);
     env.spawn.spawn("server for strangers", Box::pin(exposed));
     let listener = env.net.listen(node.address(8000)).await.unwrap();
-    env.spawn.spawn("server", Box::pin(server.serve(listener)));
-    Asd { long_id, address: node.address(8000), engine, service, node, client: simulation.node(1000) }
+    env.spawn.spawn("server", Box::pin(server.clone().serve(listener)));
+    Asd { long_id, address: node.address(8000), server, engine, service, node, client: simulation.node(1000) }
 }
 
 fn put(name: &'static str, len: usize) -> OsdBatch {

@@ -387,3 +387,20 @@ fn without_a_store_data_is_refused_with_the_reason_and_the_rest_served() {
         }
     });
 }
+
+#[test]
+fn nothing_keeps_the_memory_of_a_request_that_was_answered() {
+    run(ServerLimits::default(), async |asd| {
+        let osd = asd.osd();
+        for (name, len) in [("large", 1 << 20), ("middling", 20_000), ("large", 2 << 20)] {
+            osd.apply(put(name, len), Priority::High, asd.deadline()).await.unwrap();
+        }
+        let slices = vec![ValueSlice { offset: 0, len: 4096 }];
+        osd.partial_get("large".into(), slices, Priority::High, asd.deadline()).await.unwrap();
+        let clock = asd.node.env().clock;
+        clock.sleep_until(clock.now().plus(Duration::from_secs(1))).await;
+        let (used, kept) = asd.server.requests.usage();
+        assert_eq!(used, 0, "neither the engine nor its caches hold slices of requests");
+        assert!(kept > 2 << 20, "it is there for the next ones");
+    });
+}

@@ -1,7 +1,6 @@
 //! Aligned buffers from a pool that is bounded in bytes.
 //!
-//! O_DIRECT wants memory that starts at a block boundary. Such memory is had without `unsafe`: a vector one block longer
-//! than needed has an aligned part, and a vector that never grows never moves.
+//! O_DIRECT wants memory that starts at a block boundary.
 //!
 //! Who wants a buffer waits for it, first come first served, and gives everything back when it gives up. At most half of
 //! the pool may be *lent*, that is, handed out as [`Bytes`] that may live as long as somebody likes; beyond that what
@@ -13,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::aligned::Aligned;
 use crate::env::disk::BLOCK;
 
 /// What buffers there are, in bytes. Between powers of two where a value with its header would waste the most.
@@ -41,31 +41,6 @@ const SMALLEST_POOL: usize = 4 * LARGEST;
 
 /// Reads below are copied out: their buffer is worth more than the copy.
 const SMALLEST_LENT: usize = 16 * BLOCK;
-
-/// Memory that starts at a block boundary.
-#[derive(Default)]
-pub(super) struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Aligned {
-    pub(super) fn new(len: usize) -> io::Result<Self> {
-        let memory = vec![0; len + BLOCK];
-        let start = memory.as_ptr().align_offset(BLOCK);
-        // Never so outside of constant evaluation; the slices below would say so too.
-        if start > BLOCK { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(Self { memory, start, len }) }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
-    }
-
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
-    }
-}
 
 /// The memory that waits for its next use, by size, and what is outside.
 #[derive(Default)]
@@ -113,14 +88,14 @@ impl Buffers {
         let class = SIZES.iter().position(|size| *size >= len).ok_or(io::ErrorKind::InvalidInput)?;
         let permit = self.0.blocks.clone().acquire_many_owned(blocks_of(SIZES[class])).await;
         let permit = permit.map_err(io::Error::other)?;
-        Ok(Buffer { memory: self.memory(class)?, class, pool: self.0.clone(), permit })
+        Ok(Buffer { memory: self.memory(class), class, pool: self.0.clone(), permit })
     }
 
     /// Memory of that class. The permits keep what is in use below the limit; what is free is let go for what is wanted.
-    fn memory(&self, class: usize) -> io::Result<Aligned> {
+    fn memory(&self, class: usize) -> Aligned {
         let mut memory = self.0.memory();
         if let Some(found) = memory.free[class].pop() {
-            return Ok(found);
+            return found;
         }
         memory.held += SIZES[class];
         while memory.held > self.0.limit {
@@ -132,7 +107,8 @@ impl Buffers {
             drop(spare);
             memory.held -= size;
         }
-        Aligned::new(SIZES[class]).inspect_err(|_| memory.held -= SIZES[class])
+        drop(memory);
+        Aligned::new(SIZES[class])
     }
 
     /// (bytes in use, lent ones included; bytes lent).

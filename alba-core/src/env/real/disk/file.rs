@@ -1,8 +1,8 @@
 //! Reading and writing one open file, on a thread that may block.
 //!
-//! With O_DIRECT, whole blocks bypass the page cache: reads are widened to blocks, writes of whole blocks are copied once
-//! into an aligned buffer. Writes of other sizes take a second handle of the same file, through the page cache; the
-//! kernel keeps both views the same as long as one block is not written both ways *at once*.
+//! With O_DIRECT, whole blocks bypass the page cache: reads are widened to blocks, writes of whole blocks go from where
+//! they lie, or are copied once into an aligned buffer. Writes of other sizes take a second handle of the same file,
+//! through the page cache; the kernel keeps both views the same as long as one block is not written both ways *at once*.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -11,11 +11,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::buffers::Buffer;
+use super::direct;
 use crate::env::disk::{BLOCK, BLOCK_BYTES};
 
 /// Most buffers one pwritev takes (IOV_MAX on Linux).
@@ -115,7 +116,8 @@ impl Handles {
         Ok(())
     }
 
-    /// Writes whole blocks, copied once into `buffer`, in pieces of its size.
+    /// Writes whole blocks: from where they lie when they begin at a block boundary in memory, else copied once into
+    /// `buffer`, in pieces of its size.
     pub(super) fn write_direct(
         &self,
         mut offset: u64,
@@ -123,38 +125,26 @@ impl Handles {
         mut buffer: Buffer,
     ) -> io::Result<()> {
         self.check_writable()?;
-        let memory = buffer.bytes_mut();
-        let mut parts = parts.iter();
-        let mut part: &[u8] = &[];
+        let mut calls = direct::calls(parts);
         loop {
-            let mut filled = 0;
-            while filled < memory.len() {
-                if part.is_empty() {
-                    match parts.next() {
-                        Some(next) => part = next,
-                        None => break,
-                    }
-                }
-                let size = part.len().min(memory.len() - filled);
-                part.copy_to_slice(&mut memory[filled..filled + size]);
-                filled += size;
-            }
-            if filled == 0 {
+            let mut slices = calls.next(buffer.bytes_mut());
+            if slices.is_empty() {
                 return Ok(());
             }
-            let mut written = 0;
-            while written < filled {
-                let at = offset + u64::try_from(written).map_err(io::Error::other)?;
-                match self.file.write_at(&memory[written..filled], at) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let mut left = slices.as_mut_slice();
+            while !left.is_empty() {
+                let written = match rustix::io::pwritev(&self.file, left, offset) {
                     // Half a block cannot be gone on from.
-                    Ok(size) if size == 0 || !size.is_multiple_of(BLOCK) => {
+                    Ok(written) if written == 0 || !written.is_multiple_of(BLOCK) => {
                         return Err(io::ErrorKind::WriteZero.into());
                     }
-                    size => written += size?,
-                }
+                    Ok(written) => written,
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                IoSlice::advance_slices(&mut left, written);
+                offset += u64::try_from(written).map_err(io::Error::other)?;
             }
-            offset += u64::try_from(filled).map_err(io::Error::other)?;
         }
     }
 

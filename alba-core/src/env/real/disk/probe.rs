@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::buffers::Aligned;
 use super::file::direct_flag;
+use crate::aligned::Aligned;
 use crate::env::disk::BLOCK;
 
 /// Names that begin so are never shown: at most a crash during the probe leaves one.
@@ -27,10 +27,7 @@ pub(super) enum Probed {
 
 /// Tries in `directory`.
 pub(super) fn probe(directory: &Path) -> Probed {
-    let mut block = match Aligned::new(BLOCK) {
-        Ok(block) => block,
-        Err(error) => return Probed::Unknown(error),
-    };
+    let mut block = Aligned::new(BLOCK);
     let block = block.bytes_mut();
     match write_and_read(directory, block) {
         Ok(()) => Probed::Takes,

@@ -1,0 +1,97 @@
+//! Metadata commits beside what disk and store can do, in the same run:
+//! `cargo bench -p alba-metadata --bench metadata [-- <part of a name>]`. One JSON line per measurement.
+//!
+//! `metadata/put/<replicas>/<clients>`: commits of an object with nine fragments per second through a whole group, with p50 and
+//! p99 as lines of their own; limits: `store`, the same changes in batches as large as there are clients committed into fjall
+//! alone, and `fdatasync`, a raw append of 4 KiB and its sync. `metadata/list/<names>`: a page of 200 names.
+//! `metadata/restart/<objects>` and `metadata/size/<objects>`: opening the store again until it answers, and its bytes.
+//! ALBA_BENCH_SECONDS (3) per measurement, ALBA_BENCH_OBJECTS (1000000) to list, in ALBA_BENCH_DIR (the build's directory).
+
+// A bench is an edge: it measures real time and prints.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::panic
+)]
+
+mod group;
+mod limits;
+mod objects;
+mod scale;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Clients at once.
+const CLIENTS: [usize; 4] = [1, 16, 64, 256];
+
+/// What is asked for, and where.
+pub(crate) struct Bench {
+    wanted: Vec<String>,
+    pub(crate) seconds: Duration,
+    pub(crate) objects: u64,
+    directory: PathBuf,
+}
+
+impl Bench {
+    fn from_environment() -> Self {
+        let number = |name: &str, default: u64| {
+            std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+        };
+        Self {
+            // What cargo passes on begins with dashes.
+            wanted: std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect(),
+            seconds: Duration::from_secs(number("ALBA_BENCH_SECONDS", 3)),
+            objects: number("ALBA_BENCH_OBJECTS", 1_000_000),
+            directory: std::env::var_os("ALBA_BENCH_DIR")
+                .map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from),
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|part| name.contains(part))
+    }
+
+    /// An empty directory that goes with what is returned.
+    pub(crate) fn directory(&self) -> tempfile::TempDir {
+        tempfile::tempdir_in(&self.directory).expect("a directory")
+    }
+}
+
+/// One line. A limit is what the same machine gave without us, in the same run.
+pub(crate) fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64)>) {
+    match limit {
+        Some((limit_name, limit)) => println!(
+            r#"{{"name":"{name}","value":{value:.1},"unit":"{unit}","limit":"{limit_name}","limit_value":{limit:.1},"ratio":{:.3}}}"#,
+            value / limit
+        ),
+        None => println!(r#"{{"name":"{name}","value":{value:.1},"unit":"{unit}"}}"#),
+    }
+}
+
+fn main() {
+    let bench = Bench::from_environment();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    if bench.wants("metadata/put") {
+        for replicas in group::REPLICAS {
+            for clients in CLIENTS {
+                if bench.wants(&format!("metadata/put/{replicas}/{clients}")) {
+                    let fdatasync = limits::fdatasync(&bench);
+                    let store = limits::store(&bench, clients);
+                    let load = runtime.block_on(group::puts(&bench, replicas, clients));
+                    let name = format!("metadata/put/{replicas}/{clients}");
+                    print(&name, load.per_second, "commits/s", Some(("store", store)));
+                    print(&name, load.per_second, "commits/s", Some(("fdatasync", fdatasync)));
+                    print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
+                    print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
+                }
+            }
+        }
+    }
+    if bench.wants("metadata/list") || bench.wants("metadata/restart") || bench.wants("metadata/size") {
+        scale::measure(&bench);
+    }
+}
