@@ -123,10 +123,26 @@ async fn opened(
     if let Some(newest) = newest {
         chain = log.replay(&files, newest).await?;
     }
-    // The new segment: renewed, since a crash may have left records of its generation.
+    // A crash or a failed write may have left records of their generation, and an activation that is on its way to the
+    // disk still: it must count no more when this opening's is made, which has the same number.
+    let mut ready = Vec::new();
+    for spare in std::mem::take(&mut files.spares) {
+        let spare = segments::renew(files.store, spare).await.map_err(LogError::io("renewing a segment"))?;
+        ready.push(spare);
+    }
+    files.spares = ready;
     let spare = take_spare(disk.as_ref(), &limits, &mut files).await?;
-    let (moved, live, block) =
-        log.begin(files.store, &mut chain, spare, newest.map_or(1, |newest| newest + 1))?;
+    let (moved, live, block) = log.begin(&files, &mut chain, spare, newest.map_or(1, |newest| newest + 1))?;
+    if let Some(newest) = chain.last()
+        && let Some(active) = files.active.get(&newest.activation)
+    {
+        // What it holds was proven; that it is in use was perhaps only read from memory, after a sync that failed. The
+        // same bytes again: whatever a crash leaves of them is right.
+        let again = active.block.encode(newest.seed(files.store));
+        let doing = "confirming a segment";
+        newest.segment.file.write_at(BLOCK_BYTES, vec![again]).await.map_err(LogError::io(doing))?;
+        newest.segment.file.sync().await.map_err(LogError::io(doing))?;
+    }
     let file = live.segment.file.clone();
     let seed = live.seed(files.store);
     let end = PREFACE + offset(moved.len());
@@ -146,8 +162,9 @@ async fn opened(
     let in_chain = |number: u64| chain.iter().any(|live| live.segment.number == number);
     let dead = files.active.into_values().map(|active| active.segment);
     let mut retired: Vec<Segment> = dead.filter(|segment| !in_chain(segment.number)).collect();
-    // Renewed like dead segments: a crash may have come between their records and their activation.
-    retired.append(&mut files.spares);
+    let (ready, odd): (Vec<Segment>, Vec<Segment>) =
+        files.spares.into_iter().partition(|spare| spare.len == limits.segment_bytes);
+    retired.extend(odd);
     let recovered = Recovered {
         vote: log.head.vote,
         purged: log.head.purged,
@@ -163,10 +180,10 @@ async fn opened(
         purged: log.head.purged,
         committed: log.head.committed,
         queue: std::collections::VecDeque::new(),
-        plan: Plan { free: limits.segment_bytes - end, spares: 0 },
+        plan: Plan { free: limits.segment_bytes - end, spares: ready.len() },
         wanted: 0,
         files: files_open,
-        spares: std::collections::VecDeque::new(),
+        spares: ready.into(),
         retired,
         next_number: files.next_number,
         no_space: None,
@@ -245,8 +262,7 @@ async fn find(env: &Env, disk: &dyn Disk) -> Result<Files, LogError> {
 /// A segment to begin, of a generation that no record has.
 async fn take_spare(disk: &dyn Disk, limits: &LogLimits, files: &mut Files) -> Result<Segment, LogError> {
     if let Some(nth) = files.spares.iter().position(|spare| spare.len == limits.segment_bytes) {
-        let spare = files.spares.swap_remove(nth);
-        return segments::renew(files.store, spare).await.map_err(LogError::io("renewing a segment"));
+        return Ok(files.spares.swap_remove(nth));
     }
     let number = files.next_number;
     files.next_number += 1;
@@ -407,7 +423,7 @@ impl Log {
     /// that lives in it moves, and it is not needed any more. The state beside the entries is in the block.
     fn begin(
         &mut self,
-        store: StoreId,
+        files: &Files,
         chain: &mut Vec<Live>,
         spare: Segment,
         activation: u64,
@@ -421,6 +437,9 @@ impl Log {
             let slots = || self.entries.range(0..u64::MAX);
             let lives: u64 = slots().filter(|slot| inside(slot).is_some()).map(|slot| slot.len).sum();
             let all = lives <= MOVE_MAX.min(newest.segment.len.min(live.segment.len) / 4);
+            // When nothing of it was proven, its activation perhaps was not durable either.
+            let start = files.active.get(&newest.activation).map_or(0, |active| active.block.first);
+            let all = all || self.floor < start;
             let from = if all { 0 } else { self.unproven_at };
             let moves = |slot: &Slot| inside(slot).is_some_and(|at| at >= from);
             let kept = slots().take_while(|slot| !moves(slot)).last().map_or(0, |slot| slot.id.index + 1);
@@ -451,7 +470,7 @@ impl Log {
         for (record, slot) in records {
             let at = PREFACE + offset(bytes.len());
             let place = (live.segment.generation, sequence, first - 1);
-            record.encode(&mut bytes, live.seed(store), place);
+            record.encode(&mut bytes, live.seed(files.store), place);
             sequence += 1;
             live.needed = true;
             if let Some((index, serial)) = slot {
