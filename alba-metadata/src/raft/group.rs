@@ -190,6 +190,7 @@ impl<M: Model> AnyRaft for Raft<M> {
             applied: metrics.last_applied.map_or(0, |log| log.index),
             last,
             snapshot: metrics.snapshot.map_or(0, |log| log.index),
+            cut: metrics.purged.map_or(0, |log| log.index),
             format: if context.leads() { context.format.load(Ordering::Relaxed) } else { 0 },
             members: members.collect(),
             trouble: Replicator::trouble(self),

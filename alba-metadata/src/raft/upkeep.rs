@@ -1,11 +1,13 @@
 //! What has to be done from time to time: snapshots, cutting the log, metrics.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::ServerState;
 
 use super::context::Context;
 use super::log::{Health, LogStore};
+use super::types::NodeId;
 use crate::model::Model;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -15,21 +17,28 @@ pub(super) async fn run<M: Model>(context: Context<M>, log: LogStore) {
     let group = context.config.group.to_string();
     // A snapshot is asked for once per state it would hold.
     let mut asked = None;
+    let mut told: BTreeSet<NodeId> = BTreeSet::new();
     loop {
         let metrics = context.metrics();
         let limits = &context.config.limits;
         let leads = metrics.state == ServerState::Leader;
         metrics::gauge!("alba_raft_leader", "group" => group.clone()).set(if leads { 1.0 } else { 0.0 });
         metrics::gauge!("alba_raft_term", "group" => group.clone()).set(number(metrics.current_term));
-        if let Some(replication) = &metrics.replication {
-            let last = metrics.last_log_index.unwrap_or(0);
-            for (id, matching) in replication {
-                let lag = last.saturating_sub(matching.map_or(0, |log| log.index));
-                let replica = format!("{id:016x}");
-                metrics::gauge!("alba_raft_lag", "group" => group.clone(), "replica" => replica)
-                    .set(number(lag));
-            }
+        let last = metrics.last_log_index.unwrap_or(0);
+        let lags: BTreeMap<NodeId, u64> = metrics
+            .replication
+            .iter()
+            .flatten()
+            .map(|(id, matching)| (*id, last.saturating_sub(matching.map_or(0, |log| log.index))))
+            .collect();
+        // Of one that left, or of a replica that leads no more, nothing is known.
+        told.extend(lags.keys());
+        for id in &told {
+            let replica = format!("{id:016x}");
+            metrics::gauge!("alba_raft_lag", "group" => group.clone(), "replica" => replica)
+                .set(number(lags.get(id).copied().unwrap_or(0)));
         }
+        told.retain(|id| lags.contains_key(id));
         let applied = metrics.last_applied.map_or(0, |log| log.index);
         let covered = metrics.snapshot.map_or(0, |log| log.index);
         let behind = applied.saturating_sub(covered);

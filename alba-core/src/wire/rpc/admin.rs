@@ -52,6 +52,8 @@ pub struct GroupStatus {
     pub last: u64,
     /// Index of the last entry in its newest snapshot; 0: none.
     pub snapshot: u64,
+    /// Index of the last entry that its log no longer has; 0: it has all.
+    pub cut: u64,
     /// Newest format of entries that every member can apply; 0: not known, since only the leader asks them.
     pub format: u8,
     /// The members.

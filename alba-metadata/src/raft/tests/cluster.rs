@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use super::model::{ListCommand, Lists};
 use crate::machine::{Input, Output};
 use crate::raft::handle::refusal;
+use crate::raft::log::LogLimits;
 use crate::raft::message::{Envelope, decode};
 use crate::raft::types::NodeId;
 use crate::raft::{AnyRaft, Home, Peers, Raft, RaftConfig, RaftLimits, States};
@@ -132,6 +133,7 @@ pub(crate) fn quick() -> RaftLimits {
         heartbeat: Duration::from_millis(100),
         lease: Duration::from_millis(600),
         reopen_after: Duration::from_millis(100),
+        log: LogLimits { segment_bytes: 1 << 20, spare_segments: 3, ..LogLimits::default() },
         ..RaftLimits::default()
     }
 }

@@ -14,10 +14,23 @@ use rand::RngExt as _;
 use super::cluster::{Door, Place};
 use super::model::{ListCommand, Lists};
 use crate::machine::{Input, Output};
+use crate::raft::log::LogLimits;
 use crate::raft::{AnyRaft, Peers, Raft, RaftConfig, RaftLimits};
 use crate::replicator::Replicator;
 
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Small enough that snapshots and cut logs take part, and that many seeds fit into memory.
+fn limits() -> RaftLimits {
+    let log = LogLimits { segment_bytes: 256 << 10, spare_segments: 3, ..LogLimits::default() };
+    RaftLimits {
+        snapshot_entries: 25,
+        keep_entries: 5,
+        snapshot_queue: 1 << 20,
+        log,
+        ..RaftLimits::default()
+    }
+}
 
 struct World<'a> {
     sim: &'a Simulation,
@@ -34,13 +47,7 @@ impl World<'_> {
             group: GroupId::new("lists").unwrap(),
             address: self.nodes[n].address(4000).to_string(),
             peers: self.nodes.iter().map(|node| node.address(4000).to_string()).collect(),
-            // Small enough that snapshots and cut logs take part.
-            limits: RaftLimits {
-                snapshot_entries: 25,
-                keep_entries: 5,
-                snapshot_queue: 1 << 20,
-                ..RaftLimits::default()
-            },
+            limits: limits(),
         };
         let raft = Arc::new(Raft::start(&env, config, self.places[n].home(), Peers::new(&env)));
         let listener = env.net.listen(self.nodes[n].address(4000)).await.unwrap();
@@ -203,6 +210,10 @@ async fn history(sim: &Simulation, seed: u64) {
         assert_eq!(same.unwrap(), list, "seed {seed}: the replicas differ");
     }
     assert!(acknowledged.len() > 10, "seed {seed}: only {} commands got through", acknowledged.len());
+    // Tasks that know their node would keep it, and its disks, for ever.
+    for n in 0..3 {
+        world.crash(n);
+    }
 }
 
 fn check(list: &[u64], acknowledged: &BTreeSet<u64>, seed: u64) {
