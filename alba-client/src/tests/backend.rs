@@ -341,6 +341,8 @@ impl Directory for Backend {
                         osd_id: Some(*id),
                         state: OsdState::Active,
                         claimed_since: Some(0),
+                        kind: OsdKind::Asd,
+                        owner: None,
                     })
                     .filter(|record| range.contains(record.info.long_id.as_str().as_bytes()))
                     .collect();

@@ -7,6 +7,7 @@ mod claim;
 mod deliver;
 mod devices;
 mod on_device;
+mod peers;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -119,6 +120,8 @@ impl Node {
             let id = bootstrap(&env, abm.as_ref(), &groups, &config.advertise).await?;
             let deliverer = deliver::Deliverer::new(&env, abm, &groups, &devices, &id);
             tasks.push(env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop());
+            let peers = peers::run(env.clone(), abm.clone(), devices.clone());
+            tasks.push(env.spawn.spawn("metadata-peers", Box::pin(peers)).abort_on_drop());
             alba_id = Some(id);
             let tidy = tidy_loop(env.clone(), abm_id()?, abm.clone(), troubles.clone());
             tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
@@ -138,7 +141,7 @@ impl Node {
 
     async fn abm_command(&self, id: RequestId, command: AbmCommand, deadline: Deadline) -> Answer {
         let Some(abm) = &self.groups.abm else { return unknown_group() };
-        if let AbmCommand::MarkClaimed { .. } | AbmCommand::MarkDelivered { .. } = command {
+        if Abm::is_internal(&command) {
             let error = AbmError::BadArgument("only the ABM's leader itself gives this command".to_owned());
             return Reply::Abm(Err(error)).into();
         }
@@ -210,6 +213,11 @@ impl Node {
         }
         let osd = self.devices.osd(&record.info);
         if let Err(error) = claim::take(osd.as_ref(), &long_id, alba_id, deadline).await {
+            if let AbmError::OsdClaimed { owner, .. } = &error {
+                // The device is the authority. That it is not recorded now does no harm: the next claim asks it again.
+                let mark = AbmCommand::MarkForeign { long_id, owner: owner.clone() };
+                drop(abm.propose(Input::Internal(mark), deadline).await);
+            }
             return Reply::Abm(Err(error));
         }
         // A crash here leaves a device that is ours and not registered: the next claim finds its own keys and goes on.
