@@ -149,7 +149,13 @@ fn delivered(txn: &mut KvTxn<'_>, destination: &Destination, message: &Message) 
         (
             _,
             Message::Nsm(
-                NsmMessage::UnlinkOsd { .. } | NsmMessage::UpdatePreset { .. } | NsmMessage::UpdateOsd { .. },
+                NsmMessage::UnlinkOsd { .. }
+                | NsmMessage::UpdatePreset { .. }
+                | NsmMessage::UpdateOsd { .. }
+                | NsmMessage::RecoverNamespace { .. }
+                | NsmMessage::SetTrashed { .. }
+                | NsmMessage::SetOsdUse { .. }
+                | NsmMessage::SetInlineLimit { .. },
             )
             | Message::Osd(_),
         ) => Ok(()),

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alba_core::ids::{NamespaceId, ObjectId};
 use alba_core::kv::{KvError, KvRead};
-use alba_core::wire::rpc::nsm::FragmentKey;
 
 use super::indexes::{self, ObjectRecord};
 use super::keys::{self, Table};
-use super::objects;
+use super::{inline, objects, reindex};
 use crate::value::{PRESENT, damaged, decode, get_long, last_number, scan_prefix};
+
+mod other;
 
 /// Something stored that does not follow from the manifests, or that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Difference {
 }
 
 /// Tables that follow from the manifests.
-const DERIVED: [Table; 8] = [
+const DERIVED: [Table; 10] = [
     Table::Names,
     Table::ObjectsOnOsd,
     Table::Buckets,
@@ -34,18 +35,31 @@ const DERIVED: [Table; 8] = [
     Table::ObjectCount,
     Table::LogicalBytes,
     Table::StorageBytes,
+    Table::InlineBytes,
+    Table::FindingCount,
 ];
 
 /// Compares. Needs memory for the keys of the whole namespace: for tests and for an operator's check.
 pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Difference>, KvError> {
     let mut differences = Vec::new();
+    if store.get(&keys::header(namespace))?.is_none() {
+        // On its way here, at most: rows come in the order of their keys.
+        other::notes(store, namespace, &mut differences)?;
+        return Ok(differences);
+    }
     let mut expected: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut counters: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     let mut referenced = BTreeSet::new();
+    let pending: BTreeSet<_> = reindex::pending(store, namespace)?.into_iter().collect();
+    let mut values = BTreeSet::new();
     for record in records(store, namespace)? {
         let manifest = &record.manifest;
         let id = manifest.object_id;
-        let bucket = objects::bucket_of(store, namespace, manifest)?;
+        let mut bucket = objects::bucket_of(store, namespace, manifest)?;
+        if !pending.is_disjoint(&indexes::osds_of(manifest)) {
+            // Put right in steps.
+            bucket = record.bucket;
+        }
         if bucket != record.bucket {
             differences.push(Difference {
                 what: format!("object {id} is of bucket {bucket:?} and indexed as {:?}", record.bucket),
@@ -75,17 +89,18 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
         *counters.entry(keys::table(namespace, Table::ObjectCount)).or_default() += 1;
         *counters.entry(keys::table(namespace, Table::LogicalBytes)).or_default() += manifest.size;
         *counters.entry(keys::table(namespace, Table::StorageBytes)).or_default() += stored_bytes;
-        for (chunk, fragment, entry) in manifest.fragments() {
-            if let Some(osd) = entry.location {
-                referenced.insert((osd, FragmentKey { object: id, chunk, fragment, version: entry.version }));
-            }
+        referenced.extend(indexes::keys_of(manifest));
+        if inline::is_inline(manifest) {
+            values.insert(id);
         }
     }
+    other::inline_values(store, namespace, &values, &mut counters, &mut differences)?;
+    other::findings(store, namespace, &mut expected, &mut counters, &mut differences)?;
     // A counter at zero is not stored.
     let counters = counters.into_iter().filter(|(_, value)| *value > 0);
     expected.extend(counters.map(|(key, value)| (key, value.to_le_bytes().to_vec())));
     let mut stored = BTreeMap::new();
-    for table in DERIVED {
+    for table in DERIVED.into_iter().chain([Table::FindingNames]) {
         stored.extend(scan_prefix(store, &keys::table(namespace, table), usize::MAX)?);
     }
     let all: BTreeSet<&Vec<u8>> = stored.keys().chain(expected.keys()).collect();
@@ -100,6 +115,8 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
             });
         }
     }
+    other::osds_and_epochs(store, namespace, &mut differences)?;
+    other::notes(store, namespace, &mut differences)?;
     let queue = keys::table(namespace, Table::DeleteQueue);
     for (key, _) in scan_prefix(store, &queue, usize::MAX)? {
         let (osd, rest) = key
