@@ -635,3 +635,6 @@ pub enum NsmAnswer {
     /// To `Namespaces`.
     Namespaces(Page<(NamespaceId, NamespaceName)>),
 }
+
+#[cfg(test)]
+mod tests;
