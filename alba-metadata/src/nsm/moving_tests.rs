@@ -564,3 +564,37 @@ fn other_namespaces_are_not_noted() {
     run(&world.source, enable).unwrap();
     assert!(matches!(status(&world.source), MoveStatus::Outgoing { last_change: 0, .. }));
 }
+
+#[test]
+fn the_pause_does_not_grow_with_the_namespace() {
+    // Commands from `Freeze` to `Activate`, whatever came before.
+    let pause = |objects: u8| {
+        let world = World::new();
+        for id in 0..objects {
+            run(&world.source, put_one(id)).unwrap();
+        }
+        let (mut frozen, mut rows) = (0, 0);
+        loop {
+            match world.next(&PLAN) {
+                Next::Switch(_) => return (frozen, rows),
+                next => {
+                    // Clients go on all the time.
+                    let _ = world.client(&put_one(200));
+                    for (_, command) in world.act(&PLAN, next) {
+                        let MoveStatus::Outgoing { phase, .. } = status(&world.source) else { continue };
+                        if phase == Phase::Prepared {
+                            continue;
+                        }
+                        frozen += 1;
+                        if let NsmCommand::Move { step: MoveStep::Import { page, .. }, .. } = command {
+                            rows += page.rows.len();
+                        }
+                    }
+                }
+            }
+        }
+    };
+    let (few, many) = (pause(2), pause(200));
+    assert_eq!(few, many);
+    assert!(many.0 <= 4 && many.1 <= 40, "{many:?}");
+}
