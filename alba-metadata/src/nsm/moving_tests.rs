@@ -1,7 +1,7 @@
 //! Moves on two groups in memory: random operations meanwhile, drivers that stop, repeat themselves and meet.
 
 use alba_core::ids::{GcEpoch, MessageId, NamespaceId, ObjectId, OsdId};
-use alba_core::kv::{Kv, KvRead, MemKv};
+use alba_core::kv::{Entry, Kv, KvRead, MemKv};
 use alba_core::manifest::Timestamp;
 use alba_core::wire::rpc::nsm::{
     Cursor, MoveId, MovePage, MoveStatus, MoveStep, NsmAnswer, NsmCommand, NsmError, NsmMessage, NsmOutcome,
@@ -112,7 +112,7 @@ impl World {
 }
 
 /// Everything of the namespace that counts: tables without notes, header, settings.
-fn tables(store: &MemKv) -> (Vec<(Vec<u8>, Vec<u8>)>, Option<Vec<u8>>) {
+fn tables(store: &MemKv) -> (Vec<Entry>, Option<Vec<u8>>) {
     let mut rows = scan_prefix(store, &keys::all_of(NS), usize::MAX).unwrap();
     let letter = keys::all_of(NS).len();
     rows.retain(|(key, _)| !matches!(key[letter], b'x' | b'y'));
@@ -537,7 +537,7 @@ proptest! {
         prop_assert_eq!(manifests(&world.target), manifests(&stayed));
         let (moved, stayed) = (tables(&world.target), tables(&stayed));
         let object = keys::table(NS, keys::Table::Objects);
-        let others = |rows: Vec<(Vec<u8>, Vec<u8>)>| {
+        let others = |rows: Vec<Entry>| {
             rows.into_iter().filter(|(key, _)| !key.starts_with(&object)).collect::<Vec<_>>()
         };
         prop_assert_eq!(others(moved.0), others(stayed.0));

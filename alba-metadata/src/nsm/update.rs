@@ -97,7 +97,7 @@ fn change(old: &Manifest, fragments: &[FragmentUpdate], preset: &Preset) -> Resu
                         return Err(NsmError::PresetViolated(format!("fragment checksums must be {name}")));
                     }
                     entry.packed_len = *len;
-                    entry.checksum = checksum.clone();
+                    entry.checksum = *checksum;
                 }
                 if ctr.is_some() {
                     entry.ctr = *ctr;
