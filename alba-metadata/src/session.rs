@@ -5,6 +5,7 @@
 //! too much altogether costs the session unused for longest. A command below its session's lowest
 //! unacknowledged number is never executed: it is a late duplicate of one that was answered or given up.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use alba_core::kv::{KvError, KvRead};
@@ -198,6 +199,37 @@ pub(crate) fn remember(txn: &mut KvTxn<'_>, id: RequestId, kept: &[u8]) -> Resul
     Ok(())
 }
 
+/// Makes the counters again from the sessions and replies: key, what is stored and what should be, where they differ.
+pub(crate) fn recount(store: &dyn KvRead) -> Result<Vec<(Vec<u8>, u64, u64)>, KvError> {
+    let mut expected: BTreeMap<Vec<u8>, u64> = BTreeMap::from([(COUNT.to_vec(), 0), (BYTES.to_vec(), 0)]);
+    let sessions = scan_prefix(store, b"\x01s", usize::MAX)?.len();
+    expected.insert(COUNT.to_vec(), u64::try_from(sessions).map_err(damaged)?);
+    let mut whole = 0;
+    for (key, value) in scan_prefix(store, b"\x01r", usize::MAX)? {
+        let (last, bytes) = piece_of(&key, &value)?;
+        whole += bytes;
+        if last {
+            let session = key.get(2..10).unwrap_or_default();
+            let session = SessionId(crate::value::last_number(session)?);
+            for counter in [bytes_key(session), BYTES.to_vec()] {
+                *expected.entry(counter).or_default() += counted(whole);
+            }
+            whole = 0;
+        }
+    }
+    for (key, _) in scan_prefix(store, b"\x01b", usize::MAX)? {
+        expected.entry(key).or_default();
+    }
+    let mut differences = Vec::new();
+    for (key, expected) in expected {
+        let stored = counter(store, &key)?;
+        if stored != expected {
+            differences.push((key, stored, expected));
+        }
+    }
+    Ok(differences)
+}
+
 #[cfg(test)]
 mod tests {
     use alba_core::kv::MemKv;
@@ -288,7 +320,12 @@ mod tests {
         assert_eq!(counter(&txn, BYTES).unwrap(), MAX_BYTES);
         let last = open(&mut txn, Timestamp(99), nonce(sessions)).unwrap();
         assert_eq!(admit_at(&mut txn, 1, 1, last), Admission::Again(long));
+        assert_eq!(recount(&txn).unwrap(), []);
         forget(&mut txn, last).unwrap();
+        assert_eq!(recount(&txn).unwrap(), []);
+        txn.add(BYTES, 3).unwrap();
+        let bytes = counter(&txn, BYTES).unwrap();
+        assert_eq!(recount(&txn).unwrap(), [(BYTES.to_vec(), bytes, bytes - 3)]);
         assert_eq!(counter(&txn, &bytes_key(last)).unwrap(), 0);
     }
 

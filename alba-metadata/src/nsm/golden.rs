@@ -122,8 +122,8 @@ fn every_row_has_golden_bytes() {
     assert_eq!(lines.len(), golden.len());
 }
 
-/// What `recount` is for: a row that is lost or changed is told of. (`e`, `i` and the two uses of OSDs are not made of other
-/// rows, and a lost entry of a delete queue leaves no trace.)
+/// What `recount` is for: a row that is lost or changed is told of. (Infos and uses of OSDs are not made of other rows, and
+/// a lost entry of a delete queue leaves no trace.)
 #[test]
 fn every_lost_or_changed_row_is_noticed() {
     let store = store();
@@ -138,7 +138,12 @@ fn every_lost_or_changed_row_is_noticed() {
         if let Some(last) = changed.last_mut() {
             *last ^= 1;
         }
+        // Nothing else says what these should be.
+        let is_truth = matches!(table, Table::Epochs | Table::Objects | Table::Findings);
         for damage in [None, Some(changed)] {
+            if is_truth && damage.is_some() {
+                continue;
+            }
             let set = |value: Option<Vec<u8>>| {
                 let mut batch = alba_core::kv::WriteBatch::default();
                 match value {
@@ -165,4 +170,12 @@ fn every_lost_or_changed_row_is_noticed() {
         }
     }
     assert_eq!(recount(&store, NS).unwrap(), []);
+    assert_eq!(recount_group(&store).unwrap(), []);
+    // And tables that nobody owns.
+    let lost = NamespaceId::from_u32(77);
+    let mut batch = alba_core::kv::WriteBatch::default();
+    batch.put(keys::table(lost, Table::ObjectCount), vec![1; 8]);
+    store.commit(batch, alba_core::kv::Durability::Eventual).unwrap();
+    let found = recount_group(&store).unwrap();
+    assert!(matches!(&found[..], [(Some(namespace), _)] if *namespace == lost), "{found:?}");
 }

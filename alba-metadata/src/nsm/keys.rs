@@ -20,6 +20,9 @@ pub(super) const FORGOTTEN: &[u8] = b"f";
 /// OSDs that moved, whose objects are being put into other buckets.
 pub(super) const REINDEXED: &[u8] = b"r";
 
+/// All tables of all namespaces.
+pub(super) const ALL: &[u8] = b"n";
+
 /// Headers.
 pub(super) const HEADERS: &[u8] = b"h";
 
@@ -60,7 +63,7 @@ pub(super) fn dropped(namespace: NamespaceId) -> Vec<u8> {
 
 /// Everything of a namespace but its header.
 pub(super) fn all_of(namespace: NamespaceId) -> Vec<u8> {
-    Key::table(b"n").number(namespace.get()).end()
+    Key::table(ALL).number(namespace.get()).end()
 }
 
 /// The tables of a namespace.
@@ -153,7 +156,7 @@ pub(super) fn table(namespace: NamespaceId, table: Table) -> Vec<u8> {
 }
 
 fn inside(namespace: NamespaceId, table: Table) -> Key {
-    Key::table(b"n").number(namespace.get()).bytes(&[table.letter()])
+    Key::table(ALL).number(namespace.get()).bytes(&[table.letter()])
 }
 
 /// An entry of a table ordered by OSD: active OSDs, infos, bytes; or the prefix of one OSD's objects or queue.

@@ -46,7 +46,7 @@ use crate::model::{Fault, Model};
 use crate::txn::KvTxn;
 use crate::value::{damaged, decode, encode, load};
 
-pub use recount::{Difference, recount};
+pub use recount::{Difference, recount, recount_group};
 
 type Refused = Fault<NsmError>;
 

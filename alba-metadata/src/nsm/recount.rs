@@ -1,13 +1,15 @@
 //! Makes every index and counter of a namespace again from its manifests, and says where the stored ones differ.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use alba_core::ids::{NamespaceId, ObjectId};
 use alba_core::kv::{KvError, KvRead};
+use alba_core::range::next_prefix;
 
 use super::indexes::{self, ObjectRecord};
 use super::keys::{self, Table};
-use super::{inline, objects, reindex};
+use super::{access, inline, objects, reindex};
 use crate::value::{PRESENT, damaged, decode, get_long, last_number, scan_prefix};
 
 mod other;
@@ -132,6 +134,52 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
                 expected: None,
             });
         }
+    }
+    Ok(differences)
+}
+
+/// Compares everything that a group keeps: every namespace that has rows, and the sessions. With each difference the
+/// namespace that it is about.
+pub fn recount_group(store: &dyn KvRead) -> Result<Vec<(Option<NamespaceId>, Difference)>, KvError> {
+    let mut differences = Vec::new();
+    for (key, stored, expected) in crate::session::recount(store)? {
+        differences.push((
+            None,
+            Difference {
+                what: "a counter of sessions".to_owned(),
+                key,
+                stored: Some(stored.to_le_bytes().to_vec()),
+                expected: Some(expected.to_le_bytes().to_vec()),
+            },
+        ));
+    }
+    let mut namespaces = BTreeSet::new();
+    for (key, _) in scan_prefix(store, keys::HEADERS, usize::MAX)? {
+        namespaces.insert(NamespaceId::new(last_number(&key)?).map_err(damaged)?);
+    }
+    // Those with tables: from each to the next, without reading what is between.
+    let mut from = keys::ALL.to_vec();
+    let end = next_prefix(keys::ALL).ok_or_else(|| damaged("tables without an end"))?;
+    while let Some((key, _)) =
+        store.scan(Bound::Included(&from), Bound::Excluded(&end), false, 1)?.into_iter().next()
+    {
+        let id = key.get(keys::ALL.len()..keys::ALL.len() + 8).ok_or_else(|| damaged("a short key"))?;
+        let namespace = NamespaceId::new(last_number(id)?).map_err(damaged)?;
+        let prefix = keys::all_of(namespace);
+        from = next_prefix(&prefix).ok_or_else(|| damaged("a namespace without an end"))?;
+        let expected = namespaces.contains(&namespace)
+            || store.get(&keys::dropped(namespace))?.is_some()
+            || matches!(access::state(store, namespace)?.moving, Some(access::Moving::Incoming { .. }));
+        if !expected {
+            let what = "tables of a namespace that is not here, not coming and not being dropped".to_owned();
+            let difference = Difference { what, key: prefix, stored: None, expected: None };
+            differences.push((Some(namespace), difference));
+        }
+        namespaces.insert(namespace);
+    }
+    for namespace in namespaces {
+        let found = recount(store, namespace)?;
+        differences.extend(found.into_iter().map(|difference| (Some(namespace), difference)));
     }
     Ok(differences)
 }
