@@ -1,7 +1,7 @@
 //! Decides the next step of a move from what the two groups say of it. It has no state of its own: whoever drives a move
 //! may stop at any point, and anyone may go on, also two at once.
 //!
-//! The driver asks both groups for [`MoveStatus`] (linearizable), calls [`next`], does what it says, and begins again. A
+//! The driver asks both groups for [`MoveStatus`] (linearizable), calls [`Plan::next`], does what it says, and begins again. A
 //! command whose outcome is not known is no trouble: the next status tells.
 //!
 //! What the ABM has to do: number the moves of a namespace in growing order; when told [`Next::Switch`], make the target the
