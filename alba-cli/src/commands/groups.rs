@@ -94,6 +94,10 @@ fn kind(message: &Message) -> &'static str {
             NsmMessage::UnlinkOsd { .. } => "UnlinkOsd",
             NsmMessage::UpdatePreset { .. } => "UpdatePreset",
             NsmMessage::UpdateOsd { .. } => "UpdateOsd",
+            NsmMessage::RecoverNamespace { .. } => "RecoverNamespace",
+            NsmMessage::SetTrashed { .. } => "SetTrashed",
+            NsmMessage::SetOsdUse { .. } => "SetOsdUse",
+            NsmMessage::SetInlineLimit { .. } => "SetInlineLimit",
         },
         Message::Osd(message) => match message {
             OsdMessage::Identify { .. } => "Identify",

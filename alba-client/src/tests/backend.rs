@@ -409,6 +409,7 @@ impl Group {
                         }
                     }
                 }
+                ObjectUpdate::PutInline { .. } => panic!("not sent by the engine"),
                 ObjectUpdate::Delete { name, must_exist } => {
                     if *must_exist && !self.objects.contains_key(name) {
                         return Err(NsmError::ObjectNotFound);
@@ -418,9 +419,10 @@ impl Group {
         }
         let mut last: BTreeMap<ObjectName, usize> = BTreeMap::new();
         for (position, update) in updates.iter().enumerate() {
-            let (ObjectUpdate::Put { manifest: _, .. } | ObjectUpdate::Delete { .. }) = update;
             let name = match update {
-                ObjectUpdate::Put { manifest, .. } => &manifest.name,
+                ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => {
+                    &manifest.name
+                }
                 ObjectUpdate::Delete { name, .. } => name,
             };
             last.insert(name.clone(), position);
@@ -438,6 +440,7 @@ impl Group {
                     self.objects.insert(manifest.name.clone(), Object { manifest: manifest.clone() });
                     stored.push(manifest);
                 }
+                ObjectUpdate::PutInline { .. } => panic!("not sent by the engine"),
                 ObjectUpdate::Delete { name, .. } => {
                     if last[&name] == position {
                         self.objects.remove(&name);

@@ -229,7 +229,13 @@ fn delivered(
             }
             NsmMessage::LinkOsd { namespace, osd, .. } => links::linked(txn, *namespace, *osd),
             NsmMessage::UnlinkOsd { namespace, osd } => links::unlinked(txn, now, *namespace, *osd, id),
-            NsmMessage::UpdatePreset { .. } | NsmMessage::UpdateOsd { .. } => Ok(()),
+            // Nothing follows these.
+            NsmMessage::UpdatePreset { .. }
+            | NsmMessage::UpdateOsd { .. }
+            | NsmMessage::RecoverNamespace { .. }
+            | NsmMessage::SetTrashed { .. }
+            | NsmMessage::SetOsdUse { .. }
+            | NsmMessage::SetInlineLimit { .. } => Ok(()),
         },
         (Destination::Osd(osd), Message::Osd(OsdMessage::AddNamespace { id, .. })) => {
             links::on_device(txn, now, *id, *osd)

@@ -121,7 +121,11 @@ pub(super) fn namespace_of(message: &Message) -> Option<NamespaceId> {
             | NsmMessage::LinkOsd { namespace, .. }
             | NsmMessage::UnlinkOsd { namespace, .. }
             | NsmMessage::UpdatePreset { namespace, .. }
-            | NsmMessage::UpdateOsd { namespace, .. },
+            | NsmMessage::UpdateOsd { namespace, .. }
+            | NsmMessage::RecoverNamespace { id: namespace, .. }
+            | NsmMessage::SetTrashed { namespace, .. }
+            | NsmMessage::SetOsdUse { namespace, .. }
+            | NsmMessage::SetInlineLimit { namespace, .. },
         )
         | Message::Osd(
             OsdMessage::AddNamespace { id: namespace, .. } | OsdMessage::RemoveNamespace { id: namespace },
