@@ -8,7 +8,7 @@ use alba_core::preset::OsdSet;
 use alba_core::wire::rpc::abm::{
     AbmError, Destination, Message, NamespaceRecord, NamespaceState, OsdInfo, OsdMessage, OsdState, WorkItem,
 };
-use alba_core::wire::rpc::nsm::NsmMessage;
+use alba_core::wire::rpc::nsm::{NsmMessage, OsdUse};
 
 use super::lifecycle::{self, LinkEvent, LinkState};
 use super::{Refused, keys, osds, outbox, presets, record_of, refuse, work};
@@ -31,7 +31,7 @@ pub(super) fn reconcile(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: OsdId)
         }
         (OsdState::Draining, Some(LinkState::OnDevice | LinkState::Active)) => {
             set(txn, namespace, osd, LinkState::Draining)?;
-            tell_unlink(txn, &record, osd).map(drop)
+            tell_draining(txn, &record, osd)
         }
         (
             OsdState::Decommissioning | OsdState::Purging,
@@ -94,6 +94,12 @@ fn tell_unlink(txn: &mut KvTxn<'_>, namespace: &NamespaceRecord, osd: OsdId) -> 
     outbox::enqueue(txn, &Destination::Group(namespace.group.clone()), &message)
 }
 
+/// What is there still counts; nothing new goes there.
+fn tell_draining(txn: &mut KvTxn<'_>, record: &NamespaceRecord, osd: OsdId) -> Result<(), KvError> {
+    let message = Message::Nsm(NsmMessage::SetOsdUse { namespace: record.id, osd, how: OsdUse::Draining });
+    outbox::enqueue(txn, &Destination::Group(record.group.clone()), &message).map(drop)
+}
+
 /// The record of a namespace whose group has to hear things.
 fn listening(store: &KvTxn<'_>, namespace: NamespaceId) -> Result<Option<NamespaceRecord>, KvError> {
     Ok(record_of(store, namespace)?.filter(|record| record.state != NamespaceState::Removing))
@@ -124,7 +130,11 @@ pub(super) fn tell_new_group(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: O
             set(txn, namespace, osd, LinkState::OnDevice)?;
             tell_link(txn, &record, osd, &registered.info)
         }
-        LinkState::Decommissioning { .. } | LinkState::Repairing | LinkState::Draining => {
+        LinkState::Draining => {
+            tell_link(txn, &record, osd, &registered.info)?;
+            tell_draining(txn, &record, osd)
+        }
+        LinkState::Decommissioning { .. } | LinkState::Repairing => {
             tell_link(txn, &record, osd, &registered.info)?;
             let unlink = tell_unlink(txn, &record, osd)?;
             match state {

@@ -72,11 +72,13 @@ fn tell_create(txn: &mut KvTxn<'_>, record: &NamespaceRecord) -> Result<(), KvEr
     let Some(stored) = presets::load_stored(txn, &record.preset)? else {
         return Err(damaged(format!("preset {} of a namespace is gone", record.preset)));
     };
-    let message = Message::Nsm(NsmMessage::CreateNamespace {
-        id: record.id,
-        name: record.name.clone(),
-        preset: Box::new(stored.preset),
-        preset_version: stored.version,
+    let (id, name) = (record.id, record.name.clone());
+    let (preset, preset_version) = (Box::new(stored.preset), stored.version);
+    // Of one that is recovered nothing is served before its objects are back.
+    let message = Message::Nsm(if record.state == NamespaceState::Recovering {
+        NsmMessage::RecoverNamespace { id, name, preset, preset_version }
+    } else {
+        NsmMessage::CreateNamespace { id, name, preset, preset_version }
     });
     outbox::enqueue(txn, &Destination::Group(record.group.clone()), &message).map(drop)
 }
@@ -115,11 +117,21 @@ pub(super) fn trash(
     now: Timestamp,
     name: &NamespaceName,
 ) -> Result<AbmOutcome, Refused> {
-    advance(txn, name, &NamespaceEvent::Trash { since: now.0 }).map(AbmOutcome::Namespace)
+    let record = advance(txn, name, &NamespaceEvent::Trash { since: now.0 })?;
+    tell_trashed(txn, &record, true)?;
+    Ok(AbmOutcome::Namespace(record))
 }
 
 pub(super) fn undelete(txn: &mut KvTxn<'_>, name: &NamespaceName) -> Result<AbmOutcome, Refused> {
-    advance(txn, name, &NamespaceEvent::Undelete).map(AbmOutcome::Namespace)
+    let record = advance(txn, name, &NamespaceEvent::Undelete)?;
+    tell_trashed(txn, &record, false)?;
+    Ok(AbmOutcome::Namespace(record))
+}
+
+/// The group refuses clients of what is in the trash.
+fn tell_trashed(txn: &mut KvTxn<'_>, record: &NamespaceRecord, trashed: bool) -> Result<(), KvError> {
+    let message = Message::Nsm(NsmMessage::SetTrashed { namespace: record.id, trashed });
+    outbox::enqueue(txn, &Destination::Group(record.group.clone()), &message).map(drop)
 }
 
 /// Gives the namespace of a lost group to another one.

@@ -1,4 +1,5 @@
 use alba_core::wire::rpc::abm::GroupLoad;
+use alba_core::wire::rpc::nsm::OsdUse;
 
 use super::lifecycle::LinkState;
 use super::*;
@@ -84,13 +85,14 @@ fn a_namespace_of_a_lost_group_is_recovered_in_another() {
         .deliver(&to_group("nsm-1"))
         .iter()
         .map(|message| match message {
-            Message::Nsm(NsmMessage::CreateNamespace { .. }) => "create".to_owned(),
+            Message::Nsm(NsmMessage::RecoverNamespace { .. }) => "recover".to_owned(),
+            Message::Nsm(NsmMessage::SetOsdUse { osd, how: OsdUse::Draining, .. }) => format!("drain {osd}"),
             Message::Nsm(NsmMessage::LinkOsd { osd, .. }) => format!("link {osd}"),
             Message::Nsm(NsmMessage::UnlinkOsd { osd, .. }) => format!("unlink {osd}"),
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(told, ["create", "link 0", "unlink 0", "link 1", "unlink 1", "link 2"]);
+    assert_eq!(told, ["recover", "link 0", "drain 0", "link 1", "unlink 1", "link 2"]);
     assert_eq!(world.link(record.id, drained), Some(LinkState::Draining));
     assert_eq!(world.link(record.id, leaving), Some(LinkState::Repairing));
     assert_eq!(world.link(record.id, kept), Some(LinkState::Active));
