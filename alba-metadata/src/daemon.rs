@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::daemon::{Context, Daemon};
-use alba_core::env::files;
+use alba_core::env::real::disk::{IoConfig, RealDisk};
+use alba_core::env::real::quic::{self, QuicLimits};
+use alba_core::env::{Disk, Env, Net, files};
 use alba_core::ids::GroupId;
 use alba_core::kv::{FjallKv, Kv, KvError};
 use alba_core::net::rpc::{ServerLimits, serve};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::raft::{Home, RaftConfig, RaftLimits, States};
 use crate::replicator::{LocalLimits, StoreOpener};
-use crate::server::{AsdDevices, Node, NodeConfig};
+use crate::server::{AsdDevices, Node, NodeConfig, Replicated};
 
 /// Configuration of the metadata daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,24 @@ pub struct MetadataConfig {
     /// Allows a `listen` address that other machines reach without authentication.
     #[serde(default)]
     pub insecure_listen: bool,
+    /// The metadata servers that the groups are replicated over, by the address where each is reached (its `advertise`), this
+    /// one included; empty: one copy, on this machine alone. Give all of them the same list before the first start: a group
+    /// forms once, when all of them answer and none knows of it. A server that is started with nothing in its `data_dir` and
+    /// the address of a member takes that member's place by itself. On a server that is added later the list names some of
+    /// the others; an operator then adds its address to each group.
+    #[serde(default)]
+    pub nodes: Vec<SocketAddr>,
+    /// PEM file with the certificate of the cluster's authority. With it, `tls_cert` and `tls_key` clients and the other
+    /// servers are spoken to over QUIC (`listen` is a UDP port then), each side knowing the other by its certificate; without
+    /// them over plain TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file with the own certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the own private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
     /// Groups hosted here: `abm`, and any other name for an NSM group.
     #[serde(default = "default_groups")]
     pub groups: Vec<GroupId>,
@@ -77,7 +98,8 @@ pub struct MetadataDaemon;
 impl Daemon for MetadataDaemon {
     type Config = MetadataConfig;
     const NAME: &'static str = "metadata";
-    const ABOUT: &'static str = "ALBA's metadata server: the ABM and NSM groups of a backend";
+    const ABOUT: &'static str = "ALBA's metadata server: the ABM and NSM groups of a backend. With nodes = [\"ip:port\", ...] \
+        in the configuration of each of three or five servers the groups are replicated over them";
 
     fn check(config: &MetadataConfig) -> Result<(), String> {
         if config.groups.is_empty() {
@@ -93,10 +115,21 @@ impl Daemon for MetadataDaemon {
                 return Err(format!("groups: {name:?} is named twice"));
             }
         }
-        if !config.listen.ip().is_loopback() && !config.insecure_listen {
+        let tls = [&config.tls_ca, &config.tls_cert, &config.tls_key];
+        let given = tls.into_iter().flatten().count();
+        if given != 0 && given != tls.len() {
+            return Err("tls_ca, tls_cert and tls_key belong together: give all of them or none".to_owned());
+        }
+        if config.nodes.iter().any(|node| config.nodes.iter().filter(|other| *other == node).count() > 1) {
+            return Err("nodes: an address is named twice".to_owned());
+        }
+        if !config.nodes.is_empty() && config.advertise.unwrap_or(config.listen).port() == 0 {
+            return Err("nodes: a replicated server needs a fixed port in advertise or listen".to_owned());
+        }
+        if !config.listen.ip().is_loopback() && !config.insecure_listen && given == 0 {
             return Err(format!(
                 "listen = \"{}\" is reachable from other machines without authentication; \
-                 use a loopback address or set insecure_listen = true",
+                 give tls_ca, tls_cert and tls_key, use a loopback address, or set insecure_listen = true",
                 config.listen
             ));
         }
@@ -118,16 +151,41 @@ impl Daemon for MetadataDaemon {
         files::create_dir_all(&config.data_dir)
             .with_context(|| format!("cannot create data_dir {}", config.data_dir.display()))?;
         let _lock = lock(&config.data_dir)?;
+        let env = match secured(&env, &config)? {
+            Some(net) => Env { net, ..env },
+            None => env,
+        };
         let listener = env.net.listen(config.listen).await?;
         let listening = listener.local_addr()?;
+        let advertise = config.advertise.unwrap_or(listening).to_string();
         let mut groups = BTreeMap::new();
+        let mut replicated = Vec::new();
         for group in &config.groups {
             let directory = config.data_dir.join(group.as_str());
-            groups.insert(group.clone(), opener(directory, config.cache_bytes));
+            let is_replica = directory.join(REPLICA).is_dir();
+            if config.nodes.is_empty() {
+                if is_replica {
+                    anyhow::bail!(
+                        "{} belongs to a replicated group: configure its nodes",
+                        directory.display()
+                    );
+                }
+                groups.insert(group.clone(), opener(directory, config.cache_bytes));
+            } else {
+                if !is_replica && directory.exists() && std::fs::read_dir(&directory)?.next().is_some() {
+                    anyhow::bail!("{} holds a group without replication; move it away", directory.display());
+                }
+                let peers = config.nodes.iter().map(ToString::to_string).collect();
+                let (group, address) = (group.clone(), advertise.clone());
+                let limits = RaftLimits::default();
+                let home = home(&directory, config.cache_bytes)?;
+                replicated.push(Replicated { config: RaftConfig { group, address, peers, limits }, home });
+            }
         }
-        let advertise = config.advertise.unwrap_or(listening).to_string();
         let node_config = NodeConfig { groups, advertise, limits: LocalLimits::default() };
-        let node = Node::start(env.clone(), node_config, Arc::new(AsdDevices::new(env.clone()))).await?;
+        // Devices speak TCP, whatever the metadata servers speak.
+        let devices = Arc::new(AsdDevices::new(context.env.clone()));
+        let node = Node::start_with(env.clone(), node_config, replicated, devices).await?;
         let limits = ServerLimits {
             connections: config.max_connections,
             bytes: config.max_bytes_in_flight,
@@ -165,6 +223,79 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
             "data_dir {} cannot be locked ({error}): another process uses it; stop that one or name another directory",
             data_dir.display()
         )),
+    }
+}
+
+/// QUIC with the configured certificates; none: plain TCP.
+fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn Net>>> {
+    let (Some(authority), Some(certificate), Some(key)) = (&config.tls_ca, &config.tls_cert, &config.tls_key)
+    else {
+        return Ok(None);
+    };
+    let identity = quic::Identity::read(authority, certificate, key)?;
+    let limits = QuicLimits { connections: config.max_connections, ..QuicLimits::default() };
+    let net = quic::QuicNet::new(env.clock.clone(), identity, quic::METADATA, limits)?;
+    Ok(Some(Arc::new(net)))
+}
+
+/// The directory of a replica's own files, inside its group's; that of its log is beside it.
+const REPLICA: &str = "replica";
+
+/// The places of a replica: `replica/` (name, snapshots), `log/`, `state-N/`.
+fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
+    let disk = |name: &str| -> anyhow::Result<Arc<dyn Disk>> {
+        let path = directory.join(name);
+        files::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Arc::new(RealDisk::with(
+            path,
+            IoConfig { threads: 4, buffer_bytes: 32 << 20, ..IoConfig::default() },
+        )?))
+    };
+    let states = Arc::new(StatesIn { directory: directory.to_owned(), cache_bytes });
+    Ok(Home { log: disk("log")?, files: disk(REPLICA)?, states })
+}
+
+/// Stores in directories `state-N`.
+struct StatesIn {
+    directory: PathBuf,
+    cache_bytes: u64,
+}
+
+/// What the names of their directories begin with.
+const STATE: &str = "state-";
+
+impl StatesIn {
+    fn path(&self, generation: u64) -> PathBuf {
+        self.directory.join(format!("{STATE}{generation}"))
+    }
+}
+
+impl States for StatesIn {
+    fn open(&self, generation: u64) -> Result<Arc<dyn Kv>, KvError> {
+        let path = self.path(generation);
+        files::create_dir_all(&path).map_err(|error| KvError::Io(error.to_string()))?;
+        Ok(Arc::new(FjallKv::open(&path, self.cache_bytes)?))
+    }
+
+    fn remove(&self, generation: u64) -> Result<(), KvError> {
+        match files::remove_dir_all(&self.path(generation)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KvError::Io(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<u64>, KvError> {
+        let failed = |error: std::io::Error| KvError::Io(error.to_string());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix(STATE)).map(str::parse);
+            if let Some(Ok(number)) = number {
+                found.push(number);
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
     }
 }
 

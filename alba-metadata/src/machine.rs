@@ -120,3 +120,38 @@ fn run<M: Model>(
         Err(Fault::Store(error)) => Err(error),
     }
 }
+
+/// An output as it travels from the replica that proposed the input to the one that wanted it.
+#[derive(Serialize, Deserialize)]
+enum Packed<E> {
+    Session(SessionId),
+    Outcome(Vec<u8>),
+    Error(E),
+    SessionUnknown,
+    TooFar,
+    Tidied(bool),
+}
+
+/// An output in bytes (format version first).
+pub(crate) fn pack_output<M: Model>(output: &OutputOf<M>) -> Result<Vec<u8>, KvError> {
+    encode(&match output {
+        Output::Session(id) => Packed::<M::Error>::Session(*id),
+        Output::Done(Ok(outcome)) => Packed::Outcome(M::remember(outcome)?),
+        Output::Done(Err(error)) => Packed::Error(error.clone()),
+        Output::SessionUnknown => Packed::SessionUnknown,
+        Output::TooFar => Packed::TooFar,
+        Output::Tidied(more) => Packed::Tidied(*more),
+    })
+}
+
+/// The output of `command` from its bytes.
+pub(crate) fn unpack_output<M: Model>(command: &M::Command, bytes: &[u8]) -> Result<OutputOf<M>, KvError> {
+    Ok(match decode::<Packed<M::Error>>(bytes)? {
+        Packed::Session(id) => Output::Session(id),
+        Packed::Outcome(kept) => Output::Done(Ok(M::recall(command, &kept)?)),
+        Packed::Error(error) => Output::Done(Err(error)),
+        Packed::SessionUnknown => Output::SessionUnknown,
+        Packed::TooFar => Output::TooFar,
+        Packed::Tidied(more) => Output::Tidied(more),
+    })
+}

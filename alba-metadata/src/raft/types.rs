@@ -6,6 +6,9 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::runtime::EnvRuntime;
+use super::snapshot::SnapshotFile;
+
 /// Names a replica for ever: drawn at random per data directory and never used again, so that a wiped disk cannot vote
 /// in the name of the one that had promised something (architecture §5).
 pub type NodeId = u64;
@@ -41,6 +44,18 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = Replica,
         Entry = openraft::Entry<TypeConfig>,
-        SnapshotData = std::io::Cursor<Vec<u8>>,
-        AsyncRuntime = openraft::TokioRuntime,
+        SnapshotData = SnapshotFile,
+        AsyncRuntime = EnvRuntime,
 );
+
+/// Position of an entry.
+pub type LogId = openraft::LogId<NodeId>;
+
+/// A membership with its position.
+pub type StoredMembership = openraft::StoredMembership<NodeId, Replica>;
+
+/// What a snapshot holds.
+pub type SnapshotMeta = openraft::SnapshotMeta<NodeId, Replica>;
+
+/// What storage tells the library.
+pub type StorageError = openraft::StorageError<NodeId>;

@@ -191,6 +191,15 @@ impl<M: Model> Replicator<M> for Local<M> {
     fn commits(&self) -> watch::Receiver<u64> {
         self.commits.clone()
     }
+
+    fn leadership(&self) -> watch::Receiver<bool> {
+        // The one there is; it never changes.
+        watch::channel(true).1
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.store.sound().err().map(|error| error.to_string())
+    }
 }
 
 async fn apply_loop<M: Model>(

@@ -70,6 +70,12 @@ pub trait Replicator<M: Model>: Send + Sync + 'static {
 
     /// Counts commits: whoever waits for a change of the state waits for this.
     fn commits(&self) -> watch::Receiver<u64>;
+
+    /// Does this replica lead the group, as far as it knows? What only one may do is done while it does.
+    fn leadership(&self) -> watch::Receiver<bool>;
+
+    /// Why it cannot serve; none when it can, or when only a proposal would tell.
+    fn trouble(&self) -> Option<String>;
 }
 
 /// An applied index: later states have higher ones. 0 where the state has no copies to compare it with.

@@ -3,17 +3,21 @@
 //! It decides nothing about metadata: that is the models'. What it adds is the outside: claims on devices, delivery, the
 //! wait until a new namespace can be written to.
 
+mod admin;
 mod claim;
 mod deliver;
 mod devices;
+mod lead;
 mod on_device;
 mod peers;
 mod remote;
 #[cfg(test)]
+mod replicated_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::spawn::AbortOnDrop;
@@ -30,6 +34,7 @@ use crate::abm::{Abm, Readiness, readiness};
 use crate::machine::{Input, Output, OutputOf};
 use crate::model::Model;
 use crate::nsm::Nsm;
+use crate::raft::{AnyRaft, Home, Peers, Raft, RaftConfig};
 use crate::replicator::{Local, LocalLimits, ReplicationError, Replicator, StoreOpener, read_with};
 
 pub use devices::{AsdDevices, Devices};
@@ -41,9 +46,6 @@ const REQUEST_TIME: Duration = Duration::from_secs(6);
 /// Longest a CreateNamespace waits until the namespace can be written to, and a DeleteNamespace until it is gone
 /// (features, appendix A).
 const NAMESPACE_WAIT: Duration = Duration::from_secs(4);
-
-/// How often each group is asked for left-over work, and with it whether its store is sound.
-const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// The name of the ABM's group.
 pub const ABM: &str = "abm";
@@ -77,6 +79,14 @@ pub enum StartError {
     Unexpected,
 }
 
+/// A replica of a replicated group.
+pub struct Replicated {
+    /// Its group, addresses and limits.
+    pub config: RaftConfig,
+    /// Where it keeps what is its own.
+    pub home: Home,
+}
+
 /// The groups of this process.
 pub(crate) struct Groups {
     pub(crate) abm: Option<Arc<dyn Replicator<Abm>>>,
@@ -87,17 +97,30 @@ pub(crate) struct Groups {
 pub struct Node {
     env: Env,
     groups: Arc<Groups>,
-    alba_id: Option<AlbaId>,
+    rafts: BTreeMap<GroupId, Arc<dyn AnyRaft>>,
+    alba_id: Arc<OnceLock<AlbaId>>,
     devices: Arc<dyn Devices>,
     troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
     _tasks: Vec<AbortOnDrop>,
 }
 
 impl Node {
-    /// Opens the groups, bootstraps a new backend, registers the NSM groups hosted here, and starts delivering.
+    /// Opens groups of one replica each, bootstraps a new backend, registers the NSM groups hosted here, and starts
+    /// delivering.
     pub async fn start(
         env: Env,
         config: NodeConfig,
+        devices: Arc<dyn Devices>,
+    ) -> Result<Arc<Self>, StartError> {
+        Self::start_with(env, config, Vec::new(), devices).await
+    }
+
+    /// The same, with replicas of replicated groups besides. What only one server may do for a group is done by the one
+    /// whose replica leads it.
+    pub async fn start_with(
+        env: Env,
+        config: NodeConfig,
+        replicated: Vec<Replicated>,
         devices: Arc<dyn Devices>,
     ) -> Result<Arc<Self>, StartError> {
         let mut groups = Groups { abm: None, nsm: BTreeMap::new() };
@@ -112,31 +135,94 @@ impl Node {
                 groups.nsm.insert(id, Arc::new(local.map_err(failed)?));
             }
         }
+        let mut rafts: BTreeMap<GroupId, Arc<dyn AnyRaft>> = BTreeMap::new();
+        let peers = Peers::new(&env);
+        let local_abm = groups.abm.is_some();
+        for Replicated { config, home } in replicated {
+            let id = config.group.clone();
+            if id.as_str() == ABM {
+                let raft = Arc::new(Raft::<Abm>::start(&env, config, home, peers.clone()));
+                groups.abm = Some(raft.clone());
+                rafts.insert(id, raft);
+            } else {
+                let raft = Arc::new(Raft::<Nsm>::start(&env, config, home, peers.clone()));
+                groups.nsm.insert(id.clone(), raft.clone());
+                rafts.insert(id, raft);
+            }
+        }
         let groups = Arc::new(groups);
         let troubles: Arc<Mutex<BTreeMap<GroupId, String>>> = Arc::default();
+        let alba_id: Arc<OnceLock<AlbaId>> = Arc::default();
         let mut tasks = Vec::new();
-        let mut alba_id = None;
         if let Some(abm) = &groups.abm {
-            let id = bootstrap(&env, abm.as_ref(), &groups, &config.advertise).await?;
-            let deliverer = deliver::Deliverer::new(&env, abm, &groups, &devices, &id);
-            tasks.push(env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop());
-            let peers = peers::run(env.clone(), abm.clone(), devices.clone());
-            tasks.push(env.spawn.spawn("metadata-peers", Box::pin(peers)).abort_on_drop());
-            alba_id = Some(id);
-            let tidy = tidy_loop(env.clone(), abm_id()?, abm.clone(), troubles.clone());
+            let registrar = lead::Registrar {
+                env: env.clone(),
+                abm: abm.clone(),
+                groups: groups.clone(),
+                rafts: rafts.clone(),
+                advertise: config.advertise.clone(),
+                alba_id: alba_id.clone(),
+            };
+            if local_abm {
+                // A server that answers has its id, and its groups can be written to.
+                registrar.bootstrap().await?;
+                registrar.register().await?;
+            }
+            let registrar = Arc::new(registrar);
+            let duty = {
+                let (env, groups, devices) = (env.clone(), groups.clone(), devices.clone());
+                move || lead::abm(env.clone(), registrar.clone(), groups.clone(), devices.clone())
+            };
+            let leading = lead::while_leading(env.clone(), abm.leadership(), "metadata-abm", duty);
+            tasks.push(env.spawn.spawn("metadata-lead", Box::pin(leading)).abort_on_drop());
+            let tidy = lead::tidy(env.clone(), abm_id()?, abm.clone(), troubles.clone());
             tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
         }
         for (id, group) in &groups.nsm {
-            let tidy = tidy_loop(env.clone(), id.clone(), group.clone(), troubles.clone());
+            let tidy = lead::tidy(env.clone(), id.clone(), group.clone(), troubles.clone());
             tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
         }
-        Ok(Arc::new(Self { env, groups, alba_id, devices, troubles, _tasks: tasks }))
+        Ok(Arc::new(Self { env, groups, rafts, alba_id, devices, troubles, _tasks: tasks }))
+    }
+
+    /// The backend's id, as soon as this server has heard of it.
+    async fn alba_id(&self) -> Option<AlbaId> {
+        if let Some(id) = self.alba_id.get() {
+            return Some(id.clone());
+        }
+        let abm = self.groups.abm.as_ref()?;
+        let deadline = self.env.deadline_in(REQUEST_TIME);
+        match abm.query(AbmQuery::AlbaId, Consistency::Any, deadline).await {
+            Ok((Ok(AbmAnswer::AlbaId(id)), _)) => Some(self.alba_id.get_or_init(|| id).clone()),
+            _ => None,
+        }
+    }
+
+    async fn hello(&self) -> Answer {
+        let Some(abm) = &self.groups.abm else { return unknown_group() };
+        // A server that was not told yet which backend it serves cannot be of use to anybody.
+        let Some(alba_id) = self.alba_id().await else { return unknown_group() };
+        let led = |leads: bool, id: GroupId| leads.then_some(id);
+        let of_abm = abm_id().ok().and_then(|id| led(*abm.leadership().borrow(), id));
+        let of_nsm =
+            self.groups.nsm.iter().filter_map(|(id, group)| led(*group.leadership().borrow(), id.clone()));
+        let groups = of_abm.into_iter().chain(of_nsm).collect();
+        Reply::Hello { alba_id, groups, version: env!("CARGO_PKG_VERSION").to_owned() }.into()
     }
 
     /// Why the server cannot serve all that it hosts; none when it can.
     pub fn trouble(&self) -> Option<String> {
+        let told = |group: &dyn std::fmt::Display, trouble: &str| format!("group {group}: {trouble}");
+        if let Some(trouble) = self.groups.abm.as_ref().and_then(|abm| abm.trouble()) {
+            return Some(told(&ABM, &trouble));
+        }
+        for (group, nsm) in &self.groups.nsm {
+            if let Some(trouble) = nsm.trouble() {
+                return Some(told(group, &trouble));
+            }
+        }
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.iter().next().map(|(group, trouble)| format!("group {group}: {trouble}"))
+        troubles.iter().next().map(|(group, trouble)| told(group, trouble))
     }
 
     async fn abm_command(&self, id: RequestId, command: AbmCommand, deadline: Deadline) -> Answer {
@@ -197,9 +283,7 @@ impl Node {
     }
 
     async fn claim(&self, long_id: LongId, deadline: Deadline) -> Reply {
-        let (Some(abm), Some(alba_id)) = (&self.groups.abm, &self.alba_id) else {
-            return Reply::Refused(Refusal::UnknownGroup);
-        };
+        let Some(abm) = &self.groups.abm else { return Reply::Refused(Refusal::UnknownGroup) };
         let query = AbmQuery::Osd(long_id.clone());
         let record =
             match abm.query(query, Consistency::Linearizable, deadline).await.map(|(answer, _)| answer) {
@@ -211,8 +295,12 @@ impl Node {
         if let Some(id) = record.osd_id {
             return Reply::Abm(Ok(AbmOutcome::OsdId(id)));
         }
+        // The linearizable read above succeeded: the backend is there, and its id is known to this state.
+        let Some(alba_id) = self.alba_id().await else {
+            return Reply::Refused(Refusal::NotLeader { leader: None });
+        };
         let osd = self.devices.osd(&record.info);
-        if let Err(error) = claim::take(osd.as_ref(), &long_id, alba_id, deadline).await {
+        if let Err(error) = claim::take(osd.as_ref(), &long_id, &alba_id, deadline).await {
             if let AbmError::OsdClaimed { owner, .. } = &error {
                 // The device is the authority. That it is not recorded now does no harm: the next claim asks it again.
                 let mark = AbmCommand::MarkForeign { long_id, owner: owner.clone() };
@@ -254,15 +342,7 @@ impl Handler for Node {
     async fn handle(&self, request: Request, patience: Option<Duration>) -> Answer {
         let deadline = self.env.deadline_in(patience.map_or(REQUEST_TIME, |left| left.min(REQUEST_TIME)));
         match request {
-            Request::Hello => match &self.alba_id {
-                Some(alba_id) => {
-                    let abm = abm_id().into_iter();
-                    let groups = abm.chain(self.groups.nsm.keys().cloned()).collect();
-                    let version = env!("CARGO_PKG_VERSION").to_owned();
-                    Reply::Hello { alba_id: alba_id.clone(), groups, version }.into()
-                }
-                None => unknown_group(),
-            },
+            Request::Hello => self.hello().await,
             Request::OpenSession { group, nonce } => self.open_session(&group, nonce, deadline).await.into(),
             Request::Abm(id, command) => self.abm_command(id, command, deadline).await,
             Request::AbmQuery(consistency, query) => match &self.groups.abm {
@@ -290,8 +370,12 @@ impl Handler for Node {
                 },
             },
             Request::ClaimOsd(long_id) => self.claim(long_id, deadline).await.into(),
-            // The groups here have one replica each.
-            Request::Replicate(..) => unknown_group(),
+            // Has deadlines of its own: the installation of a large state takes longer than any client waits.
+            Request::Replicate(group, bytes) => match self.rafts.get(&group) {
+                None => unknown_group(),
+                Some(raft) => Reply::Replicate(raft.receive(&bytes).await.into()).into(),
+            },
+            Request::Admin(group, request) => self.admin(&group, request).await.into(),
         }
     }
 }
@@ -332,34 +416,6 @@ fn refused(error: &ReplicationError) -> Reply {
     })
 }
 
-/// First start: makes the backend's id. Every start: tells the ABM where the NSM groups of this process are.
-async fn bootstrap(
-    env: &Env,
-    abm: &dyn Replicator<Abm>,
-    groups: &Groups,
-    advertise: &str,
-) -> Result<AlbaId, StartError> {
-    let deadline = env.deadline_in(Duration::from_secs(30));
-    let group = abm_id()?;
-    let failed = |error| StartError::Group { group: group.clone(), error };
-    let wanted = AlbaId::new(uuid(env)).map_err(|error| StartError::Abm(error.into()))?;
-    let first = Input::Internal(AbmCommand::Bootstrap { alba_id: wanted });
-    let alba_id = match abm.propose(first, deadline).await.map_err(failed)?.0 {
-        Output::Done(Ok(AbmOutcome::AlbaId(id))) => id,
-        Output::Done(Err(error)) => return Err(StartError::Abm(error)),
-        _ => return Err(StartError::Unexpected),
-    };
-    for id in groups.nsm.keys() {
-        let command = AbmCommand::AddGroup { id: id.clone(), servers: vec![advertise.to_owned()] };
-        match abm.propose(Input::Internal(command), deadline).await.map_err(failed)?.0 {
-            Output::Done(Ok(_)) => {}
-            Output::Done(Err(error)) => return Err(StartError::Abm(error)),
-            _ => return Err(StartError::Unexpected),
-        }
-    }
-    Ok(alba_id)
-}
-
 /// A random (version 4) UUID.
 fn uuid(env: &Env) -> String {
     let random = u128::from(env.rng.u64()) << 64 | u128::from(env.rng.u64());
@@ -375,29 +431,6 @@ fn uuid(env: &Env) -> String {
     }
     parts.push(rest);
     parts.join("-")
-}
-
-/// Clean-up in bounded steps; on the way it notices a store that failed, and has it opened again.
-async fn tidy_loop<M: Model>(
-    env: Env,
-    group: GroupId,
-    replicator: Arc<dyn Replicator<M>>,
-    troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
-) {
-    loop {
-        let tidied = replicator.propose(Input::Tidy, env.deadline_in(REQUEST_TIME)).await;
-        let more = matches!(tidied, Ok((Output::Tidied(true), _)));
-        {
-            let mut troubles = troubles.lock().unwrap_or_else(PoisonError::into_inner);
-            match tidied {
-                Ok(_) => troubles.remove(&group),
-                Err(error) => troubles.insert(group.clone(), error.to_string()),
-            };
-        }
-        if !more {
-            env.clock.sleep_until(env.clock.now().plus(TIDY_EVERY)).await;
-        }
-    }
 }
 
 /// The NSM's refusal of a message, as text.

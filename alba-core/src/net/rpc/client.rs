@@ -12,9 +12,9 @@ use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Clock, Deadline, Env, Moment, Stream, within};
-use crate::wire::rpc::{MAX_REPLY, MAX_REQUEST, Reply, Request};
+use crate::wire::rpc::{MAX_REPLY, Reply, Request};
 
-/// Frames that wait for the writer; with [`MAX_REQUEST`] this bounds their bytes. Callers wait for room, to their
+/// Frames that wait for the writer; with [`Request::max_len`] this bounds their bytes. Callers wait for room, to their
 /// deadline.
 const QUEUE: usize = 32;
 
@@ -140,10 +140,11 @@ impl RpcConnection {
         let _waiting = Waiting { shared: &self.shared, correlation };
         let left = deadline.left(self.shared.clock.as_ref());
         let note = u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1);
-        let frame = encode_frame(correlation, note, request, MAX_REQUEST).map_err(|error| match error {
-            FrameError::TooLong { len, max } => RpcError::TooLarge { len, max },
-            other => RpcError::Connect(other.to_string()),
-        })?;
+        let frame =
+            encode_frame(correlation, note, request, request.max_len()).map_err(|error| match error {
+                FrameError::TooLong { len, max } => RpcError::TooLarge { len, max },
+                other => RpcError::Connect(other.to_string()),
+            })?;
         let call = async {
             // Both ends of these channels go only when the connection has failed, and then it says why.
             self.outgoing.send(frame).await.map_err(|_| ())?;

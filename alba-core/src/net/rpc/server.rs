@@ -14,7 +14,7 @@ use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Deadline, Env, Listener, Stream, within};
-use crate::wire::rpc::{MAX_REPLY, MAX_REQUEST, Refusal, Reply, Request};
+use crate::wire::rpc::{MAX_REPLICATE, MAX_REPLY, Refusal, Reply, Request};
 
 /// What answers requests.
 #[async_trait]
@@ -200,7 +200,7 @@ async fn read_requests(
     let clock = server.env.clock.as_ref();
     let late = |what: &str| FrameError::Io(io::Error::new(io::ErrorKind::TimedOut, what));
     let slots = Arc::new(Semaphore::new(server.limits.requests_per_connection));
-    let mut frames = FrameReader::new(stream, MAX_REQUEST);
+    let mut frames = FrameReader::new(stream, MAX_REPLICATE);
     loop {
         // A full connection waits here for one of its own answers, which has its deadline.
         let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
@@ -218,6 +218,12 @@ async fn read_requests(
         let correlation = frame.correlation;
         let patience = (frame.note > 0).then_some(Duration::from_micros(frame.note));
         let request = frame.decode::<Request>();
+        let request = match request {
+            Ok(request) if frame.len() > request.max_len() => {
+                Err(FrameError::TooLong { len: frame.len(), max: request.max_len() })
+            }
+            other => other,
+        };
         drop(frame);
         let (server, answers) = (server.clone(), answers.clone());
         let env = server.env.clone();

@@ -5,12 +5,15 @@
 //! an answer the last applied index of the group's state it was given from (0: none). Requests on one connection run concurrently; an answer carries the number of its request.
 
 pub mod abm;
+pub mod admin;
 pub mod nsm;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AlbaId, GroupId, LongId};
 use abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
+use admin::{AdminError, AdminReply, AdminRequest};
 use nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
 
 /// First byte of every body. Another value means another format version.
@@ -18,6 +21,9 @@ pub const FORMAT: u8 = 2;
 
 /// Longest body a command may have: 1 MiB (architecture §5).
 pub const MAX_REQUEST: usize = 1 << 20;
+
+/// Longest body of what one replica sends to another: an entry with the longest command, or several shorter ones.
+pub const MAX_REPLICATE: usize = 2 << 20;
 
 /// Longest body of an answer: a page of the longest manifests still fits.
 pub const MAX_REPLY: usize = 64 << 20;
@@ -72,7 +78,19 @@ pub enum Request {
     /// and tells the device its namespaces. Idempotent.
     ClaimOsd(LongId),
     /// From one replica of a group to another; what is in it is theirs.
-    Replicate(GroupId, Vec<u8>),
+    Replicate(GroupId, Bytes),
+    /// An operator's question or wish about a replicated group.
+    Admin(GroupId, AdminRequest),
+}
+
+impl Request {
+    /// Longest body that a request of this kind may have.
+    pub fn max_len(&self) -> usize {
+        match self {
+            Self::Replicate(..) => MAX_REPLICATE,
+            _ => MAX_REQUEST,
+        }
+    }
 }
 
 /// An answer.
@@ -98,9 +116,11 @@ pub enum Reply {
     /// To `NsmQuery`.
     NsmAnswer(Result<NsmAnswer, NsmError>),
     /// To `Replicate`.
-    Replicate(Vec<u8>),
+    Replicate(Bytes),
     /// The command did not get to the model.
     Refused(Refusal),
+    /// To `Admin`.
+    Admin(Result<AdminReply, AdminError>),
 }
 
 /// Why a request did not get to the model.

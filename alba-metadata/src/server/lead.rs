@@ -1,0 +1,189 @@
+//! What one server does for a group while its replica leads it: the backend's bootstrap, the registration of groups,
+//! delivery, clean-up. Each begins with the leadership and ends with it; a moment in which two servers do the same is
+//! harmless, since all of it is commands that a repetition does not change.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use alba_core::env::Env;
+use alba_core::ids::{AlbaId, GroupId};
+use alba_core::wire::rpc::Consistency;
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
+use tokio::sync::watch;
+
+use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, deliver, peers, uuid};
+use crate::abm::Abm;
+use crate::machine::{Input, Output};
+use crate::model::Model;
+use crate::raft::AnyRaft;
+use crate::replicator::{ReplicationError, Replicator, read_with};
+use crate::txn::KvTxn;
+
+/// How often each group is asked for left-over work, and with it whether its store is sound.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the groups' servers are registered as they are.
+const REGISTER_EVERY: Duration = Duration::from_secs(5);
+
+/// Between attempts of what must succeed before anything else.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// For one attempt.
+const ATTEMPT: Duration = Duration::from_secs(30);
+
+/// Runs what `duty` gives as long as the group is led from here, anew with each leadership.
+pub(super) async fn while_leading<F>(
+    env: Env,
+    mut leads: watch::Receiver<bool>,
+    name: &'static str,
+    duty: impl Fn() -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    // An error: it will never change again.
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        let task = env.spawn.spawn(name, Box::pin(duty())).abort_on_drop();
+        if leads.wait_for(|leads| !*leads).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        drop(task);
+    }
+}
+
+/// Makes the backend's id and tells the ABM where the groups are.
+pub(super) struct Registrar {
+    pub(super) env: Env,
+    pub(super) abm: Arc<dyn Replicator<Abm>>,
+    pub(super) groups: Arc<Groups>,
+    pub(super) rafts: BTreeMap<GroupId, Arc<dyn AnyRaft>>,
+    pub(super) advertise: String,
+    pub(super) alba_id: Arc<OnceLock<AlbaId>>,
+}
+
+impl Registrar {
+    fn failed(error: ReplicationError) -> StartError {
+        match abm_id() {
+            Ok(group) => StartError::Group { group, error },
+            Err(error) => error,
+        }
+    }
+
+    /// First start of the backend: makes its id. Always: gives it.
+    pub(super) async fn bootstrap(&self) -> Result<AlbaId, StartError> {
+        if let Some(id) = self.alba_id.get() {
+            return Ok(id.clone());
+        }
+        let wanted = AlbaId::new(uuid(&self.env)).map_err(|error| StartError::Abm(error.into()))?;
+        let first = Input::Internal(AbmCommand::Bootstrap { alba_id: wanted });
+        match self.abm.propose(first, self.env.deadline_in(ATTEMPT)).await.map_err(Self::failed)?.0 {
+            Output::Done(Ok(AbmOutcome::AlbaId(id))) => Ok(self.alba_id.get_or_init(|| id).clone()),
+            Output::Done(Err(error)) => Err(StartError::Abm(error)),
+            _ => Err(StartError::Unexpected),
+        }
+    }
+
+    /// Tells the ABM where the NSM groups of this process are, if it has them otherwise.
+    pub(super) async fn register(&self) -> Result<(), StartError> {
+        let deadline = self.env.deadline_in(ATTEMPT);
+        let known = match self.abm.query(AbmQuery::Groups, Consistency::Any, deadline).await {
+            Ok((Ok(AbmAnswer::Groups(groups)), _)) => groups,
+            Ok((Err(error), _)) => return Err(StartError::Abm(error)),
+            Ok(_) => return Err(StartError::Unexpected),
+            Err(error) => return Err(Self::failed(error)),
+        };
+        for id in self.groups.nsm.keys() {
+            let servers = match self.rafts.get(id) {
+                None => vec![self.advertise.clone()],
+                Some(raft) => raft.addresses(),
+            };
+            let as_known = known.iter().any(|record| record.id == *id && record.servers == servers);
+            if servers.is_empty() || as_known {
+                continue;
+            }
+            let command = Input::Internal(AbmCommand::AddGroup { id: id.clone(), servers });
+            let deadline = self.env.deadline_in(ATTEMPT);
+            match self.abm.propose(command, deadline).await.map_err(Self::failed)?.0 {
+                Output::Done(Ok(_)) => {}
+                Output::Done(Err(error)) => return Err(StartError::Abm(error)),
+                _ => return Err(StartError::Unexpected),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The duties of the server that leads the ABM.
+pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>, devices: Arc<dyn Devices>) {
+    let alba_id = loop {
+        match registrar.bootstrap().await {
+            Ok(id) => break id,
+            Err(error) => tracing::warn!(%error, "cannot bootstrap the backend yet"),
+        }
+        env.clock.sleep_until(env.clock.now().plus(RETRY)).await;
+    };
+    let deliverer = deliver::Deliverer::new(&env, &registrar.abm, &groups, &devices, &alba_id);
+    let _deliver = env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop();
+    let peers = peers::run(env.clone(), registrar.abm.clone(), devices.clone());
+    let _peers = env.spawn.spawn("metadata-peers", Box::pin(peers)).abort_on_drop();
+    loop {
+        let pause = match registrar.register().await {
+            Ok(()) => REGISTER_EVERY,
+            Err(error) => {
+                tracing::warn!(%error, "cannot register the groups of this server yet");
+                RETRY
+            }
+        };
+        env.clock.sleep_until(env.clock.now().plus(pause)).await;
+    }
+}
+
+/// Clean-up in bounded steps, of a group that is led from here; on the way it notices a store that failed, and has it
+/// opened again.
+pub(super) async fn tidy<M: Model>(
+    env: Env,
+    group: GroupId,
+    replicator: Arc<dyn Replicator<M>>,
+    troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
+) {
+    let leads = replicator.leadership();
+    loop {
+        let mut more = false;
+        let leads = *leads.borrow();
+        let result = if leads { step(&env, replicator.as_ref()).await } else { Ok(false) };
+        {
+            let mut troubles = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            match result {
+                Ok(left) => {
+                    more = left;
+                    troubles.remove(&group)
+                }
+                // Another one leads, or none does: that is told by the replica itself.
+                Err(ReplicationError::NotLeader { .. }) => troubles.remove(&group),
+                Err(error) => troubles.insert(group.clone(), error.to_string()),
+            };
+        }
+        if !more {
+            env.clock.sleep_until(env.clock.now().plus(TIDY_EVERY)).await;
+        }
+    }
+}
+
+/// A step, if there is anything to do: an idle group writes nothing. Is there more?
+async fn step<M: Model>(env: &Env, replicator: &dyn Replicator<M>) -> Result<bool, ReplicationError> {
+    let looked = read_with(replicator, env.deadline_in(REQUEST_TIME), |store| {
+        let mut txn = KvTxn::new(store);
+        let more = M::tidy(&mut txn)?;
+        txn.accept();
+        Ok(more || !txn.into_batch().0.is_empty())
+    });
+    match looked.await {
+        Ok(false) => return Ok(false),
+        // A store that failed is opened again by the next proposal.
+        Ok(true) | Err(ReplicationError::Store(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let tidied = replicator.propose(Input::Tidy, env.deadline_in(REQUEST_TIME)).await?;
+    Ok(matches!(tidied.0, Output::Tidied(true)))
+}
