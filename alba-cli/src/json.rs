@@ -5,7 +5,9 @@ use alba_core::checksum::Checksum;
 use alba_core::ids::AlbaId;
 use alba_core::manifest::{CipherMode, EncryptInfo, Fragment, Manifest};
 use alba_core::preset::Compression;
-use alba_core::wire::rpc::abm::{GroupRecord, NamespaceRecord, NamespaceState, OsdRecord, OsdState};
+use alba_core::wire::rpc::abm::{
+    GroupRecord, MaintenanceConfig, NamespaceRecord, NamespaceState, OsdHealth, OsdKind, OsdRecord, OsdState,
+};
 use alba_core::wire::rpc::nsm::NamespaceStatistics;
 use serde_json::{Map, Value, json};
 
@@ -15,27 +17,39 @@ pub(crate) fn osd_state(state: OsdState) -> &'static str {
         OsdState::Available => "available",
         OsdState::Active => "active",
         OsdState::Decommissioning => "decommissioning",
+        OsdState::Draining => "draining",
+        OsdState::Purging => "purging",
+        OsdState::Decommissioned => "decommissioned",
+        OsdState::Foreign => "foreign",
     }
 }
 
 /// A state as a word.
-pub(crate) fn namespace_state(state: NamespaceState) -> &'static str {
+pub(crate) fn namespace_state(state: &NamespaceState) -> &'static str {
     match state {
         NamespaceState::Creating => "creating",
         NamespaceState::Active => "active",
         NamespaceState::Removing => "removing",
+        NamespaceState::Recovering => "recovering",
+        NamespaceState::Trashed { .. } => "trashed",
+        NamespaceState::Moving { .. } => "moving",
     }
 }
 
-/// An OSD. Fields of OSD kinds and of observations that do not exist here are null or empty, so that readers of the
+/// An OSD, with what clients saw of it. Fields of OSD kinds that do not exist here are null, so that readers of the
 /// original's output find every field.
-pub(crate) fn osd(osd: &OsdRecord, alba_id: &AlbaId) -> Value {
+pub(crate) fn osd(osd: &OsdRecord, alba_id: &AlbaId, health: &OsdHealth) -> Value {
     let ips: Vec<String> = osd.info.endpoint.ips.iter().map(ToString::to_string).collect();
-    let owner = (osd.state != OsdState::Available).then_some(alba_id.as_str());
+    let owner = if osd.state.is_claimed() { Some(alba_id.as_str()) } else { osd.owner.as_deref() };
+    let stamps = |stamps: &[u64]| stamps.iter().map(|stamp| seconds(*stamp)).collect::<Vec<_>>();
+    let errors: Vec<Value> = health.errors.iter().map(|(at, text)| json!([seconds(*at), text])).collect();
+    let kind = match osd.kind {
+        OsdKind::Asd => "AsdV2",
+    };
     json!({
         "id": osd.osd_id,
         "alba_id": owner,
-        "kind": "AsdV2",
+        "kind": kind,
         "ips": ips,
         "port": osd.info.endpoint.port,
         "use_tls": false,
@@ -44,23 +58,24 @@ pub(crate) fn osd(osd: &OsdRecord, alba_id: &AlbaId) -> Value {
         "prefix": null,
         "preset": null,
         "endpoints": null,
-        "decommissioned": osd.state == OsdState::Decommissioning,
+        "decommissioned": osd.state.is_leaving(),
         "state": osd_state(osd.state),
         "node_id": osd.info.place.node().as_str(),
         "place": osd.info.place.to_string(),
         "long_id": osd.info.long_id.as_str(),
         "total": osd.info.capacity,
         "used": osd.info.used,
-        "seen": [],
-        "read": [],
-        "write": [],
-        "errors": [],
-        "checksum_errors": 0,
+        "seen": stamps(&health.seen),
+        "read": stamps(&health.read),
+        "write": stamps(&health.write),
+        "errors": errors,
+        "checksum_errors": health.checksum_errors,
         "claimed_since": osd.claimed_since.map(seconds),
     })
 }
 
-fn seconds(micros: u64) -> f64 {
+/// Microseconds as the seconds of the original's output.
+pub(crate) fn seconds(micros: u64) -> f64 {
     alba_core::manifest::Timestamp(micros).to_seconds()
 }
 
@@ -80,13 +95,29 @@ pub(crate) fn nsm_host(group: &GroupRecord) -> Value {
     })
 }
 
+/// The maintenance configuration.
+pub(crate) fn maintenance(config: &MaintenanceConfig) -> Value {
+    let pairs: Vec<_> = config.cache_eviction_prefix_preset_pairs.iter().collect();
+    let redis = config.redis_lru_cache_eviction.as_ref();
+    json!({
+        "enable_auto_repair": config.enable_auto_repair,
+        "auto_repair_timeout_seconds": config.auto_repair_timeout_seconds,
+        "auto_repair_disabled_nodes": config.auto_repair_disabled_nodes,
+        "enable_rebalance": config.enable_rebalance,
+        "cache_eviction_prefix_preset_pairs": pairs,
+        "redis_lru_cache_eviction":
+            redis.map(|redis| json!({ "host": redis.host, "port": redis.port, "key": redis.key })),
+        "auto_cleanup_deleted_namespaces": config.auto_cleanup_deleted_namespaces_days,
+    })
+}
+
 /// A namespace.
 pub(crate) fn namespace(namespace: &NamespaceRecord) -> Value {
     json!({
         "id": namespace.id,
         "name": namespace.name.to_string(),
         "nsm_host_id": namespace.group.as_str(),
-        "state": namespace_state(namespace.state),
+        "state": namespace_state(&namespace.state),
         "preset_name": namespace.preset.as_str(),
     })
 }

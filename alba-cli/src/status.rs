@@ -144,7 +144,7 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
         let counted = seen.counted.as_ref().and_then(|counted| counted.as_ref().ok());
         json!({
             "name": text_or_hex(seen.record.name.as_bytes()),
-            "state": crate::json::namespace_state(seen.record.state),
+            "state": crate::json::namespace_state(&seen.record.state),
             "preset": seen.record.preset.as_str(),
             "group": seen.record.group.as_str(),
             "objects": counted.map(|c| c.objects),
@@ -219,7 +219,7 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
             |get: fn(&observe::Counted) -> u64| counted.map_or("?".to_owned(), |c| get(c).to_string());
         vec![
             text_or_hex(seen.record.name.as_bytes()),
-            crate::json::namespace_state(seen.record.state).to_owned(),
+            crate::json::namespace_state(&seen.record.state).to_owned(),
             seen.record.preset.to_string(),
             counted.and_then(|c| c.wanted).map_or("none".to_owned(), |w| w.policy.to_string()),
             number(|c| c.objects),

@@ -9,7 +9,7 @@ use alba_core::ids::{AlbaId, NamespaceName, ObjectName, OsdId, PresetName};
 use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, NamespaceRecord, NamespaceState, OsdInfo,
+    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, NamespaceRecord, OsdInfo,
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery, ObjectAssert};
 
@@ -129,14 +129,14 @@ impl Client {
         preset: Option<PresetName>,
         deadline: Deadline,
     ) -> Result<NamespaceRecord, ClientError> {
-        let command = AbmCommand::CreateNamespace { name: name.clone(), preset };
+        let command = AbmCommand::CreateNamespace { name: name.clone(), preset, group: None };
         let work = async {
             let record = match self.engine.tell_directory(command, deadline).await.map_err(named)? {
                 AbmOutcome::Namespace(record) => record,
                 _ => return Err(unexpected("Namespace")),
             };
             self.engine.namespaces.forget(name);
-            if record.state == NamespaceState::Active {
+            if record.state.is_usable() {
                 self.engine.namespaces.remember(record.clone());
                 return Ok(record);
             }
@@ -170,7 +170,7 @@ impl Client {
         deadline: Deadline,
     ) -> Result<Option<NamespaceRecord>, ClientError> {
         let record = self.engine.namespaces.record(name, deadline).await?;
-        Ok(record.filter(|record| record.state == NamespaceState::Active))
+        Ok(record.filter(|record| record.state.is_usable()))
     }
 
     /// A page of the namespaces, ordered by name, whatever their state.

@@ -115,7 +115,7 @@ impl Namespaces {
         loop {
             let record = self.record(name, deadline).await?;
             match record {
-                Some(record) if record.state == NamespaceState::Active => return Ok(self.remember(record)),
+                Some(record) if record.state.is_usable() => return Ok(self.remember(record)),
                 Some(record) if record.state == NamespaceState::Creating => {
                     if deadline.left(&*self.clock) < pause {
                         return Err(ClientError::Deadline { waiting_for: "the namespace to be created" });

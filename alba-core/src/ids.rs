@@ -136,6 +136,12 @@ number_id!(
     "message id"
 );
 
+number_id!(
+    /// An item of the ABM's work queue (features §3.7).
+    WorkId,
+    "work id"
+);
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:expr) => {
         $(#[$doc])*
@@ -216,6 +222,24 @@ text_id!(
     GroupId,
     "group id",
     64
+);
+text_id!(
+    /// A job over a whole namespace (features §3.7): unique until it is cleared.
+    JobName,
+    "job name",
+    256
+);
+text_id!(
+    /// A task that one agent at a time does, under a lease of the ABM.
+    TaskName,
+    "task name",
+    256
+);
+text_id!(
+    /// An agent that shares work with others: random, made at its start.
+    AgentId,
+    "agent id",
+    128
 );
 text_id!(
     /// The innermost failure domain: what the old wire calls `node_id`.

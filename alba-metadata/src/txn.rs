@@ -9,6 +9,17 @@ use alba_core::kv::{Entry, KvError, KvRead, WriteBatch};
 /// No value is longer, in bytes: an external engine may be behind the models one day (architecture §5).
 pub const MAX_VALUE: usize = 90 << 10;
 
+/// A key that a command wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its value before the command.
+    pub old: Option<Vec<u8>>,
+    /// Its value after.
+    pub new: Option<Vec<u8>>,
+}
+
 type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Changes on top of a store. What the current command changed is apart from what earlier ones did, until
@@ -63,6 +74,29 @@ impl<'a> KvTxn<'a> {
     /// Forgets what the current command changed.
     pub fn reject(&mut self) {
         self.current.clear();
+    }
+
+    /// What the current command changed behind a prefix: keys with what was there before and what is there now. Not
+    /// everything in it need differ.
+    pub fn changed(&self, prefix: &[u8]) -> Result<Vec<Change>, KvError> {
+        let mut changes = Vec::new();
+        let range = self.current.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        for (key, new) in range.take_while(|(key, _)| key.starts_with(prefix)) {
+            let old = match self.accepted.get(key) {
+                Some(accepted) => accepted.clone(),
+                None => self.store.get(key)?,
+            };
+            changes.push(Change { key: key.clone(), old, new: new.clone() });
+        }
+        Ok(changes)
+    }
+
+    /// Bytes of keys and values that the current command sets or removes.
+    pub fn written(&self) -> u64 {
+        let bytes = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
+            u64::try_from(key.len() + value.as_ref().map_or(0, Vec::len)).unwrap_or(u64::MAX)
+        };
+        self.current.iter().map(bytes).sum()
     }
 
     /// All accepted changes, for one atomic commit.

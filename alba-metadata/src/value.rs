@@ -87,6 +87,14 @@ fn piece(bytes: &[u8]) -> Result<(u16, &[u8]), KvError> {
     }
 }
 
+/// Of a piece: is it the last of its value, and how many of the value's bytes has it?
+pub(crate) fn piece_of(key: &[u8], value: &[u8]) -> Result<(bool, usize), KvError> {
+    let number = key.last_chunk::<2>().map(|number| u16::from_be_bytes(*number));
+    let number = number.ok_or_else(|| damaged("a short key of a piece"))?;
+    let (pieces, bytes) = piece(value)?;
+    Ok((number.checked_add(1) == Some(pieces), bytes.len()))
+}
+
 /// A long value.
 pub(crate) fn get_long(store: &(impl KvRead + ?Sized), key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
     let Some(first) = store.get(&piece_key(key, 0))? else { return Ok(None) };

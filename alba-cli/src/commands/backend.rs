@@ -1,11 +1,13 @@
 //! The backend: its id, its metadata groups, this program's version; and typed questions to the ABM for all commands.
 
+use std::collections::BTreeMap;
+
 use alba_client::Client;
 use alba_core::env::{Deadline, MetaError};
-use alba_core::ids::{MessageId, NamespaceName, text_or_hex};
+use alba_core::ids::{LongId, MessageId, NamespaceName, text_or_hex};
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmOutcome, AbmQuery, Destination, GroupRecord, NamespaceRecord, OsdFilter,
-    OsdRecord, PresetRecord,
+    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, Destination, GroupRecord, NamespaceRecord,
+    OsdFilter, OsdHealth, OsdRecord, PresetRecord,
 };
 use alba_core::wire::rpc::nsm::{NamespaceStatistics, NsmAnswer, NsmQuery};
 use clap::Args;
@@ -78,7 +80,7 @@ pub(crate) struct Backend<'c> {
 }
 
 /// The model answered something else than was asked.
-fn mismatch(what: &str) -> CliError {
+pub(crate) fn mismatch(what: &str) -> CliError {
     MetaError::Protocol(format!("the answer to {what} is of another kind; versions that do not fit?")).into()
 }
 
@@ -88,7 +90,8 @@ impl<'c> Backend<'c> {
         Self { client, deadline }
     }
 
-    async fn ask(&self, query: AbmQuery) -> Result<AbmAnswer, CliError> {
+    /// Reads from the ABM.
+    pub(crate) async fn ask(&self, query: AbmQuery) -> Result<AbmAnswer, CliError> {
         Ok(self.client.directory().query(query, self.deadline).await?)
     }
 
@@ -132,6 +135,26 @@ impl<'c> Backend<'c> {
             _ => Err(mismatch("Osds")),
         })
         .await
+    }
+
+    /// What clients saw of all OSDs.
+    pub(crate) async fn health(&self) -> Result<BTreeMap<LongId, OsdHealth>, CliError> {
+        let key = |(id, _): &(LongId, OsdHealth)| id.as_str().as_bytes().to_vec();
+        let found =
+            collect(Pager::all(), key, async |range| match self.ask(AbmQuery::OsdHealth(range)).await? {
+                AbmAnswer::OsdHealth(page) => Ok(page),
+                _ => Err(mismatch("OsdHealth")),
+            });
+        Ok(found.await?.into_iter().collect())
+    }
+
+    /// One OSD; an unknown one is an error.
+    pub(crate) async fn osd(&self, long_id: &LongId) -> Result<OsdRecord, CliError> {
+        match self.ask(AbmQuery::Osd(long_id.clone())).await? {
+            AbmAnswer::Osd(Some(record)) => Ok(record),
+            AbmAnswer::Osd(None) => Err(AbmError::OsdUnknown(long_id.clone()).into()),
+            _ => Err(mismatch("Osd")),
+        }
     }
 
     /// Presets ordered by name.

@@ -70,7 +70,7 @@ impl Show {
             record.id,
             record.preset,
             record.group,
-            json::namespace_state(record.state),
+            json::namespace_state(&record.state),
             counters.objects,
             ByteCount(counters.logical_bytes),
             ByteCount(counters.storage_bytes),
@@ -102,7 +102,7 @@ impl List {
         let client = session.client().await?;
         let found = Backend::new(&client, session.deadline()).namespaces(self.range.pager()).await?;
         let rows = found.iter().map(|record| {
-            let state = json::namespace_state(record.state).to_owned();
+            let state = json::namespace_state(&record.state).to_owned();
             vec![
                 shown(&record.name),
                 record.id.to_string(),

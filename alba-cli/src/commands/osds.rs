@@ -8,7 +8,7 @@ use alba_core::env::{Deadline, Env, Osd, OsdError};
 use alba_core::ids::{LongId, Place};
 use alba_core::net::asd::{AsdClient, AsdClientConfig, probe};
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{AbmCommand, OsdEndpoint, OsdFilter, OsdInfo, OsdRecord};
+use alba_core::wire::rpc::abm::{AbmCommand, OsdEndpoint, OsdFilter, OsdHealth, OsdInfo, OsdRecord};
 use clap::Args;
 use serde_json::json;
 
@@ -109,8 +109,12 @@ impl Listing {
         if let Some(node) = &self.node_id {
             found.retain(|osd| osd.info.place.node().as_str() == node);
         }
+        let health = backend.health().await?;
         let text = listing(&found);
-        Answer::new(found.iter().map(|osd| json::osd(osd, &alba_id)).collect::<Vec<_>>(), text)
+        let none = OsdHealth::default();
+        let shown =
+            found.iter().map(|osd| json::osd(osd, &alba_id, health.get(&osd.info.long_id).unwrap_or(&none)));
+        Answer::new(shown.collect::<Vec<_>>(), text)
     }
 }
 
@@ -170,5 +174,115 @@ pub(crate) struct ListAvailable {
 impl ListAvailable {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
         self.listing.run(OsdFilter::Available, session).await
+    }
+}
+
+/// List the OSDs that are being emptied, purged ones too
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba list-decommissioning-osds --to-json")]
+pub(crate) struct ListDecommissioning {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+impl ListDecommissioning {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        self.listing.run(OsdFilter::Decommissioning, session).await
+    }
+}
+
+/// List the OSDs that are being forgotten
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba list-purging-osds")]
+pub(crate) struct ListPurging {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+impl ListPurging {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        self.listing.run(OsdFilter::Purging, session).await
+    }
+}
+
+/// What to change.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct UpdateWhat {
+    /// Its addresses from now on; give it once for each
+    #[arg(long, value_name = "IP")]
+    ip: Vec<IpAddr>,
+    /// Its port from now on
+    #[arg(long)]
+    port: Option<u16>,
+    /// Where it stands: NODE, RACK/NODE or ZONE/RACK/NODE
+    #[arg(long, value_name = "PLACE")]
+    node_id: Option<Place>,
+}
+
+/// Change the address or the place of a registered OSD
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba update-osd --long-id 3f1c... --ip 10.0.0.7 --port 8000\n\n\
+                        The place of an OSD that holds data of namespaces cannot change: decommission it first.")]
+pub(crate) struct Update {
+    /// Its long id
+    #[arg(long)]
+    long_id: LongId,
+    #[command(flatten)]
+    what: UpdateWhat,
+}
+
+impl Update {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let backend = Backend::new(&client, session.deadline());
+        let mut info = backend.osd(&self.long_id).await?.info;
+        if !self.what.ip.is_empty() {
+            info.endpoint.ips = self.what.ip;
+        }
+        info.endpoint.port = self.what.port.unwrap_or(info.endpoint.port);
+        info.place = self.what.node_id.unwrap_or(info.place);
+        backend.command(AbmCommand::UpdateOsd(info)).await?;
+        Ok(Answer::done(format!("updated OSD {}", self.long_id)))
+    }
+}
+
+/// Empty an OSD, reading what is there; done once list-decommissioning-osds does not show it any more
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba decommission-osd --long-id 3f1c...\n\n\
+                        The OSD takes no new data from now on. Moving its data away is the work of the maintenance agents,\n\
+                        which this version does not have yet: until then it stays in this state.")]
+pub(crate) struct Decommission {
+    /// Its long id
+    #[arg(long)]
+    long_id: LongId,
+}
+
+impl Decommission {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let command = AbmCommand::DecommissionOsd { long_id: self.long_id.clone() };
+        Backend::new(&client, session.deadline()).command(command).await?;
+        Ok(Answer::done(format!("OSD {} takes no new data and will be emptied", self.long_id)))
+    }
+}
+
+/// Forget an OSD that is gone for good; its data is taken as lost and never read
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba purge-osd --long-id 3f1c...\n\n\
+                        One that holds data of namespaces is forgotten when they have let go of it: the work of the\n\
+                        maintenance agents, which this version does not have yet.")]
+pub(crate) struct Purge {
+    /// Its long id
+    #[arg(long)]
+    long_id: LongId,
+}
+
+impl Purge {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let command = AbmCommand::PurgeOsd { long_id: self.long_id.clone() };
+        Backend::new(&client, session.deadline()).command(command).await?;
+        Ok(Answer::done(format!("OSD {} is forgotten, or will be when no namespace names it", self.long_id)))
     }
 }

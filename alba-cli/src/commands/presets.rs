@@ -3,13 +3,16 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use alba_core::ids::PresetName;
+use alba_core::ids::{OsdId, PresetName};
+use alba_core::policy::Policy;
 use alba_core::preset::Preset;
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{AbmCommand, AbmError};
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmQuery};
 use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
 
-use super::backend::Backend;
+use super::backend::{Backend, mismatch};
 use crate::answer::Answer;
 use crate::error::CliError;
 use crate::ranges::RangeArgs;
@@ -40,26 +43,27 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
-        let preset = parse(&self.input()?)?;
+        let preset = parse(&input(self.input_url.as_deref())?)?;
         let client = session.client().await?;
         let command = AbmCommand::CreatePreset { name: self.name.clone(), preset: Box::new(preset) };
         Backend::new(&client, session.deadline()).command(command).await?;
         Ok(Answer::done(format!("created preset {}", self.name)))
     }
+}
 
-    fn input(&self) -> Result<String, CliError> {
-        match &self.input_url {
-            Some(url) => {
-                let path = PathBuf::from(url.strip_prefix("file://").unwrap_or(url));
-                std::fs::read_to_string(&path).map_err(|error| CliError::file("read", &path, &error))
-            }
-            None => {
-                let mut text = String::new();
-                // A preset is small; what is longer is a mistake.
-                let read = std::io::stdin().lock().take(LONGEST).read_to_string(&mut text);
-                read.map_err(|error| CliError::failure(format!("cannot read standard input: {error}")))?;
-                Ok(text)
-            }
+/// Reads the file, or standard input when there is none.
+fn input(url: Option<&str>) -> Result<String, CliError> {
+    match url {
+        Some(url) => {
+            let path = PathBuf::from(url.strip_prefix("file://").unwrap_or(url));
+            std::fs::read_to_string(&path).map_err(|error| CliError::file("read", &path, &error))
+        }
+        None => {
+            let mut text = String::new();
+            // A preset is small; what is longer is a mistake.
+            let read = std::io::stdin().lock().take(LONGEST).read_to_string(&mut text);
+            read.map_err(|error| CliError::failure(format!("cannot read standard input: {error}")))?;
+            Ok(text)
         }
     }
 }
@@ -70,6 +74,131 @@ const LONGEST: u64 = 1 << 20;
 fn parse(text: &str) -> Result<Preset, CliError> {
     // Refused here as the ABM refuses what it alone can see: Invalid_preset.
     Preset::from_json(text).map_err(|error| AbmError::PresetInvalid(error.to_string()).into())
+}
+
+/// What may change of a preset.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    policies: Option<Vec<[u32; 4]>>,
+    fragment_size: Option<u32>,
+}
+
+fn parse_change(text: &str) -> Result<Change, CliError> {
+    let refused = |reason: String| CliError::from(AbmError::PresetInvalid(reason));
+    let change: Change = serde_json::from_reader(json_comments::StripComments::new(text.as_bytes()))
+        .map_err(|error| refused(format!("only policies and fragment_size can change: {error}")))?;
+    if change == Change::default() {
+        return Err(refused("name policies, fragment_size or both".to_owned()));
+    }
+    Ok(change)
+}
+
+/// Change policies and fragment size of a preset, from JSON on standard input or in a file; all else is for life
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  echo '{\"policies\": [[4, 2, 5, 3]]}' | alba update-preset wide")]
+pub(crate) struct Update {
+    /// Its name
+    name: PresetName,
+    /// Read this file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    input_url: Option<String>,
+}
+
+impl Update {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let Change { policies, fragment_size } = parse_change(&input(self.input_url.as_deref())?)?;
+        let policies = policies
+            .map(|policies| policies.into_iter().map(Policy::try_from).collect::<Result<Vec<_>, _>>())
+            .transpose()
+            .map_err(|error| AbmError::PresetInvalid(error.to_string()))?;
+        let client = session.client().await?;
+        let command = AbmCommand::UpdatePreset { name: self.name.clone(), policies, fragment_size };
+        Backend::new(&client, session.deadline()).command(command).await?;
+        Ok(Answer::done(format!("updated preset {}", self.name)))
+    }
+}
+
+/// Use a preset for namespaces that name none
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba preset-set-default wide")]
+pub(crate) struct SetDefault {
+    /// Its name
+    name: PresetName,
+}
+
+impl SetDefault {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let command = AbmCommand::SetDefaultPreset { name: self.name.clone() };
+        Backend::new(&client, session.deadline()).command(command).await?;
+        Ok(Answer::done(format!("{} is the default preset", self.name)))
+    }
+}
+
+/// Add OSDs to a preset that names its OSDs; its namespaces use them at once
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba add-osds-to-preset fast --osd-id 12 --osd-id 13")]
+pub(crate) struct AddOsds {
+    /// Its name
+    name: PresetName,
+    /// An OSD's id, as list-osds shows it; give it once for each
+    #[arg(long, value_name = "ID", required = true, value_parser = osd_id)]
+    osd_id: Vec<OsdId>,
+}
+
+fn osd_id(text: &str) -> Result<OsdId, String> {
+    let number: u64 = text.parse().map_err(|_| format!("{text:?} is no OSD id"))?;
+    OsdId::new(number).map_err(|error| error.to_string())
+}
+
+impl AddOsds {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let command = AbmCommand::AddOsdsToPreset { name: self.name.clone(), osds: self.osd_id };
+        Backend::new(&client, session.deadline()).command(command).await?;
+        Ok(Answer::done(format!("added OSDs to preset {}", self.name)))
+    }
+}
+
+/// Delete a preset that no namespace uses
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba delete-preset wide")]
+pub(crate) struct Delete {
+    /// Its name
+    name: PresetName,
+}
+
+impl Delete {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let command = AbmCommand::DeletePreset { name: self.name.clone() };
+        Backend::new(&client, session.deadline()).command(command).await?;
+        Ok(Answer::done(format!("deleted preset {}", self.name)))
+    }
+}
+
+/// Show which presets are still on their way to the metadata groups of their namespaces
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba get-presets-propagation-state --to-json")]
+pub(crate) struct Propagation {}
+
+impl Propagation {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let client = session.client().await?;
+        let backend = Backend::new(&client, session.deadline());
+        let AbmAnswer::PresetsPropagation(found) = backend.ask(AbmQuery::PresetsPropagation).await? else {
+            return Err(mismatch("PresetsPropagation"));
+        };
+        let rows = found
+            .iter()
+            .map(|one| vec![one.preset.to_string(), one.version.to_string(), one.pending.to_string()]);
+        let text = table(&["PRESET", ">VERSION", ">NAMESPACES TO TELL"], rows.collect());
+        let shown = found.iter().map(|one| {
+            json!({ "preset": one.preset.as_str(), "version": one.version, "namespaces_pending": one.pending })
+        });
+        Answer::new(shown.collect::<Vec<_>>(), text)
+    }
 }
 
 /// List presets
@@ -115,6 +244,16 @@ mod tests {
     #[test]
     fn the_example_of_the_help_is_a_preset() {
         assert_eq!(parse(EXAMPLE).map(|preset| preset.policies.len()), Ok(2));
+    }
+
+    #[test]
+    fn only_what_may_change_is_taken() {
+        let change = parse_change("{\"policies\": [[4, 2, 5, 3]] /* wider */}").unwrap();
+        assert_eq!(change, Change { policies: Some(vec![[4, 2, 5, 3]]), fragment_size: None });
+        for text in ["{}", "[]", "{\"compression\": \"none\"}", "{\"fragment_size\": -1}"] {
+            let error = parse_change(text).unwrap_err();
+            assert_eq!((error.kind.name(), error.code), ("albamgr_exn", 17), "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use alba_core::ids::{
 use alba_core::manifest::{Chunk, CodingMatrix, Scheme, Timestamp};
 use alba_core::policy::{Bucket, CodeShape};
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{OsdEndpoint, OsdInfo};
+use alba_core::wire::rpc::abm::{GroupLoad, OsdEndpoint, OsdInfo};
 
 use super::*;
 
@@ -73,9 +73,17 @@ fn an_osd_has_the_fields_that_others_read() {
         osd_id: Some(OsdId::from_u32(4)),
         state: OsdState::Active,
         claimed_since: Some(2_000_000),
+        kind: OsdKind::Asd,
+        owner: None,
     };
     let alba_id = AlbaId::new("alba").unwrap();
-    let shown = osd(&record, &alba_id);
+    let health = OsdHealth {
+        seen: vec![3_000_000],
+        errors: vec![(4_000_000, "slow".to_owned())],
+        checksum_errors: 2,
+        ..OsdHealth::default()
+    };
+    let shown = osd(&record, &alba_id, &health);
     let fields = "id alba_id kind ips port use_tls use_rdma albamgr_cfg prefix preset endpoints decommissioned node_id \
                   long_id total used seen read write errors checksum_errors claimed_since";
     for field in fields.split_whitespace() {
@@ -88,7 +96,10 @@ fn an_osd_has_the_fields_that_others_read() {
     assert_eq!(shown["claimed_since"], 2.0);
     record.state = OsdState::Available;
     record.osd_id = None;
-    let free = osd(&record, &alba_id);
+    assert_eq!(shown["seen"], json!([3.0]));
+    assert_eq!(shown["errors"], json!([[4.0, "slow"]]));
+    assert_eq!(shown["checksum_errors"], 2);
+    let free = osd(&record, &alba_id, &OsdHealth::default());
     assert_eq!(
         (&free["id"], &free["alba_id"], &free["decommissioned"]),
         (&Value::Null, &Value::Null, &json!(false))
@@ -102,6 +113,7 @@ fn groups_namespaces_and_counters() {
         servers: vec!["127.0.0.1:4000".to_owned()],
         namespaces: 2,
         lost: false,
+        load: GroupLoad::default(),
     };
     let node = json!({ "name": "nsm-0-0", "ips": ["127.0.0.1"], "port": 4000 });
     assert_eq!(nsm_host(&group)["nodes"], json!([node]));

@@ -132,7 +132,9 @@ pub(super) async fn namespace(metadata: &MetadataClient, deadline: Deadline) -> 
     match metadata.query(AbmQuery::Namespace(name.clone()), deadline).await? {
         AbmAnswer::Namespace(Some(record)) if record.state != NamespaceState::Removing => Ok(()),
         _ => {
-            metadata.command(AbmCommand::CreateNamespace { name, preset: None }, deadline).await?;
+            metadata
+                .command(AbmCommand::CreateNamespace { name, preset: None, group: None }, deadline)
+                .await?;
             Ok(())
         }
     }

@@ -341,6 +341,8 @@ impl Directory for Backend {
                         osd_id: Some(*id),
                         state: OsdState::Active,
                         claimed_since: Some(0),
+                        kind: OsdKind::Asd,
+                        owner: None,
                     })
                     .filter(|record| range.contains(record.info.long_id.as_str().as_bytes()))
                     .collect();
@@ -407,6 +409,7 @@ impl Group {
                         }
                     }
                 }
+                ObjectUpdate::PutInline { .. } => panic!("not sent by the engine"),
                 ObjectUpdate::Delete { name, must_exist } => {
                     if *must_exist && !self.objects.contains_key(name) {
                         return Err(NsmError::ObjectNotFound);
@@ -416,9 +419,10 @@ impl Group {
         }
         let mut last: BTreeMap<ObjectName, usize> = BTreeMap::new();
         for (position, update) in updates.iter().enumerate() {
-            let (ObjectUpdate::Put { manifest: _, .. } | ObjectUpdate::Delete { .. }) = update;
             let name = match update {
-                ObjectUpdate::Put { manifest, .. } => &manifest.name,
+                ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => {
+                    &manifest.name
+                }
                 ObjectUpdate::Delete { name, .. } => name,
             };
             last.insert(name.clone(), position);
@@ -436,6 +440,7 @@ impl Group {
                     self.objects.insert(manifest.name.clone(), Object { manifest: manifest.clone() });
                     stored.push(manifest);
                 }
+                ObjectUpdate::PutInline { .. } => panic!("not sent by the engine"),
                 ObjectUpdate::Delete { name, .. } => {
                     if last[&name] == position {
                         self.objects.remove(&name);

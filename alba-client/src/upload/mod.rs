@@ -212,6 +212,7 @@ fn may_succeed_when_repeated(error: &ClientError) -> bool {
             NsmError::InvalidGcEpoch(_)
             | NsmError::NonUniqueObjectId
             | NsmError::NamespaceMoved(_)
+            | NsmError::NamespaceFrozen(_)
             | NsmError::InvalidFragmentSpread
             | NsmError::InactiveOsd(_)
             | NsmError::InvalidBucket
@@ -221,7 +222,13 @@ fn may_succeed_when_repeated(error: &ClientError) -> bool {
             | NsmError::OverwriteNotAllowed(_)
             | NsmError::InvalidVersion(_)
             | NsmError::AssertFailed(_)
-            | NsmError::TooLarge(_) => false,
+            | NsmError::TooLarge(_)
+            | NsmError::InvalidUpdate(_)
+            | NsmError::InsufficientFragments
+            | NsmError::NamespaceTrashed(_)
+            | NsmError::NamespaceRecovering(_)
+            | NsmError::NotRecovering(_)
+            | NsmError::MoveRefused(_) => false,
         },
         _ => false,
     }

@@ -1,6 +1,9 @@
 //! The ABM's key space. The table is in `docs/formats/metadata.md`.
 
-use alba_core::ids::{GroupId, LongId, MessageId, NamespaceId, NamespaceName, OsdId, PresetName};
+use alba_core::ids::{
+    AgentId, GroupId, JobName, LongId, MessageId, NamespaceId, NamespaceName, OsdId, PresetName, TaskName,
+    WorkId,
+};
 use alba_core::kv::KvError;
 use alba_core::wire::rpc::abm::Destination;
 
@@ -15,6 +18,33 @@ pub(super) const PRESETS: &[u8] = b"P";
 pub(super) const NAMESPACES: &[u8] = b"N";
 pub(super) const GROUPS: &[u8] = b"G";
 pub(super) const QUEUE_LENGTHS: &[u8] = b"w";
+pub(super) const LETTER_COUNTS: &[u8] = b"y";
+pub(super) const HEALTH: &[u8] = b"H";
+pub(super) const WALKS: &[u8] = b"T";
+pub(super) const LAST_WALK: &[u8] = b"t";
+pub(super) const NEXT_WORK: &[u8] = b"v";
+pub(super) const WORK: &[u8] = b"W";
+pub(super) const WORK_BY_ITEM: &[u8] = b"X";
+pub(super) const WORK_BY_TIME: &[u8] = b"x";
+pub(super) const WORK_COUNT: &[u8] = b"V";
+pub(super) const JOBS: &[u8] = b"J";
+pub(super) const TOKEN: &[u8] = b"e";
+pub(super) const LEASES: &[u8] = b"E";
+pub(super) const PARTICIPANTS: &[u8] = b"Z";
+pub(super) const MAINTENANCE: &[u8] = b"C";
+pub(super) const PEERS_REVISION: &[u8] = b"p";
+pub(super) const PEERS_TOLD: &[u8] = b"S";
+pub(super) const REVISIONS: &[u8] = b"r";
+pub(super) const PRESET_USERS: &[u8] = b"U";
+pub(super) const NAMESPACE_IDS: &[u8] = b"M";
+pub(super) const GROUP_COUNTS: &[u8] = b"g";
+pub(super) const GROUP_LOADS: &[u8] = b"l";
+pub(super) const LINKS: &[u8] = b"L";
+pub(super) const LINKS_BACK: &[u8] = b"K";
+pub(super) const QUEUES: &[u8] = b"Q";
+pub(super) const LETTERS: &[u8] = b"B";
+pub(super) const LETTERS_BY_NAMESPACE: &[u8] = b"b";
+pub(super) const LEAVES: &[u8] = b"j";
 
 /// → `OsdRecord`.
 pub(super) fn osd(long_id: &LongId) -> Vec<u8> {
@@ -23,7 +53,7 @@ pub(super) fn osd(long_id: &LongId) -> Vec<u8> {
 
 /// → `LongId`.
 pub(super) fn osd_by_id(id: OsdId) -> Vec<u8> {
-    Key::table(b"I").number(id.get()).end()
+    Key::table(OSD_IDS).number(id.get()).end()
 }
 
 /// All OSD ids.
@@ -36,12 +66,12 @@ pub(super) fn preset(name: &PresetName) -> Vec<u8> {
 
 /// The namespaces of a preset.
 pub(super) fn users_of_preset(name: &PresetName) -> Vec<u8> {
-    Key::table(b"U").counted(name.as_str().as_bytes()).end()
+    Key::table(PRESET_USERS).counted(name.as_str().as_bytes()).end()
 }
 
 /// → present.
 pub(super) fn user_of_preset(name: &PresetName, namespace: NamespaceId) -> Vec<u8> {
-    Key::table(b"U").counted(name.as_str().as_bytes()).number(namespace.get()).end()
+    Key::table(PRESET_USERS).counted(name.as_str().as_bytes()).number(namespace.get()).end()
 }
 
 /// → `NamespaceRecord`.
@@ -51,37 +81,37 @@ pub(super) fn namespace(name: &NamespaceName) -> Vec<u8> {
 
 /// → `NamespaceName`.
 pub(super) fn namespace_by_id(id: NamespaceId) -> Vec<u8> {
-    Key::table(b"M").number(id.get()).end()
+    Key::table(NAMESPACE_IDS).number(id.get()).end()
 }
 
-/// → servers.
+/// → `StoredGroup`.
 pub(super) fn group(id: &GroupId) -> Vec<u8> {
     Key::table(GROUPS).bytes(id.as_str().as_bytes()).end()
 }
 
 /// → counter of namespaces.
 pub(super) fn group_load(id: &GroupId) -> Vec<u8> {
-    Key::table(b"g").bytes(id.as_str().as_bytes()).end()
+    Key::table(GROUP_COUNTS).bytes(id.as_str().as_bytes()).end()
 }
 
 /// The OSDs of a namespace.
 pub(super) fn links_of_namespace(namespace: NamespaceId) -> Vec<u8> {
-    Key::table(b"L").number(namespace.get()).end()
+    Key::table(LINKS).number(namespace.get()).end()
 }
 
 /// → `LinkState`.
 pub(super) fn link(namespace: NamespaceId, osd: OsdId) -> Vec<u8> {
-    Key::table(b"L").number(namespace.get()).number(osd.get()).end()
+    Key::table(LINKS).number(namespace.get()).number(osd.get()).end()
 }
 
 /// The namespaces of an OSD.
 pub(super) fn links_of_osd(osd: OsdId) -> Vec<u8> {
-    Key::table(b"K").number(osd.get()).end()
+    Key::table(LINKS_BACK).number(osd.get()).end()
 }
 
 /// → present.
 pub(super) fn link_back(osd: OsdId, namespace: NamespaceId) -> Vec<u8> {
-    Key::table(b"K").number(osd.get()).number(namespace.get()).end()
+    Key::table(LINKS_BACK).number(osd.get()).number(namespace.get()).end()
 }
 
 fn with_destination(table: &[u8], destination: &Destination) -> Key {
@@ -93,12 +123,12 @@ fn with_destination(table: &[u8], destination: &Destination) -> Key {
 
 /// The messages to a destination.
 pub(super) fn messages(destination: &Destination) -> Vec<u8> {
-    with_destination(b"Q", destination).end()
+    with_destination(QUEUES, destination).end()
 }
 
 /// → `Message`.
 pub(super) fn message(destination: &Destination, id: MessageId) -> Vec<u8> {
-    with_destination(b"Q", destination).number(id.get()).end()
+    with_destination(QUEUES, destination).number(id.get()).end()
 }
 
 /// → the id of the next message.
@@ -109,6 +139,95 @@ pub(super) fn next_message(destination: &Destination) -> Vec<u8> {
 /// → counter of messages.
 pub(super) fn queue_length(destination: &Destination) -> Vec<u8> {
     with_destination(QUEUE_LENGTHS, destination).end()
+}
+
+/// The dead letters of a destination.
+pub(super) fn letters(destination: &Destination) -> Vec<u8> {
+    with_destination(LETTERS, destination).end()
+}
+
+/// → `DeadLetter`.
+pub(super) fn letter(destination: &Destination, id: MessageId) -> Vec<u8> {
+    with_destination(LETTERS, destination).number(id.get()).end()
+}
+
+/// The dead letters of a namespace at a destination.
+pub(super) fn letters_of_namespace(destination: &Destination, namespace: NamespaceId) -> Vec<u8> {
+    with_destination(LETTERS_BY_NAMESPACE, destination).number(namespace.get()).end()
+}
+
+/// → present.
+pub(super) fn letter_of_namespace(
+    destination: &Destination,
+    namespace: NamespaceId,
+    id: MessageId,
+) -> Vec<u8> {
+    with_destination(LETTERS_BY_NAMESPACE, destination).number(namespace.get()).number(id.get()).end()
+}
+
+/// → counter of dead letters.
+pub(super) fn letter_count(destination: &Destination) -> Vec<u8> {
+    with_destination(LETTER_COUNTS, destination).end()
+}
+
+/// → `OsdHealth`.
+pub(super) fn health(long_id: &LongId) -> Vec<u8> {
+    Key::table(HEALTH).bytes(long_id.as_str().as_bytes()).end()
+}
+
+/// → `GroupLoad`.
+pub(super) fn reported_load(id: &GroupId) -> Vec<u8> {
+    Key::table(GROUP_LOADS).bytes(id.as_str().as_bytes()).end()
+}
+
+/// → `WorkRecord`.
+pub(super) fn work(id: WorkId) -> Vec<u8> {
+    Key::table(WORK).number(id.get()).end()
+}
+
+/// → `WorkId`; the item as it is stored.
+pub(super) fn work_by_item(item: &[u8]) -> Vec<u8> {
+    Key::table(WORK_BY_ITEM).bytes(item).end()
+}
+
+/// → present; by the time from which on it may be claimed.
+pub(super) fn work_by_time(not_before: u64, id: WorkId) -> Vec<u8> {
+    Key::table(WORK_BY_TIME).number(not_before).number(id.get()).end()
+}
+
+/// → `JobRecord`.
+pub(super) fn job(name: &JobName) -> Vec<u8> {
+    Key::table(JOBS).bytes(name.as_str().as_bytes()).end()
+}
+
+/// The leaves of a job.
+pub(super) fn leaves(name: &JobName) -> Vec<u8> {
+    Key::table(LEAVES).counted(name.as_str().as_bytes()).end()
+}
+
+/// → `LeafProgress`.
+pub(super) fn leaf(name: &JobName, leaf: u32) -> Vec<u8> {
+    Key::table(LEAVES).counted(name.as_str().as_bytes()).number(leaf.into()).end()
+}
+
+/// → `LeaseRecord`.
+pub(super) fn lease(task: &TaskName) -> Vec<u8> {
+    Key::table(LEASES).bytes(task.as_str().as_bytes()).end()
+}
+
+/// → `ParticipantRecord`.
+pub(super) fn participant(agent: &AgentId) -> Vec<u8> {
+    Key::table(PARTICIPANTS).bytes(agent.as_str().as_bytes()).end()
+}
+
+/// → the revision of the list of peers that the OSD has.
+pub(super) fn peers_told(osd: OsdId) -> Vec<u8> {
+    Key::table(PEERS_TOLD).number(osd.get()).end()
+}
+
+/// → present: the group will drop its old copy of the namespace.
+pub(super) fn leaving_group(group: &GroupId, namespace: NamespaceId) -> Vec<u8> {
+    Key::table(b"f").counted(group.as_str().as_bytes()).number(namespace.get()).end()
 }
 
 /// The destination of a `queue_length` key without its table letter.

@@ -1,29 +1,41 @@
-//! The ABM: who and where (features §1.3 to §1.5, §2.2). It never touches a device or a group: what they must learn
+//! The ABM: who and where (features §1.3 to §1.5, §2.2, §3.7). It never touches a device or a group: what they must learn
 //! goes into the outbox, and its next step happens when delivery is marked.
 
+mod groups;
+mod jobs;
 mod keys;
+mod leases;
+mod letters;
 pub(crate) mod lifecycle;
+mod links;
 mod namespaces;
 mod osds;
 mod outbox;
 mod presets;
+mod recount;
+mod revisions;
 #[cfg(test)]
 mod tests;
+mod walks;
+mod work;
 
-use alba_core::ids::{AlbaId, GroupId, NamespaceId};
+use alba_core::ids::{AlbaId, MessageId, NamespaceId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Timestamp;
+use alba_core::range::PAGE_MAX;
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, Destination, GroupRecord, Message, OsdMessage,
+    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, Destination, Message, NamespaceRecord, OsdMessage,
 };
 use alba_core::wire::rpc::nsm::NsmMessage;
 
 use crate::model::{Fault, Model};
 use crate::txn::{KvTxn, counter};
-use crate::value::{damaged, decode, encode, load, save, scan_prefix};
+use crate::value::{decode, encode, load, save};
 
 pub(crate) use namespaces::{Readiness, readiness};
-pub(crate) use osds::info as osd_info;
+pub(crate) use osds::{Peers, by_id as osd_by_id, peers, peers_revision};
+pub(crate) use outbox::outgoing;
+pub use recount::recount;
 
 type Refused = Fault<AbmError>;
 
@@ -33,6 +45,20 @@ const MAX_RECORD: usize = 32 << 10;
 /// The ABM's model.
 pub struct Abm;
 
+impl Abm {
+    /// Is this a command that only the leader itself gives, because it says what happened outside?
+    pub(crate) fn is_internal(command: &AbmCommand) -> bool {
+        matches!(
+            command,
+            AbmCommand::MarkClaimed { .. }
+                | AbmCommand::MarkForeign { .. }
+                | AbmCommand::MarkDelivered { .. }
+                | AbmCommand::MarkRefused { .. }
+                | AbmCommand::MarkPeersTold { .. }
+        )
+    }
+}
+
 impl Model for Abm {
     type Command = AbmCommand;
     type Outcome = AbmOutcome;
@@ -41,45 +67,116 @@ impl Model for Abm {
     type Answer = AbmAnswer;
 
     fn apply(txn: &mut KvTxn<'_>, now: Timestamp, command: &AbmCommand) -> Result<AbmOutcome, Refused> {
+        use AbmCommand as C;
         match command {
-            AbmCommand::Bootstrap { alba_id } => bootstrap(txn, alba_id),
-            AbmCommand::AddGroup { id, servers } => add_group(txn, id, servers),
-            AbmCommand::AddOsd(info) => osds::add(txn, info),
-            AbmCommand::UpdateOsd(info) => osds::update(txn, info),
-            AbmCommand::MarkClaimed { long_id } => osds::mark_claimed(txn, now, long_id),
-            AbmCommand::CreatePreset { name, preset } => presets::create(txn, name, preset),
-            AbmCommand::SetDefaultPreset { name } => presets::set_default(txn, name),
-            AbmCommand::CreateNamespace { name, preset } => namespaces::create(txn, name, preset.as_ref()),
-            AbmCommand::DeleteNamespace { name } => namespaces::delete(txn, name),
-            AbmCommand::MarkDelivered { destination, upto } => {
-                for message in outbox::take(txn, destination, *upto)? {
-                    delivered(txn, destination, &message)?;
+            C::Bootstrap { alba_id } => bootstrap(txn, alba_id),
+            C::AddGroup { id, servers } => groups::add(txn, id, servers),
+            C::CreateGroup { id, servers } => groups::create(txn, id, servers),
+            C::UpdateGroup { id, servers, lost } => groups::update(txn, id, servers.as_deref(), *lost),
+            C::ReportGroupLoad { id, load } => groups::report(txn, id, load),
+            C::AddOsd(info) => osds::add(txn, info),
+            C::UpdateOsd(info) => osds::update(txn, info),
+            C::MarkClaimed { long_id } => osds::mark_claimed(txn, now, long_id),
+            C::MarkForeign { long_id, owner } => osds::mark_foreign(txn, long_id, owner),
+            C::DrainOsd { long_id } => osds::drain(txn, long_id, true),
+            C::UndrainOsd { long_id } => osds::drain(txn, long_id, false),
+            C::DecommissionOsd { long_id } => osds::decommission(txn, now, long_id),
+            C::PurgeOsd { long_id } => osds::purge(txn, now, long_id),
+            C::ReportOsds(reports) => osds::report(txn, now, reports),
+            C::MarkPeersTold { osd, revision } => osds::peers_told(txn, *osd, *revision),
+            C::CreatePreset { name, preset } => presets::create(txn, name, preset),
+            C::SetDefaultPreset { name } => presets::set_default(txn, name),
+            C::UpdatePreset { name, policies, fragment_size } => {
+                presets::update(txn, name, policies.as_deref(), *fragment_size)
+            }
+            C::AddOsdsToPreset { name, osds } => presets::add_osds(txn, name, osds),
+            C::DeletePreset { name } => presets::delete(txn, name),
+            C::CreateNamespace { name, preset, group } => {
+                namespaces::create(txn, name, preset.as_ref(), group.as_ref())
+            }
+            C::DeleteNamespace { name } => namespaces::delete(txn, name),
+            C::TrashNamespace { name } => namespaces::trash(txn, now, name),
+            C::UndeleteNamespace { name } => namespaces::undelete(txn, name),
+            C::RecoverNamespace { name, group } => namespaces::recover(txn, name, group),
+            C::FinishRecovery { name } => namespaces::finish_recovery(txn, name),
+            C::StartMove { name, to } => namespaces::start_move(txn, name, to),
+            C::FinishMove { name, to } => namespaces::finish_move(txn, name, to),
+            C::AbortMove { name, to } => namespaces::abort_move(txn, name, to),
+            C::MarkDelivered { destination, upto } => {
+                for (id, message) in outbox::take(txn, destination, *upto)? {
+                    delivered(txn, now, destination, id, &message)?;
                 }
                 Ok(AbmOutcome::Done)
             }
+            C::MarkRefused { destination, id, reason } => {
+                letters::refused(txn, now, destination, *id, reason)
+            }
+            C::RetryDeadLetter { destination, id } => letters::retry(txn, destination, *id),
+            C::DropDeadLetter { destination, id, as_delivered } => {
+                letters::drop_one(txn, now, destination, *id, *as_delivered)
+            }
+            C::AddWork(items) => work::add_all(txn, now, items),
+            C::ClaimWork { agent, max, period } => work::claim(txn, now, agent, *max, *period),
+            C::RenewWork { ids, token, period } => work::renew(txn, now, ids, *token, *period),
+            C::FailWork { id, token, reason } => work::fail(txn, now, *id, *token, reason),
+            C::MarkWorkCompleted(ids) => work::completed(txn, now, ids),
+            C::StartJob { name, namespace, action, factor } => {
+                jobs::start(txn, now, name, namespace, action, *factor)
+            }
+            C::UpdateJobProgress { name, leaf, expected, progress } => {
+                jobs::update(txn, name, *leaf, expected, progress)
+            }
+            C::ClearJob { name } => jobs::clear(txn, name),
+            C::AcquireLease { task, agent, period } => leases::acquire(txn, now, task, agent, *period),
+            C::RenewLease { task, token, period } => leases::renew(txn, now, task, *token, *period),
+            C::ReleaseLease { task, token } => leases::release(txn, task, *token),
+            C::RegisterParticipant { agent, role, about } => leases::register(txn, now, agent, role, about),
+            C::RemoveParticipant { agent } => {
+                txn.delete(keys::participant(agent));
+                Ok(AbmOutcome::Done)
+            }
+            C::UpdateMaintenance(update) => leases::update_maintenance(txn, update),
         }
     }
 
-    fn tidy(_: &mut KvTxn<'_>) -> Result<bool, KvError> {
-        Ok(false)
+    fn tidy(txn: &mut KvTxn<'_>) -> Result<bool, KvError> {
+        walks::go_on(txn)
     }
 
     fn query(store: &dyn KvRead, query: &AbmQuery) -> Result<AbmAnswer, Refused> {
+        use {AbmAnswer as A, AbmQuery as Q};
         Ok(match query {
-            AbmQuery::AlbaId => AbmAnswer::AlbaId(alba_id(store)?),
-            AbmQuery::Osds { filter, range } => AbmAnswer::Osds(osds::list(store, *filter, range)?),
-            AbmQuery::Osd(long_id) => AbmAnswer::Osd(load(store, &keys::osd(long_id))?),
-            AbmQuery::Presets(range) => AbmAnswer::Presets(presets::list(store, range)?),
-            AbmQuery::Preset(name) => AbmAnswer::Preset(presets::find(store, name)?),
-            AbmQuery::Namespaces(range) => AbmAnswer::Namespaces(namespaces::list(store, range)?),
-            AbmQuery::Namespace(name) => AbmAnswer::Namespace(load(store, &keys::namespace(name))?),
-            AbmQuery::Groups => AbmAnswer::Groups(groups(store)?),
-            AbmQuery::NamespaceOsds(id) => AbmAnswer::OsdIds(namespaces::delivered_osds(store, *id)?),
-            AbmQuery::Messages { destination, max } => {
-                let max = usize::try_from(*max).unwrap_or(usize::MAX).min(alba_core::range::PAGE_MAX);
-                AbmAnswer::Messages(outbox::oldest(store, destination, max)?)
+            Q::AlbaId => A::AlbaId(alba_id(store)?),
+            Q::Osds { filter, range } => A::Osds(osds::list(store, *filter, range)?),
+            Q::Osd(long_id) => A::Osd(load(store, &keys::osd(long_id))?),
+            Q::OsdHealth(range) => A::OsdHealth(osds::health(store, range)?),
+            Q::OsdNamespaces { osd, after, max } => {
+                A::NamespaceIds(osds::namespaces(store, *osd, *after, *max)?)
             }
-            AbmQuery::Queues => AbmAnswer::Queues(outbox::queues(store)?),
+            Q::Presets(range) => A::Presets(presets::list(store, range)?),
+            Q::Preset(name) => A::Preset(presets::find(store, name)?),
+            Q::PresetsPropagation => A::PresetsPropagation(walks::propagation(store)?),
+            Q::Namespaces(range) => A::Namespaces(namespaces::list(store, range)?),
+            Q::Namespace(name) => A::Namespace(load(store, &keys::namespace(name))?),
+            Q::NamespaceOsds(id) => A::OsdIds(namespaces::delivered_osds(store, *id)?),
+            Q::Groups => A::Groups(groups::all(store)?),
+            Q::Messages { destination, max } => {
+                let max = usize::try_from(*max).unwrap_or(usize::MAX).min(PAGE_MAX);
+                A::Messages(outbox::oldest(store, destination, max)?)
+            }
+            Q::Queues => A::Queues(outbox::counts(store, keys::QUEUE_LENGTHS)?),
+            Q::DeadLetterCounts => A::Queues(outbox::counts(store, keys::LETTER_COUNTS)?),
+            Q::DeadLetters { destination, after, max } => {
+                A::DeadLetters(letters::list(store, destination, *after, *max)?)
+            }
+            Q::WorkCount => A::WorkCount(counter(store, keys::WORK_COUNT)?),
+            Q::Work { after, max } => A::Work(work::list(store, *after, *max)?),
+            Q::Jobs(range) => A::Jobs(jobs::list(store, range)?),
+            Q::JobProgress(name) => A::JobProgress(jobs::progress(store, name)?),
+            Q::Lease(task) => A::Lease(load(store, &keys::lease(task))?),
+            Q::Participants => A::Participants(leases::participants(store)?),
+            Q::Maintenance => A::Maintenance(Box::new(leases::maintenance(store)?)),
+            Q::Revisions => A::Revisions(revisions::all(store)?),
         })
     }
 
@@ -112,55 +209,43 @@ fn bootstrap(txn: &mut KvTxn<'_>, alba_id: &AlbaId) -> Result<AbmOutcome, Refuse
     Ok(AbmOutcome::AlbaId(alba_id.clone()))
 }
 
-fn add_group(txn: &mut KvTxn<'_>, id: &GroupId, servers: &[String]) -> Result<AbmOutcome, Refused> {
-    let value = encode(servers)?;
-    if servers.is_empty() || value.len() > MAX_RECORD {
-        return refuse(AbmError::BadArgument("a group needs servers, and not that many".to_owned()));
-    }
-    txn.put(keys::group(id), value);
-    Ok(AbmOutcome::Done)
-}
-
-fn groups(store: &(impl KvRead + ?Sized)) -> Result<Vec<GroupRecord>, KvError> {
-    let entries = scan_prefix(store, keys::GROUPS, usize::MAX)?;
-    entries
-        .into_iter()
-        .map(|(key, value)| {
-            let text = String::from_utf8(key.get(1..).unwrap_or_default().to_vec()).map_err(damaged)?;
-            let id = GroupId::new(text).map_err(damaged)?;
-            let namespaces = counter(store, &keys::group_load(&id))?;
-            Ok(GroupRecord { id, servers: decode(&value)?, namespaces, lost: false })
-        })
-        .collect()
-}
-
-/// The next step after a message had its effect.
-fn delivered(txn: &mut KvTxn<'_>, destination: &Destination, message: &Message) -> Result<(), Refused> {
+/// The next step after a message had its effect, or after a lost group was passed over.
+fn delivered(
+    txn: &mut KvTxn<'_>,
+    now: Timestamp,
+    destination: &Destination,
+    id: MessageId,
+    message: &Message,
+) -> Result<(), Refused> {
     match (destination, message) {
-        (_, Message::Nsm(NsmMessage::CreateNamespace { id, .. })) => namespaces::created(txn, *id),
-        (_, Message::Nsm(NsmMessage::DeleteNamespace { id })) => namespaces::removed(txn, *id),
-        (_, Message::Nsm(NsmMessage::LinkOsd { namespace, osd, .. })) => {
-            namespaces::linked(txn, *namespace, *osd)
-        }
+        (Destination::Group(group), Message::Nsm(message)) => match message {
+            NsmMessage::CreateNamespace { id, .. } => namespaces::created(txn, group, *id),
+            NsmMessage::DeleteNamespace { id } => namespaces::removed(txn, group, *id),
+            // A group that the namespace was taken from has no say any more: the new one hears of the link, too.
+            NsmMessage::LinkOsd { namespace, .. } | NsmMessage::UnlinkOsd { namespace, .. }
+                if record_of(txn, *namespace)?.is_none_or(|record| record.group != *group) =>
+            {
+                Ok(())
+            }
+            NsmMessage::LinkOsd { namespace, osd, .. } => links::linked(txn, *namespace, *osd),
+            NsmMessage::UnlinkOsd { namespace, osd } => links::unlinked(txn, now, *namespace, *osd, id),
+            // Nothing follows these.
+            NsmMessage::UpdatePreset { .. }
+            | NsmMessage::UpdateOsd { .. }
+            | NsmMessage::RecoverNamespace { .. }
+            | NsmMessage::SetTrashed { .. }
+            | NsmMessage::SetOsdUse { .. }
+            | NsmMessage::SetInlineLimit { .. } => Ok(()),
+        },
         (Destination::Osd(osd), Message::Osd(OsdMessage::AddNamespace { id, .. })) => {
-            namespaces::on_device(txn, *id, *osd)
+            links::on_device(txn, now, *id, *osd)
         }
-        // Nothing follows these.
-        (
-            _,
-            Message::Nsm(
-                NsmMessage::UnlinkOsd { .. } | NsmMessage::UpdatePreset { .. } | NsmMessage::UpdateOsd { .. },
-            )
-            | Message::Osd(_),
-        ) => Ok(()),
+        (_, Message::Nsm(_) | Message::Osd(_) | Message::Skip) => Ok(()),
     }
 }
 
-/// The name of a namespace by its id, and with it its record.
-fn record_of(
-    store: &(impl KvRead + ?Sized),
-    id: NamespaceId,
-) -> Result<Option<alba_core::wire::rpc::abm::NamespaceRecord>, KvError> {
+/// The record of a namespace by its id.
+fn record_of(store: &(impl KvRead + ?Sized), id: NamespaceId) -> Result<Option<NamespaceRecord>, KvError> {
     match load(store, &keys::namespace_by_id(id))? {
         Some(name) => load(store, &keys::namespace(&name)),
         None => Ok(None),

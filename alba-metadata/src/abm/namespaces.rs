@@ -1,26 +1,35 @@
-//! Namespaces, and their links to OSDs (features §1.3).
+//! Namespaces (features §1.3).
 
 use std::collections::BTreeMap;
 
-use alba_core::ids::{NamespaceId, NamespaceName, NodeId, OsdId, PresetName};
+use alba_core::ids::{GroupId, NamespaceId, NamespaceName, NodeId, OsdId, PresetName};
 use alba_core::kv::{KvError, KvRead};
-use alba_core::preset::{OsdSet, Preset};
+use alba_core::manifest::Timestamp;
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::rpc::abm::{
-    AbmError, AbmOutcome, Destination, Message, NamespaceRecord, NamespaceState, OsdInfo, OsdMessage,
+    AbmError, AbmOutcome, Destination, Message, NamespaceRecord, NamespaceState,
 };
 use alba_core::wire::rpc::nsm::NsmMessage;
 
-use super::lifecycle::{self, LinkEvent, LinkState, NamespaceEvent};
-use super::{Refused, groups, keys, osds, outbox, presets, record_of, refuse};
+use super::lifecycle::{self, LinkState, NamespaceEvent};
+use super::revisions::{self, Kind};
+use super::walks::{self, Walk};
+use super::{Refused, groups, keys, links, osds, outbox, presets, record_of, refuse};
 use crate::listing::page;
 use crate::txn::KvTxn;
-use crate::value::{PRESENT, damaged, decode, last_number, load, save, scan_prefix};
+use crate::value::{PRESENT, damaged, decode, load, save};
+
+/// Stores a record.
+fn put(txn: &mut KvTxn<'_>, record: &NamespaceRecord) -> Result<(), KvError> {
+    save(txn, keys::namespace(&record.name), record)?;
+    revisions::bump(txn, Kind::Namespaces)
+}
 
 pub(super) fn create(
     txn: &mut KvTxn<'_>,
     name: &NamespaceName,
     preset: Option<&PresetName>,
+    group: Option<&GroupId>,
 ) -> Result<AbmOutcome, Refused> {
     if txn.get(&keys::namespace(name))?.is_some() {
         return refuse(AbmError::NamespaceExists(name.clone()));
@@ -32,152 +41,222 @@ pub(super) fn create(
             None => return refuse(AbmError::BadArgument("there is no default preset; name one".to_owned())),
         },
     };
-    let Some(preset) = presets::find(txn, &preset_name)? else {
+    if txn.get(&keys::preset(&preset_name))?.is_none() {
         return refuse(AbmError::PresetUnknown(preset_name));
+    }
+    let group = match group {
+        Some(group) => {
+            groups::usable(txn, group)?;
+            group.clone()
+        }
+        None => match groups::least_loaded(groups::all(txn)?) {
+            Some(group) => group,
+            None => return refuse(AbmError::NoGroup),
+        },
     };
-    // Least loaded; of equals the first by name.
-    let group = groups(txn)?.into_iter().filter(|group| !group.lost).min_by_key(|group| group.namespaces);
-    let Some(group) = group else { return refuse(AbmError::NoGroup) };
     let id = load::<NamespaceId>(txn, keys::NEXT_NAMESPACE)?.unwrap_or(NamespaceId::from_u32(0));
     save(txn, keys::NEXT_NAMESPACE, &id.next().ok_or_else(|| damaged("namespace ids are used up"))?)?;
-    let record = NamespaceRecord {
-        id,
-        name: name.clone(),
-        group: group.id.clone(),
-        state: NamespaceState::Creating,
-        preset: preset_name.clone(),
-    };
-    save(txn, keys::namespace(name), &record)?;
+    let state = NamespaceState::Creating;
+    let record = NamespaceRecord { id, name: name.clone(), group, state, preset: preset_name };
+    put(txn, &record)?;
     save(txn, keys::namespace_by_id(id), name)?;
-    txn.put(keys::user_of_preset(&preset_name, id), PRESENT);
-    txn.add(keys::group_load(&group.id), 1)?;
-    let message = Message::Nsm(NsmMessage::CreateNamespace {
-        id,
-        name: name.clone(),
-        preset: Box::new(preset.preset.clone()),
-        preset_version: preset.version,
-    });
-    outbox::enqueue(txn, &Destination::Group(group.id), &message)?;
-    let active = osds::active(txn)?;
-    let targets = match &preset.preset.osds {
-        OsdSet::All => active,
-        OsdSet::Explicit(ids) => active.into_iter().filter(|id| ids.contains(id)).collect(),
-    };
-    for osd in targets {
-        start_link(txn, &record, &preset.preset, osd)?;
-    }
+    txn.put(keys::user_of_preset(&record.preset, id), PRESENT);
+    txn.add(keys::group_load(&record.group), 1)?;
+    tell_create(txn, &record)?;
+    walks::start(txn, Walk::LinkNamespace(id))?;
     Ok(AbmOutcome::Namespace(record))
 }
 
-/// Makes a link and tells the device.
-pub(super) fn start_link(
-    txn: &mut KvTxn<'_>,
-    namespace: &NamespaceRecord,
-    preset: &Preset,
-    osd: OsdId,
-) -> Result<(), KvError> {
-    save(txn, keys::link(namespace.id, osd), &LinkState::Adding)?;
-    txn.put(keys::link_back(osd, namespace.id), PRESENT);
-    let message = Message::Osd(OsdMessage::AddNamespace {
-        id: namespace.id,
-        name: namespace.name.clone(),
-        preset_name: namespace.preset.clone(),
-        preset: Box::new(preset.clone()),
+/// Its group hears of a namespace.
+fn tell_create(txn: &mut KvTxn<'_>, record: &NamespaceRecord) -> Result<(), KvError> {
+    let Some(stored) = presets::load_stored(txn, &record.preset)? else {
+        return Err(damaged(format!("preset {} of a namespace is gone", record.preset)));
+    };
+    let (id, name) = (record.id, record.name.clone());
+    let (preset, preset_version) = (Box::new(stored.preset), stored.version);
+    // Of one that is recovered nothing is served before its objects are back.
+    let message = Message::Nsm(if record.state == NamespaceState::Recovering {
+        NsmMessage::RecoverNamespace { id, name, preset, preset_version }
+    } else {
+        NsmMessage::CreateNamespace { id, name, preset, preset_version }
     });
-    outbox::enqueue(txn, &Destination::Osd(osd), &message)
+    outbox::enqueue(txn, &Destination::Group(record.group.clone()), &message).map(drop)
 }
 
-/// Tells the group of a namespace that fragments may go to an OSD, and where it is.
-pub(super) fn tell_group_of_link(
-    txn: &mut KvTxn<'_>,
-    namespace: NamespaceId,
-    osd: OsdId,
-    info: &OsdInfo,
-) -> Result<(), KvError> {
-    let Some(record) = record_of(txn, namespace)? else { return Ok(()) };
-    if record.state == NamespaceState::Removing {
-        return Ok(());
+fn find(txn: &KvTxn<'_>, name: &NamespaceName) -> Result<NamespaceRecord, Refused> {
+    match load(txn, &keys::namespace(name))? {
+        Some(record) => Ok(record),
+        None => refuse(AbmError::NamespaceUnknown(name.clone())),
     }
-    let message = Message::Nsm(NsmMessage::LinkOsd { namespace, osd, info: Box::new(info.clone()) });
-    outbox::enqueue(txn, &Destination::Group(record.group), &message)
+}
+
+/// Gives a namespace the state after an event.
+fn advance(
+    txn: &mut KvTxn<'_>,
+    name: &NamespaceName,
+    event: &NamespaceEvent,
+) -> Result<NamespaceRecord, Refused> {
+    let mut record = find(txn, name)?;
+    match lifecycle::namespace(&record.state, event) {
+        Some(state) => record.state = state,
+        None => return refuse(AbmError::NamespaceNotActive(name.clone())),
+    }
+    put(txn, &record)?;
+    Ok(record)
 }
 
 pub(super) fn delete(txn: &mut KvTxn<'_>, name: &NamespaceName) -> Result<AbmOutcome, Refused> {
-    let key = keys::namespace(name);
-    let Some(mut record) = load::<NamespaceRecord>(txn, &key)? else {
-        return refuse(AbmError::NamespaceUnknown(name.clone()));
-    };
-    let Some(state) = lifecycle::namespace(record.state, NamespaceEvent::Delete) else {
-        return refuse(AbmError::NamespaceNotActive(name.clone()));
-    };
-    record.state = state;
-    save(txn, key, &record)?;
+    let record = advance(txn, name, &NamespaceEvent::Delete)?;
     let message = Message::Nsm(NsmMessage::DeleteNamespace { id: record.id });
     outbox::enqueue(txn, &Destination::Group(record.group), &message)?;
     Ok(AbmOutcome::Done)
 }
 
-/// The group has taken it on.
-pub(super) fn created(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), Refused> {
-    if let Some(mut record) = record_of(txn, id)?
-        && let Some(state) = lifecycle::namespace(record.state, NamespaceEvent::Created)
-    {
-        record.state = state;
-        save(txn, keys::namespace(&record.name), &record)?;
+pub(super) fn trash(
+    txn: &mut KvTxn<'_>,
+    now: Timestamp,
+    name: &NamespaceName,
+) -> Result<AbmOutcome, Refused> {
+    let record = advance(txn, name, &NamespaceEvent::Trash { since: now.0 })?;
+    tell_trashed(txn, &record, true)?;
+    Ok(AbmOutcome::Namespace(record))
+}
+
+pub(super) fn undelete(txn: &mut KvTxn<'_>, name: &NamespaceName) -> Result<AbmOutcome, Refused> {
+    let record = advance(txn, name, &NamespaceEvent::Undelete)?;
+    tell_trashed(txn, &record, false)?;
+    Ok(AbmOutcome::Namespace(record))
+}
+
+/// The group refuses clients of what is in the trash.
+fn tell_trashed(txn: &mut KvTxn<'_>, record: &NamespaceRecord, trashed: bool) -> Result<(), KvError> {
+    let message = Message::Nsm(NsmMessage::SetTrashed { namespace: record.id, trashed });
+    outbox::enqueue(txn, &Destination::Group(record.group.clone()), &message).map(drop)
+}
+
+/// Gives the namespace of a lost group to another one.
+pub(super) fn recover(
+    txn: &mut KvTxn<'_>,
+    name: &NamespaceName,
+    group: &GroupId,
+) -> Result<AbmOutcome, Refused> {
+    let record = find(txn, name)?;
+    groups::usable(txn, group)?;
+    check_has_left(txn, &record, group)?;
+    let old = record.group;
+    if !groups::is_lost(txn, &old)? {
+        let text = format!("NSM group {old} of namespace {name} is not marked lost");
+        return refuse(AbmError::BadArgument(text));
+    }
+    let record = advance(txn, name, &NamespaceEvent::Recover)?;
+    let record = hand_over(txn, record, group)?;
+    Ok(AbmOutcome::Namespace(record))
+}
+
+pub(super) fn finish_recovery(txn: &mut KvTxn<'_>, name: &NamespaceName) -> Result<AbmOutcome, Refused> {
+    advance(txn, name, &NamespaceEvent::Recovered).map(AbmOutcome::Namespace)
+}
+
+/// Another group owns the namespace from now on, and hears what it must know.
+fn hand_over(
+    txn: &mut KvTxn<'_>,
+    mut record: NamespaceRecord,
+    to: &GroupId,
+) -> Result<NamespaceRecord, KvError> {
+    txn.add(keys::group_load(&record.group), -1)?;
+    txn.add(keys::group_load(to), 1)?;
+    record.group = to.clone();
+    put(txn, &record)?;
+    // One that was moved is there with all its objects.
+    if record.state == NamespaceState::Active {
+        presets::tell_group(txn, &record.preset, record.id)?;
+    } else {
+        tell_create(txn, &record)?;
+    }
+    walks::start(txn, Walk::TellGroup(record.id))?;
+    Ok(record)
+}
+
+/// A group that had the namespace before must have dropped it: the message on its way there would drop the new copy.
+fn check_has_left(txn: &KvTxn<'_>, record: &NamespaceRecord, to: &GroupId) -> Result<(), Refused> {
+    if txn.get(&keys::leaving_group(to, record.id))?.is_some() {
+        let text = format!("NSM group {to} has not dropped its old copy of namespace {} yet", record.name);
+        return refuse(AbmError::BadArgument(text));
     }
     Ok(())
 }
 
-/// The group has dropped it: the record goes, and the devices drop its keys.
-pub(super) fn removed(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), Refused> {
-    let Some(record) = record_of(txn, id)? else { return Ok(()) };
-    for (osd, _) in links(txn, id)? {
-        txn.delete(keys::link(id, osd));
-        txn.delete(keys::link_back(osd, id));
-        let message = Message::Osd(OsdMessage::RemoveNamespace { id });
-        outbox::enqueue(txn, &Destination::Osd(osd), &message)?;
+pub(super) fn start_move(
+    txn: &mut KvTxn<'_>,
+    name: &NamespaceName,
+    to: &GroupId,
+) -> Result<AbmOutcome, Refused> {
+    let record = find(txn, name)?;
+    groups::usable(txn, to)?;
+    if record.group == *to {
+        return refuse(AbmError::BadArgument(format!("namespace {name} is in NSM group {to} already")));
     }
+    check_has_left(txn, &record, to)?;
+    advance(txn, name, &NamespaceEvent::StartMove(to.clone())).map(AbmOutcome::Namespace)
+}
+
+pub(super) fn finish_move(
+    txn: &mut KvTxn<'_>,
+    name: &NamespaceName,
+    to: &GroupId,
+) -> Result<AbmOutcome, Refused> {
+    let record = advance(txn, name, &NamespaceEvent::EndMove(to.clone()))?;
+    let from = record.group.clone();
+    let record = hand_over(txn, record, to)?;
+    txn.put(keys::leaving_group(&from, record.id), PRESENT);
+    let message = Message::Nsm(NsmMessage::DeleteNamespace { id: record.id });
+    outbox::enqueue(txn, &Destination::Group(from), &message)?;
+    Ok(AbmOutcome::Namespace(record))
+}
+
+pub(super) fn abort_move(
+    txn: &mut KvTxn<'_>,
+    name: &NamespaceName,
+    to: &GroupId,
+) -> Result<AbmOutcome, Refused> {
+    advance(txn, name, &NamespaceEvent::EndMove(to.clone())).map(AbmOutcome::Namespace)
+}
+
+/// The group has taken it on.
+pub(super) fn created(txn: &mut KvTxn<'_>, group: &GroupId, id: NamespaceId) -> Result<(), Refused> {
+    // A lost group takes nothing on; and one that it was taken from has no say any more.
+    if let Some(mut record) = record_of(txn, id)?.filter(|record| record.group == *group)
+        && !groups::is_lost(txn, group)?
+        && let Some(state) = lifecycle::namespace(&record.state, &NamespaceEvent::Created)
+    {
+        record.state = state;
+        put(txn, &record)?;
+    }
+    Ok(())
+}
+
+/// The group has dropped it: the devices drop its keys, then the record goes.
+pub(super) fn removed(txn: &mut KvTxn<'_>, group: &GroupId, id: NamespaceId) -> Result<(), Refused> {
+    txn.delete(keys::leaving_group(group, id));
+    let Some(record) = record_of(txn, id)? else { return Ok(()) };
+    if record.group == *group && record.state == NamespaceState::Removing {
+        walks::start(txn, Walk::Bury(id))?;
+    }
+    Ok(())
+}
+
+/// No device has anything of it any more, or knows that it has to go.
+pub(super) fn forget(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), KvError> {
+    let Some(record) = record_of(txn, id)? else { return Ok(()) };
     txn.delete(keys::namespace(&record.name));
     txn.delete(keys::namespace_by_id(id));
     txn.delete(keys::user_of_preset(&record.preset, id));
     txn.add(keys::group_load(&record.group), -1)?;
-    Ok(())
-}
-
-/// The device knows the namespace: now the group may send fragments there.
-pub(super) fn on_device(txn: &mut KvTxn<'_>, id: NamespaceId, osd: OsdId) -> Result<(), Refused> {
-    if advance(txn, id, osd, LinkEvent::DeviceHasIt)?
-        && let Some(info) = osds::info(txn, osd)?
-    {
-        tell_group_of_link(txn, id, osd, &info)?;
-    }
-    Ok(())
-}
-
-/// The group knows the link.
-pub(super) fn linked(txn: &mut KvTxn<'_>, id: NamespaceId, osd: OsdId) -> Result<(), Refused> {
-    advance(txn, id, osd, LinkEvent::GroupHasIt)?;
-    Ok(())
-}
-
-fn advance(txn: &mut KvTxn<'_>, id: NamespaceId, osd: OsdId, event: LinkEvent) -> Result<bool, KvError> {
-    let key = keys::link(id, osd);
-    match load::<LinkState>(txn, &key)?.and_then(|state| lifecycle::link(state, event)) {
-        Some(state) => save(txn, key, &state).map(|()| true),
-        None => Ok(false),
-    }
-}
-
-fn links(store: &(impl KvRead + ?Sized), id: NamespaceId) -> Result<Vec<(OsdId, LinkState)>, KvError> {
-    let entries = scan_prefix(store, &keys::links_of_namespace(id), usize::MAX)?;
-    entries
-        .into_iter()
-        .map(|(key, value)| Ok((OsdId::new(last_number(&key)?).map_err(damaged)?, decode(&value)?)))
-        .collect()
+    revisions::bump(txn, Kind::Namespaces)
 }
 
 pub(super) fn delivered_osds(store: &(impl KvRead + ?Sized), id: NamespaceId) -> Result<Vec<OsdId>, KvError> {
-    let links = links(store, id)?.into_iter();
+    let links = links::of_namespace(store, id)?.into_iter();
     Ok(links.filter(|(_, state)| *state != LinkState::Adding).map(|(osd, _)| osd).collect())
 }
 
@@ -206,17 +285,21 @@ pub(crate) fn readiness(
 ) -> Result<Option<(NamespaceRecord, Readiness)>, KvError> {
     let Some(record) = load::<NamespaceRecord>(store, &keys::namespace(name))? else { return Ok(None) };
     let mut nodes: BTreeMap<NodeId, u32> = BTreeMap::new();
-    let mut waiting = record.state == NamespaceState::Creating;
-    for (osd, state) in links(store, record.id)? {
-        if state != LinkState::Active {
-            waiting = true;
-        } else if let Some(info) = osds::info(store, osd)? {
-            *nodes.entry(info.place.node().clone()).or_default() += 1;
+    let mut waiting = record.state == NamespaceState::Creating || walks::is_linking(store, record.id)?;
+    for (osd, state) in links::of_namespace(store, record.id)? {
+        match state {
+            LinkState::Adding | LinkState::OnDevice => waiting = true,
+            LinkState::Active => {
+                if let Some(registered) = osds::by_id(store, osd)? {
+                    *nodes.entry(registered.info.place.node().clone()).or_default() += 1;
+                }
+            }
+            LinkState::Decommissioning { .. } | LinkState::Repairing | LinkState::Draining => {}
         }
     }
-    let preset = presets::find(store, &record.preset)?;
-    let satisfiable = preset.is_some_and(|record| {
-        record.preset.policies.iter().any(|policy| {
+    let preset = presets::load_stored(store, &record.preset)?;
+    let satisfiable = preset.is_some_and(|stored| {
+        stored.preset.policies.iter().any(|policy| {
             // Σ over nodes of min(x, OSDs there) >= c (features §2.3).
             let places: u64 = nodes.values().map(|count| u64::from(*count.min(&policy.max_per_node()))).sum();
             usize::try_from(places).is_ok_and(|places| places >= policy.min_fragments())

@@ -1,13 +1,17 @@
 //! Presets (features §2.2).
 
-use alba_core::ids::PresetName;
+use alba_core::ids::{NamespaceId, OsdId, PresetName};
 use alba_core::kv::{KvError, KvRead};
+use alba_core::policy::Policy;
 use alba_core::preset::{OsdSet, Preset};
 use alba_core::range::{Page, RangeQuery};
-use alba_core::wire::rpc::abm::{AbmError, AbmOutcome, PresetRecord};
+use alba_core::wire::rpc::abm::{AbmError, AbmOutcome, Destination, Message, NamespaceState, PresetRecord};
+use alba_core::wire::rpc::nsm::NsmMessage;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_RECORD, Refused, keys, refuse};
+use super::revisions::{self, Kind};
+use super::walks::{self, Walk};
+use super::{MAX_RECORD, Refused, keys, outbox, record_of, refuse};
 use crate::listing::page;
 use crate::txn::KvTxn;
 use crate::value::{damaged, decode, encode, load, save, scan_prefix};
@@ -15,43 +19,150 @@ use crate::value::{damaged, decode, encode, load, save, scan_prefix};
 /// The preset every backend begins with.
 const BUILT_IN: &str = "default";
 
+/// A preset as it is kept.
 #[derive(Serialize, Deserialize)]
-struct Stored {
-    preset: Preset,
-    version: u32,
+pub(super) struct Stored {
+    pub(super) preset: Preset,
+    pub(super) version: u32,
 }
 
 pub(super) fn bootstrap(txn: &mut KvTxn<'_>) -> Result<(), KvError> {
     let name = PresetName::new(BUILT_IN).map_err(damaged)?;
     save(txn, keys::preset(&name), &Stored { preset: Preset::built_in(), version: 0 })?;
+    revisions::bump(txn, Kind::Presets)?;
     save(txn, keys::DEFAULT_PRESET, &name)
 }
 
+fn put(txn: &mut KvTxn<'_>, name: &PresetName, stored: &Stored) -> Result<(), Refused> {
+    let value = encode(stored)?;
+    if value.len() > MAX_RECORD {
+        return refuse(AbmError::PresetInvalid(format!("it takes more than {MAX_RECORD} bytes")));
+    }
+    txn.put(keys::preset(name), value);
+    revisions::bump(txn, Kind::Presets)?;
+    Ok(())
+}
+
+pub(super) fn load_stored(
+    store: &(impl KvRead + ?Sized),
+    name: &PresetName,
+) -> Result<Option<Stored>, KvError> {
+    load(store, &keys::preset(name))
+}
+
+fn known(txn: &KvTxn<'_>, name: &PresetName) -> Result<Stored, Refused> {
+    match load_stored(txn, name)? {
+        Some(stored) => Ok(stored),
+        None => refuse(AbmError::PresetUnknown(name.clone())),
+    }
+}
+
+fn check_osds(txn: &KvTxn<'_>, ids: &[OsdId]) -> Result<(), Refused> {
+    for id in ids {
+        if txn.get(&keys::osd_by_id(*id))?.is_none() {
+            return refuse(AbmError::PresetInvalid(format!("there is no OSD {id}")));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn create(txn: &mut KvTxn<'_>, name: &PresetName, preset: &Preset) -> Result<AbmOutcome, Refused> {
-    let key = keys::preset(name);
-    if txn.get(&key)?.is_some() {
+    if txn.get(&keys::preset(name))?.is_some() {
         return refuse(AbmError::PresetExists(name.clone()));
     }
     if let OsdSet::Explicit(ids) = &preset.osds {
-        for id in ids {
-            if txn.get(&keys::osd_by_id(*id))?.is_none() {
-                return refuse(AbmError::PresetInvalid(format!("there is no OSD {id}")));
-            }
-        }
+        check_osds(txn, ids)?;
     }
-    let stored = Stored { preset: preset.clone(), version: 0 };
-    if encode(&stored)?.len() > MAX_RECORD {
-        return refuse(AbmError::PresetInvalid(format!("it takes more than {MAX_RECORD} bytes")));
-    }
-    save(txn, key, &stored)?;
+    put(txn, name, &Stored { preset: preset.clone(), version: 0 })?;
     Ok(AbmOutcome::Done)
 }
 
-pub(super) fn set_default(txn: &mut KvTxn<'_>, name: &PresetName) -> Result<AbmOutcome, Refused> {
-    if txn.get(&keys::preset(name))?.is_none() {
-        return refuse(AbmError::PresetUnknown(name.clone()));
+/// What a change of a preset has in common: the rules, the next version, and that all groups hear of it.
+fn change(txn: &mut KvTxn<'_>, name: &PresetName, stored: Stored) -> Result<AbmOutcome, Refused> {
+    if let Err(error) = stored.preset.check() {
+        return refuse(AbmError::PresetInvalid(error.to_string()));
     }
+    let version = stored.version.checked_add(1).ok_or_else(|| damaged("preset versions are used up"))?;
+    put(txn, name, &Stored { version, ..stored })?;
+    walks::start(txn, Walk::TellPreset(name.clone()))?;
+    Ok(AbmOutcome::Done)
+}
+
+pub(super) fn update(
+    txn: &mut KvTxn<'_>,
+    name: &PresetName,
+    policies: Option<&[Policy]>,
+    fragment_size: Option<u32>,
+) -> Result<AbmOutcome, Refused> {
+    let mut stored = known(txn, name)?;
+    if let Some(policies) = policies {
+        stored.preset.policies = policies.to_vec();
+    }
+    if let Some(fragment_size) = fragment_size {
+        stored.preset.fragment_size = fragment_size;
+    }
+    change(txn, name, stored)
+}
+
+/// More OSDs for an explicit preset; its namespaces get linked to them.
+pub(super) fn add_osds(
+    txn: &mut KvTxn<'_>,
+    name: &PresetName,
+    osds: &[OsdId],
+) -> Result<AbmOutcome, Refused> {
+    let mut stored = known(txn, name)?;
+    let OsdSet::Explicit(ids) = &mut stored.preset.osds else {
+        return refuse(AbmError::PresetInvalid(format!("preset {name} has all OSDs already")));
+    };
+    check_osds(txn, osds)?;
+    let mut new: Vec<OsdId> = osds.iter().filter(|id| !ids.contains(id)).copied().collect();
+    new.sort_unstable();
+    new.dedup();
+    if new.is_empty() {
+        return Ok(AbmOutcome::Done);
+    }
+    ids.extend(&new);
+    change(txn, name, stored)?;
+    for id in new {
+        walks::start(txn, Walk::LinkOsd(id))?;
+    }
+    Ok(AbmOutcome::Done)
+}
+
+pub(super) fn delete(txn: &mut KvTxn<'_>, name: &PresetName) -> Result<AbmOutcome, Refused> {
+    known(txn, name)?;
+    if !scan_prefix(txn, &keys::users_of_preset(name), 1)?.is_empty() {
+        return refuse(AbmError::PresetInUse(name.clone()));
+    }
+    txn.delete(keys::preset(name));
+    // A preset made later under this name must not inherit it.
+    txn.delete(Walk::TellPreset(name.clone()).key());
+    if default_name(txn)?.as_ref() == Some(name) {
+        txn.delete(keys::DEFAULT_PRESET);
+    }
+    revisions::bump(txn, Kind::Presets)?;
+    Ok(AbmOutcome::Done)
+}
+
+/// The group of a namespace hears of the newest version of its preset; groups take only higher versions than they have.
+pub(super) fn tell_group(
+    txn: &mut KvTxn<'_>,
+    name: &PresetName,
+    namespace: NamespaceId,
+) -> Result<(), KvError> {
+    let Some(record) = record_of(txn, namespace)?.filter(|r| r.state != NamespaceState::Removing) else {
+        return Ok(());
+    };
+    let Some(stored) = load_stored(txn, name)? else { return Ok(()) };
+    let preset = Box::new(stored.preset);
+    let message = Message::Nsm(NsmMessage::UpdatePreset { namespace, preset, version: stored.version });
+    outbox::enqueue(txn, &Destination::Group(record.group), &message).map(drop)
+}
+
+pub(super) fn set_default(txn: &mut KvTxn<'_>, name: &PresetName) -> Result<AbmOutcome, Refused> {
+    known(txn, name)?;
     save(txn, keys::DEFAULT_PRESET, name)?;
+    revisions::bump(txn, Kind::Presets)?;
     Ok(AbmOutcome::Done)
 }
 
@@ -83,9 +194,4 @@ pub(super) fn list(
     range: &RangeQuery,
 ) -> Result<Page<PresetRecord>, KvError> {
     page(store, keys::PRESETS, range, |key, value| named(store, key, value).map(Some))
-}
-
-pub(super) fn all(store: &(impl KvRead + ?Sized)) -> Result<Vec<PresetRecord>, KvError> {
-    let entries = scan_prefix(store, keys::PRESETS, usize::MAX)?;
-    entries.iter().map(|(key, value)| named(store, key.get(1..).unwrap_or_default(), value)).collect()
 }

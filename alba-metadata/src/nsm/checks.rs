@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use alba_core::ids::{ChunkIndex, ObjectVersion};
-use alba_core::manifest::{EncryptInfo, Inconsistency, Manifest};
+use alba_core::manifest::{EncryptInfo, Fragment, Inconsistency, Manifest};
 use alba_core::policy::Bucket;
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::nsm::NsmError;
@@ -12,11 +12,13 @@ fn violated<T>(reason: String) -> Result<T, NsmError> {
     Err(NsmError::PresetViolated(reason))
 }
 
-/// Is it made as the preset wants: fragment size, encryption, checksums, compression; and sound in itself?
-pub(super) fn conforms(manifest: &Manifest, preset: &Preset) -> Result<(), NsmError> {
+/// Is it made as the preset wants: fragment size, encryption, checksums, compression; and sound in itself? Of an object
+/// that lives in the metadata: all that does not concern fragments.
+pub(super) fn conforms(manifest: &Manifest, preset: &Preset, inline: bool) -> Result<(), NsmError> {
     match manifest.check() {
         // An OSD twice in a chunk has an answer of its own, in its place in the order: `spread`.
         Ok(()) | Err(Inconsistency::OsdTwice { .. }) => {}
+        Err(Inconsistency::NoChunks) if inline => {}
         Err(inconsistency) => return violated(inconsistency.to_string()),
     }
     for chunk in (0..).map(ChunkIndex).take(manifest.chunks.len()) {
@@ -56,6 +58,17 @@ pub(super) fn spread(manifest: &Manifest) -> Result<(), NsmError> {
         }
     }
     Ok(())
+}
+
+/// Has every chunk enough fragments to be read?
+pub(super) fn readable(manifest: &Manifest) -> Result<(), NsmError> {
+    let needed = manifest.scheme.shape.k();
+    let stored = |fragments: &[Fragment]| fragments.iter().filter(|f| f.location.is_some()).count();
+    if manifest.chunks.iter().all(|chunk| stored(&chunk.fragments) >= needed) {
+        Ok(())
+    } else {
+        Err(NsmError::InsufficientFragments)
+    }
 }
 
 /// Does some policy of the preset take the bucket?

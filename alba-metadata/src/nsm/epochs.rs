@@ -5,8 +5,9 @@ use alba_core::kv::{KvError, KvRead};
 use alba_core::wire::rpc::nsm::{NsmError, NsmOutcome};
 use serde::{Deserialize, Serialize};
 
+use super::access::{self, Want};
 use super::keys::Table;
-use super::{Refused, keys, owned, refuse};
+use super::{Refused, keys, refuse};
 use crate::txn::KvTxn;
 use crate::value::{damaged, load, save};
 
@@ -41,7 +42,7 @@ pub(super) fn enable(
     namespace: NamespaceId,
     epoch: GcEpoch,
 ) -> Result<NsmOutcome, Refused> {
-    owned(txn, namespace)?;
+    access::admit(txn, namespace, Want::Collect)?;
     let mut epochs = get(txn, namespace)?;
     if epoch == epochs.newest {
         return Ok(NsmOutcome::Done);
@@ -60,7 +61,7 @@ pub(super) fn disable(
     namespace: NamespaceId,
     upto: GcEpoch,
 ) -> Result<NsmOutcome, Refused> {
-    owned(txn, namespace)?;
+    access::admit(txn, namespace, Want::Collect)?;
     let mut epochs = get(txn, namespace)?;
     if upto < epochs.min {
         return Ok(NsmOutcome::Done);

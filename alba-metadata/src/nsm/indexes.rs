@@ -118,13 +118,18 @@ pub(super) fn remove(
     count(txn, namespace, record, -1)
 }
 
+/// The keys of an object's fragments and where they are.
+pub(super) fn keys_of(manifest: &Manifest) -> impl Iterator<Item = (OsdId, FragmentKey)> {
+    manifest.fragments().filter_map(|(chunk, fragment, entry)| {
+        let key = FragmentKey { object: manifest.object_id, chunk, fragment, version: entry.version };
+        entry.location.map(|osd| (osd, key))
+    })
+}
+
 /// No manifest names these fragments any more: the OSDs' queues do (features §2.11).
 pub(super) fn queue_fragments(txn: &mut KvTxn<'_>, namespace: NamespaceId, manifest: &Manifest) {
-    for (chunk, fragment, entry) in manifest.fragments() {
-        if let Some(osd) = entry.location {
-            let key = FragmentKey { object: manifest.object_id, chunk, fragment, version: entry.version };
-            txn.put(keys::to_delete(namespace, osd, &key), PRESENT);
-        }
+    for (osd, key) in keys_of(manifest) {
+        txn.put(keys::to_delete(namespace, osd, &key), PRESENT);
     }
 }
 

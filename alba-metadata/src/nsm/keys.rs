@@ -14,9 +14,46 @@ pub(super) const NEXT_MESSAGE: &[u8] = b"d";
 /// Namespaces whose tables are being dropped.
 pub(super) const DROPPED: &[u8] = b"g";
 
+/// Namespaces whose noted changes are being dropped.
+pub(super) const FORGOTTEN: &[u8] = b"f";
+
+/// OSDs that moved, whose objects are being put into other buckets.
+pub(super) const REINDEXED: &[u8] = b"r";
+
+/// All tables of all namespaces.
+pub(super) const ALL: &[u8] = b"n";
+
+/// Headers.
+pub(super) const HEADERS: &[u8] = b"h";
+
+/// → counter: commands that changed something.
+pub(super) const OPERATIONS: &[u8] = b"lo";
+
+/// → counter: bytes that commands wrote.
+pub(super) const WRITTEN: &[u8] = b"lw";
+
+/// → `State`; absent: the default.
+pub(super) fn state(namespace: NamespaceId) -> Vec<u8> {
+    Key::table(b"v").number(namespace.get()).end()
+}
+
+/// → present.
+pub(super) fn forgotten(namespace: NamespaceId) -> Vec<u8> {
+    Key::table(FORGOTTEN).number(namespace.get()).end()
+}
+
+/// The markers of a namespace; with an OSD → the last object done, none at first.
+pub(super) fn reindexed(namespace: NamespaceId, osd: Option<OsdId>) -> Vec<u8> {
+    let key = Key::table(REINDEXED).number(namespace.get());
+    match osd {
+        Some(osd) => key.number(osd.get()).end(),
+        None => key.end(),
+    }
+}
+
 /// → `Header`.
 pub(super) fn header(namespace: NamespaceId) -> Vec<u8> {
-    Key::table(b"h").number(namespace.get()).end()
+    Key::table(HEADERS).number(namespace.get()).end()
 }
 
 /// → present.
@@ -26,7 +63,7 @@ pub(super) fn dropped(namespace: NamespaceId) -> Vec<u8> {
 
 /// Everything of a namespace but its header.
 pub(super) fn all_of(namespace: NamespaceId) -> Vec<u8> {
-    Key::table(b"n").number(namespace.get()).end()
+    Key::table(ALL).number(namespace.get()).end()
 }
 
 /// The tables of a namespace.
@@ -45,10 +82,48 @@ pub(super) enum Table {
     LogicalBytes,
     StorageBytes,
     DeleteQueue,
+    DrainingOsds,
+    InlineValues,
+    InlineBytes,
+    Findings,
+    FindingNames,
+    FindingCount,
+    Changes,
+    ChangedKeys,
 }
 
 impl Table {
-    fn letter(self) -> u8 {
+    /// All of them.
+    pub(super) const ALL: [Self; 21] = [
+        Self::Epochs,
+        Self::ActiveOsds,
+        Self::OsdInfos,
+        Self::Names,
+        Self::Objects,
+        Self::ObjectsOnOsd,
+        Self::Buckets,
+        Self::BucketCounts,
+        Self::OsdBytes,
+        Self::ObjectCount,
+        Self::LogicalBytes,
+        Self::StorageBytes,
+        Self::DeleteQueue,
+        Self::DrainingOsds,
+        Self::InlineValues,
+        Self::InlineBytes,
+        Self::Findings,
+        Self::FindingNames,
+        Self::FindingCount,
+        Self::Changes,
+        Self::ChangedKeys,
+    ];
+
+    /// The table of a letter.
+    pub(super) fn of_letter(letter: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.letter() == letter)
+    }
+
+    pub(super) fn letter(self) -> u8 {
         match self {
             Self::Epochs => b'e',
             Self::ActiveOsds => b'a',
@@ -63,6 +138,14 @@ impl Table {
             Self::LogicalBytes => b'l',
             Self::StorageBytes => b'S',
             Self::DeleteQueue => b'k',
+            Self::DrainingOsds => b'd',
+            Self::InlineValues => b'v',
+            Self::InlineBytes => b'j',
+            Self::Findings => b'f',
+            Self::FindingNames => b'F',
+            Self::FindingCount => b'g',
+            Self::Changes => b'y',
+            Self::ChangedKeys => b'x',
         }
     }
 }
@@ -73,7 +156,7 @@ pub(super) fn table(namespace: NamespaceId, table: Table) -> Vec<u8> {
 }
 
 fn inside(namespace: NamespaceId, table: Table) -> Key {
-    Key::table(b"n").number(namespace.get()).bytes(&[table.letter()])
+    Key::table(ALL).number(namespace.get()).bytes(&[table.letter()])
 }
 
 /// An entry of a table ordered by OSD: active OSDs, infos, bytes; or the prefix of one OSD's objects or queue.
@@ -94,6 +177,35 @@ pub(super) fn object(namespace: NamespaceId, object: &ObjectId) -> Vec<u8> {
 /// → present.
 pub(super) fn object_on_osd(namespace: NamespaceId, osd: OsdId, object: &ObjectId) -> Vec<u8> {
     inside(namespace, Table::ObjectsOnOsd).number(osd.get()).bytes(object.as_bytes()).end()
+}
+
+/// → `InlineValue`.
+pub(super) fn inline_value(namespace: NamespaceId, object: &ObjectId) -> Vec<u8> {
+    inside(namespace, Table::InlineValues).bytes(object.as_bytes()).end()
+}
+
+/// → `Finding`, in pieces.
+pub(super) fn finding(namespace: NamespaceId, object: &ObjectId) -> Vec<u8> {
+    inside(namespace, Table::Findings).bytes(object.as_bytes()).end()
+}
+
+/// The findings of a name; with an object → present.
+pub(super) fn finding_name(namespace: NamespaceId, name: &ObjectName, object: Option<&ObjectId>) -> Vec<u8> {
+    let key = inside(namespace, Table::FindingNames).counted(name.as_bytes());
+    match object {
+        Some(object) => key.bytes(object.as_bytes()).end(),
+        None => key.end(),
+    }
+}
+
+/// → the key that changed.
+pub(super) fn change(namespace: NamespaceId, number: u64) -> Vec<u8> {
+    inside(namespace, Table::Changes).number(number).end()
+}
+
+/// → number of its last change. `key` is without the part that names the namespace.
+pub(super) fn changed_key(namespace: NamespaceId, key: &[u8]) -> Vec<u8> {
+    inside(namespace, Table::ChangedKeys).bytes(key).end()
 }
 
 /// Weakest first: k, m, fragments ascending, then the most crowded nodes first.
@@ -172,6 +284,13 @@ mod tests {
     }
 
     #[test]
+    fn letters_tell_tables_apart() {
+        for table in Table::ALL {
+            assert_eq!(Table::of_letter(table.letter()), Some(table));
+        }
+    }
+
+    #[test]
     fn keys_have_golden_bytes() {
         let ns = NamespaceId::from_u32(7);
         let osd = OsdId::from_u32(3);
@@ -185,6 +304,18 @@ mod tests {
         assert_eq!(of_osd(ns, Table::OsdBytes, osd), with(b"s\0\0\0\0\0\0\0\x03"));
         assert_eq!(header(ns), b"h\0\0\0\0\0\0\0\x07");
         assert_eq!(dropped(ns), b"g\0\0\0\0\0\0\0\x07");
+        assert_eq!(forgotten(ns), b"f\0\0\0\0\0\0\0\x07");
+        assert_eq!(state(ns), b"v\0\0\0\0\0\0\0\x07");
+        assert_eq!(reindexed(ns, Some(osd)), b"r\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x03");
+        assert_eq!(of_osd(ns, Table::DrainingOsds, osd), with(b"d\0\0\0\0\0\0\0\x03"));
+        assert_eq!(inline_value(ns, &id), with(&[b"v".as_slice(), &[9; 32]].concat()));
+        assert_eq!(table(ns, Table::InlineBytes), with(b"j"));
+        assert_eq!(finding(ns, &id), with(&[b"f".as_slice(), &[9; 32]].concat()));
+        let finding = finding_name(ns, &ObjectName::new("ab").unwrap(), Some(&id));
+        assert_eq!(finding, with(&[b"F\0\x02ab".as_slice(), &[9; 32]].concat()));
+        assert_eq!(table(ns, Table::FindingCount), with(b"g"));
+        assert_eq!(change(ns, 258), with(b"y\0\0\0\0\0\0\x01\x02"));
+        assert_eq!(changed_key(ns, b"Nab"), with(b"xNab"));
         let key = FragmentKey {
             object: id,
             chunk: ChunkIndex(1),

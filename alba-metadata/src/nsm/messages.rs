@@ -1,16 +1,22 @@
 //! Messages of the ABM: taking on and dropping namespaces, linking OSDs.
 
-use alba_core::ids::{MessageId, NamespaceId};
+use alba_core::ids::{MessageId, NamespaceId, NamespaceName, OsdId};
 use alba_core::kv::KvError;
-use alba_core::wire::rpc::nsm::{NsmError, NsmMessage, NsmOutcome};
+use alba_core::preset::Preset;
+use alba_core::wire::rpc::abm::OsdInfo;
+use alba_core::wire::rpc::nsm::{
+    Lifecycle, MAX_INLINE, NsmError, NsmMessage, NsmOutcome, OsdUse, PresetUpdate,
+};
 
+use super::access::{self, Want};
 use super::keys::Table;
-use super::{Header, Refused, epochs, keys, next_message, refuse};
+use super::{Header, Refused, epochs, keys, next_message, refuse, reindex};
+use crate::model::Fault;
 use crate::txn::KvTxn;
 use crate::value::{PRESENT, damaged, last_number, load, save, scan_prefix};
 
 /// Keys dropped per step: a command never waits long for a namespace that goes.
-const DROP_STEP: usize = 1000;
+pub(super) const DROP_STEP: usize = 1000;
 
 /// Applies messages in order; those already seen are skipped, a gap is refused.
 pub(super) fn deliver(
@@ -32,52 +38,144 @@ pub(super) fn deliver(
     Ok(NsmOutcome::Done)
 }
 
+/// The namespace that a message is about.
+pub(super) fn namespace_of(message: &NsmMessage) -> NamespaceId {
+    match message {
+        NsmMessage::CreateNamespace { id, .. }
+        | NsmMessage::DeleteNamespace { id }
+        | NsmMessage::RecoverNamespace { id, .. } => *id,
+        NsmMessage::LinkOsd { namespace, .. }
+        | NsmMessage::UnlinkOsd { namespace, .. }
+        | NsmMessage::UpdatePreset { namespace, .. }
+        | NsmMessage::UpdateOsd { namespace, .. }
+        | NsmMessage::SetTrashed { namespace, .. }
+        | NsmMessage::SetOsdUse { namespace, .. }
+        | NsmMessage::SetInlineLimit { namespace, .. } => *namespace,
+    }
+}
+
+/// A message about a namespace that is not here, not yet or not any more, has no effect: to refuse it would hold up all
+/// that come after it.
 fn effect(txn: &mut KvTxn<'_>, message: &NsmMessage) -> Result<(), KvError> {
     match message {
         NsmMessage::CreateNamespace { id, name, preset, preset_version } => {
-            let header = Header {
-                name: name.clone(),
-                preset: preset.as_ref().clone(),
-                preset_version: *preset_version,
-            };
-            save(txn, keys::header(*id), &header)?;
-            epochs::start(txn, *id)
+            create(txn, *id, name, preset, *preset_version, Lifecycle::Active)
+        }
+        NsmMessage::RecoverNamespace { id, name, preset, preset_version } => {
+            create(txn, *id, name, preset, *preset_version, Lifecycle::Recovering)
         }
         NsmMessage::DeleteNamespace { id } => {
             // Gone for everyone now; its tables go in steps.
             txn.delete(keys::header(*id));
+            txn.delete(keys::state(*id));
             txn.put(keys::dropped(*id), PRESENT);
             Ok(())
         }
+        _ if !access::takes_messages(txn, namespace_of(message))? => Ok(()),
         NsmMessage::LinkOsd { namespace, osd, info } => {
-            if txn_has(txn, &keys::header(*namespace))? {
-                save(txn, keys::of_osd(*namespace, Table::OsdInfos, *osd), info)?;
-                txn.put(keys::of_osd(*namespace, Table::ActiveOsds, *osd), PRESENT);
-            }
-            Ok(())
+            place(txn, *namespace, *osd, info)?;
+            set_use(txn, *namespace, *osd, OsdUse::Active)
         }
-        NsmMessage::UnlinkOsd { namespace, osd } => {
-            // The info stays: manifests still name the OSD.
-            txn.delete(keys::of_osd(*namespace, Table::ActiveOsds, *osd));
-            Ok(())
-        }
+        // The info stays: manifests still name the OSD.
+        NsmMessage::UnlinkOsd { namespace, osd } => set_use(txn, *namespace, *osd, OsdUse::Unlinked),
         NsmMessage::UpdatePreset { namespace, preset, version } => {
-            if let Some(header) = load::<Header>(txn, &keys::header(*namespace))?
-                && header.preset_version < *version
-            {
-                let preset = preset.as_ref().clone();
-                save(txn, keys::header(*namespace), &Header { preset, preset_version: *version, ..header })?;
+            if let Some(header) = load::<Header>(txn, &keys::header(*namespace))? {
+                update_preset(txn, *namespace, header, preset, *version)?;
             }
             Ok(())
         }
         NsmMessage::UpdateOsd { namespace, osd, info } => {
-            let key = keys::of_osd(*namespace, Table::OsdInfos, *osd);
-            if txn_has(txn, &key)? {
-                save(txn, key, info)?;
+            if txn_has(txn, &keys::of_osd(*namespace, Table::OsdInfos, *osd))? {
+                place(txn, *namespace, *osd, info)?;
             }
             Ok(())
         }
+        NsmMessage::SetTrashed { namespace, trashed } => {
+            let mut state = access::state(txn, *namespace)?;
+            state.trashed = *trashed;
+            access::save_state(txn, *namespace, &state)
+        }
+        NsmMessage::SetOsdUse { namespace, osd, how } => {
+            if txn_has(txn, &keys::of_osd(*namespace, Table::OsdInfos, *osd))? {
+                set_use(txn, *namespace, *osd, *how)?;
+            }
+            Ok(())
+        }
+        NsmMessage::SetInlineLimit { namespace, limit } => {
+            let mut state = access::state(txn, *namespace)?;
+            state.inline_limit = (*limit).min(u32::try_from(MAX_INLINE).unwrap_or(u32::MAX));
+            access::save_state(txn, *namespace, &state)
+        }
     }
+}
+
+fn create(
+    txn: &mut KvTxn<'_>,
+    id: NamespaceId,
+    name: &NamespaceName,
+    preset: &Preset,
+    preset_version: u32,
+    lifecycle: Lifecycle,
+) -> Result<(), KvError> {
+    let mut state = access::state(txn, id)?;
+    // Ids are never used twice; a namespace that is here already is not to lose its epochs.
+    if state.moving.is_some() || txn_has(txn, &keys::header(id))? {
+        return Ok(());
+    }
+    state.lifecycle = lifecycle;
+    access::save_state(txn, id, &state)?;
+    save(txn, keys::header(id), &Header { name: name.clone(), preset: preset.clone(), preset_version })?;
+    epochs::start(txn, id)
+}
+
+fn set_use(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: OsdId, how: OsdUse) -> Result<(), KvError> {
+    let active = keys::of_osd(namespace, Table::ActiveOsds, osd);
+    let draining = keys::of_osd(namespace, Table::DrainingOsds, osd);
+    txn.delete(active.clone());
+    txn.delete(draining.clone());
+    match how {
+        OsdUse::Active => txn.put(active, PRESENT),
+        OsdUse::Draining => txn.put(draining, PRESENT),
+        OsdUse::Unlinked => {}
+    }
+    Ok(())
+}
+
+/// Where an OSD is. On another node than before, its objects belong in other buckets.
+fn place(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: OsdId, info: &OsdInfo) -> Result<(), KvError> {
+    let key = keys::of_osd(namespace, Table::OsdInfos, osd);
+    let old: Option<OsdInfo> = load(txn, &key)?;
+    if old.is_some_and(|old| old.place.node() != info.place.node()) {
+        reindex::begin(txn, namespace, osd)?;
+    }
+    save(txn, key, info)
+}
+
+fn update_preset(
+    txn: &mut KvTxn<'_>,
+    namespace: NamespaceId,
+    header: Header,
+    preset: &Preset,
+    version: u32,
+) -> Result<(), KvError> {
+    if header.preset_version >= version {
+        return Ok(());
+    }
+    let header = Header { preset: preset.clone(), preset_version: version, ..header };
+    save(txn, keys::header(namespace), &header)
+}
+
+/// Presets of many namespaces; each succeeds or fails on its own.
+pub(super) fn update_presets(txn: &mut KvTxn<'_>, updates: &[PresetUpdate]) -> Result<NsmOutcome, Refused> {
+    let mut results = Vec::with_capacity(updates.len());
+    for PresetUpdate { namespace, preset, version } in updates {
+        results.push(match access::admit(txn, *namespace, Want::Look) {
+            Ok((header, _)) => Ok(update_preset(txn, *namespace, header, preset, *version)?),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(fault) => return Err(fault),
+        });
+    }
+    Ok(NsmOutcome::Each(results))
 }
 
 fn txn_has(txn: &KvTxn<'_>, key: &[u8]) -> Result<bool, KvError> {

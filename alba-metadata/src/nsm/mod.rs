@@ -1,33 +1,52 @@
 //! The NSM: which objects exist, and where their fragments are (features §2.6, §2.11, §2.12). It enforces the preset
 //! on every write. An object exists exactly when its name is here; nothing else in the system may decide that.
 
+mod access;
+mod changes;
 mod checks;
 mod epochs;
+pub mod export;
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod golden;
 mod indexes;
+mod inline;
 mod keys;
 mod messages;
+pub mod moving;
+#[cfg(test)]
+mod moving_tests;
 mod objects;
 mod query;
 mod recount;
+mod recovery;
+mod reindex;
+mod relocate;
 mod sequence;
 #[cfg(test)]
+mod state_tests;
+#[cfg(test)]
 mod tests;
+mod update;
+
+use std::collections::BTreeSet;
 
 use alba_core::ids::{MessageId, NamespaceId, NamespaceName};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::{Manifest, Timestamp};
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::MAX_REQUEST;
-use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery, ObjectUpdate};
+use alba_core::wire::rpc::nsm::{
+    NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery, ObjectUpdate, Recovered,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Fault, Model};
 use crate::txn::KvTxn;
 use crate::value::{damaged, decode, encode, load};
 
-pub use recount::{Difference, recount};
+pub use recount::{Difference, recount, recount_group};
 
 type Refused = Fault<NsmError>;
 
@@ -50,28 +69,22 @@ impl Model for Nsm {
     type Answer = NsmAnswer;
 
     fn apply(txn: &mut KvTxn<'_>, now: Timestamp, command: &NsmCommand) -> Result<NsmOutcome, Refused> {
-        match command {
-            NsmCommand::Deliver(messages) => messages::deliver(txn, messages),
-            NsmCommand::Sequence { namespace, asserts, updates, epoch } => {
-                sequence::apply(txn, now, *namespace, asserts, updates, *epoch)
-            }
-            NsmCommand::AddLateFragments { namespace, object, fragments, epoch } => {
-                objects::add_late_fragments(txn, *namespace, object, fragments, *epoch)
-            }
-            NsmCommand::EnableGcEpoch { namespace, epoch } => epochs::enable(txn, *namespace, *epoch),
-            NsmCommand::DisableGcEpochs { namespace, upto } => epochs::disable(txn, *namespace, *upto),
-            NsmCommand::MarkKeysDeleted { namespace, osd, keys } => {
-                owned(txn, *namespace)?;
-                for key in keys {
-                    txn.delete(keys::to_delete(*namespace, *osd, key));
-                }
-                Ok(NsmOutcome::Done)
-            }
+        let outcome = execute(txn, now, command)?;
+        for namespace in changed_by(command) {
+            changes::note(txn, namespace)?;
         }
+        let written = i64::try_from(txn.written()).map_err(damaged)?;
+        if written > 0 {
+            txn.add(keys::OPERATIONS, 1)?;
+            txn.add(keys::WRITTEN, written)?;
+        }
+        Ok(outcome)
     }
 
     fn tidy(txn: &mut KvTxn<'_>) -> Result<bool, KvError> {
-        messages::drop_some(txn)
+        Ok(messages::drop_some(txn)?
+            || changes::forget_some(txn, messages::DROP_STEP)?
+            || reindex::step(txn)?)
     }
 
     fn query(store: &dyn KvRead, query: &NsmQuery) -> Result<NsmAnswer, Refused> {
@@ -86,6 +99,9 @@ impl Model for Nsm {
                 Kept::Stored(manifests.iter().map(|manifest| manifest.timestamp).collect())
             }
             NsmOutcome::Updated(manifest) => Kept::Updated(manifest.clone()),
+            NsmOutcome::Cleaned { more } => Kept::Cleaned(*more),
+            NsmOutcome::Each(results) => Kept::Each(results.clone()),
+            NsmOutcome::Recovered(results) => Kept::Recovered(results.clone()),
         })
     }
 
@@ -93,9 +109,14 @@ impl Model for Nsm {
         Ok(match (decode(kept)?, command) {
             (Kept::Done, _) => NsmOutcome::Done,
             (Kept::Updated(manifest), _) => NsmOutcome::Updated(manifest),
+            (Kept::Cleaned(more), _) => NsmOutcome::Cleaned { more },
+            (Kept::Each(results), _) => NsmOutcome::Each(results),
+            (Kept::Recovered(results), _) => NsmOutcome::Recovered(results),
             (Kept::Stored(timestamps), NsmCommand::Sequence { updates, .. }) => {
                 let puts = updates.iter().filter_map(|update| match update {
-                    ObjectUpdate::Put { manifest, .. } => Some(manifest),
+                    ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => {
+                        Some(manifest)
+                    }
                     ObjectUpdate::Delete { .. } => None,
                 });
                 let stored = puts
@@ -108,24 +129,69 @@ impl Model for Nsm {
     }
 }
 
+fn execute(txn: &mut KvTxn<'_>, now: Timestamp, command: &NsmCommand) -> Result<NsmOutcome, Refused> {
+    match command {
+        NsmCommand::Deliver(messages) => messages::deliver(txn, messages),
+        NsmCommand::Sequence { namespace, asserts, updates, epoch } => {
+            sequence::apply(txn, now, *namespace, asserts, updates, *epoch)
+        }
+        NsmCommand::AddLateFragments { namespace, object, fragments, epoch } => {
+            objects::add_late_fragments(txn, *namespace, object, fragments, *epoch)
+        }
+        NsmCommand::EnableGcEpoch { namespace, epoch } => epochs::enable(txn, *namespace, *epoch),
+        NsmCommand::DisableGcEpochs { namespace, upto } => epochs::disable(txn, *namespace, *upto),
+        NsmCommand::MarkKeysDeleted { namespace, osd, keys } => {
+            objects::mark_deleted(txn, *namespace, *osd, keys)
+        }
+        NsmCommand::UpdateObject { namespace, object, version, fragments, epoch } => {
+            update::apply(txn, *namespace, object, *version, fragments, *epoch)
+        }
+        NsmCommand::CleanupOsd { namespace, osd } => objects::clean_up_osd(txn, *namespace, *osd),
+        NsmCommand::UpdatePresets(updates) => messages::update_presets(txn, updates),
+        NsmCommand::RecoverObjects { namespace, objects } => recovery::recover(txn, *namespace, objects),
+        NsmCommand::ResolveFinding { namespace, object, resolution } => {
+            recovery::resolve(txn, *namespace, object, *resolution)
+        }
+        NsmCommand::FinishRecovery { namespace, epoch } => recovery::finish(txn, *namespace, *epoch),
+        NsmCommand::Move { namespace, id, step } => relocate::apply(txn, now, *namespace, *id, step),
+    }
+}
+
+/// The namespaces whose tables a command may have changed.
+fn changed_by(command: &NsmCommand) -> BTreeSet<NamespaceId> {
+    match command {
+        NsmCommand::Deliver(messages) => {
+            messages.iter().map(|(_, message)| messages::namespace_of(message)).collect()
+        }
+        // Presets are in the headers, which are handed over last.
+        NsmCommand::UpdatePresets(_) => BTreeSet::new(),
+        NsmCommand::Sequence { namespace, .. }
+        | NsmCommand::AddLateFragments { namespace, .. }
+        | NsmCommand::EnableGcEpoch { namespace, .. }
+        | NsmCommand::DisableGcEpochs { namespace, .. }
+        | NsmCommand::MarkKeysDeleted { namespace, .. }
+        | NsmCommand::UpdateObject { namespace, .. }
+        | NsmCommand::CleanupOsd { namespace, .. }
+        | NsmCommand::RecoverObjects { namespace, .. }
+        | NsmCommand::ResolveFinding { namespace, .. }
+        | NsmCommand::FinishRecovery { namespace, .. }
+        | NsmCommand::Move { namespace, .. } => BTreeSet::from([*namespace]),
+    }
+}
+
 /// What is remembered of an outcome.
 #[derive(Serialize, Deserialize)]
 enum Kept {
     Done,
     Stored(Vec<Timestamp>),
     Updated(Box<Manifest>),
+    Cleaned(bool),
+    Each(Vec<Result<(), NsmError>>),
+    Recovered(Vec<Recovered>),
 }
 
 fn refuse<T>(error: NsmError) -> Result<T, Refused> {
     Err(Fault::Refused(error))
-}
-
-/// The header of a namespace that this group owns.
-fn owned(store: &(impl KvRead + ?Sized), namespace: NamespaceId) -> Result<Header, Refused> {
-    match load(store, &keys::header(namespace))? {
-        Some(header) => Ok(header),
-        None => refuse(NsmError::NamespaceMoved(namespace)),
-    }
 }
 
 /// The message that the group expects next.

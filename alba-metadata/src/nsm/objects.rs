@@ -8,11 +8,12 @@ use alba_core::ids::{
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Manifest;
 use alba_core::policy::Bucket;
-use alba_core::wire::rpc::nsm::{NsmError, NsmOutcome};
+use alba_core::wire::rpc::nsm::{FragmentKey, NsmError, NsmOutcome};
 
+use super::access::{self, Want};
 use super::indexes::{self, ObjectRecord};
 use super::keys::Table;
-use super::{Refused, checks, epochs, keys, owned, refuse};
+use super::{Refused, checks, epochs, inline, keys, refuse};
 use crate::model::Fault;
 use crate::txn::KvTxn;
 
@@ -36,6 +37,9 @@ pub(super) fn bucket_of(
     namespace: NamespaceId,
     manifest: &Manifest,
 ) -> Result<Bucket, KvError> {
+    if inline::is_inline(manifest) {
+        return inline::bucket();
+    }
     let nodes = indexes::nodes(store, namespace, &indexes::osds_of(manifest))?;
     Ok(manifest.bucket(|osd| nodes.get(&osd)))
 }
@@ -48,7 +52,62 @@ pub(super) fn replace(
 ) -> Result<(), KvError> {
     indexes::remove(txn, namespace, record)?;
     indexes::queue_fragments(txn, namespace, &record.manifest);
+    if inline::is_inline(&record.manifest) {
+        inline::remove(txn, namespace, &record.manifest.object_id)?;
+    }
     Ok(())
+}
+
+/// Does a key of this manifest wait to be deleted? Then the object id was used before, and its fragments are about to go:
+/// to store it again would be to lose it.
+pub(super) fn is_being_deleted(
+    txn: &KvTxn<'_>,
+    namespace: NamespaceId,
+    manifest: &Manifest,
+) -> Result<bool, KvError> {
+    for (osd, key) in indexes::keys_of(manifest) {
+        if txn.get(&keys::to_delete(namespace, osd, &key))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Keys dropped from a delete queue per command.
+const CLEANUP_STEP: usize = 1000;
+
+/// These keys are gone from the OSD.
+pub(super) fn mark_deleted(
+    txn: &mut KvTxn<'_>,
+    namespace: NamespaceId,
+    osd: OsdId,
+    keys: &[FragmentKey],
+) -> Result<NsmOutcome, Refused> {
+    access::admit(txn, namespace, Want::Maintain)?;
+    for key in keys {
+        let key = keys::to_delete(namespace, osd, key);
+        // A repeat writes nothing.
+        if txn.get(&key)?.is_some() {
+            txn.delete(key);
+        }
+    }
+    Ok(NsmOutcome::Done)
+}
+
+/// Forgets the delete queue of an OSD that is gone for good, in steps.
+pub(super) fn clean_up_osd(
+    txn: &mut KvTxn<'_>,
+    namespace: NamespaceId,
+    osd: OsdId,
+) -> Result<NsmOutcome, Refused> {
+    access::admit(txn, namespace, Want::Maintain)?;
+    let queue = keys::of_osd(namespace, Table::DeleteQueue, osd);
+    let found = crate::value::scan_prefix(txn, &queue, CLEANUP_STEP + 1)?;
+    let more = found.len() > CLEANUP_STEP;
+    for (key, _) in found.into_iter().take(CLEANUP_STEP) {
+        txn.delete(key);
+    }
+    Ok(NsmOutcome::Cleaned { more })
 }
 
 pub(super) fn delete(
@@ -77,7 +136,7 @@ pub(super) fn add_late_fragments(
     fragments: &[(ChunkIndex, FragmentIndex, OsdId)],
     epoch: GcEpoch,
 ) -> Result<NsmOutcome, Refused> {
-    let header = owned(txn, namespace)?;
+    let (header, _) = access::admit(txn, namespace, Want::Write)?;
     let Some(old) = indexes::object(txn, namespace, object)? else {
         return refuse(NsmError::ObjectNotFound);
     };

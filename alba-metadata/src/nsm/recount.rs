@@ -1,15 +1,18 @@
 //! Makes every index and counter of a namespace again from its manifests, and says where the stored ones differ.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use alba_core::ids::{NamespaceId, ObjectId};
 use alba_core::kv::{KvError, KvRead};
-use alba_core::wire::rpc::nsm::FragmentKey;
+use alba_core::range::next_prefix;
 
 use super::indexes::{self, ObjectRecord};
 use super::keys::{self, Table};
-use super::objects;
+use super::{access, inline, objects, reindex};
 use crate::value::{PRESENT, damaged, decode, get_long, last_number, scan_prefix};
+
+mod other;
 
 /// Something stored that does not follow from the manifests, or that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub struct Difference {
 }
 
 /// Tables that follow from the manifests.
-const DERIVED: [Table; 8] = [
+const DERIVED: [Table; 10] = [
     Table::Names,
     Table::ObjectsOnOsd,
     Table::Buckets,
@@ -34,18 +37,31 @@ const DERIVED: [Table; 8] = [
     Table::ObjectCount,
     Table::LogicalBytes,
     Table::StorageBytes,
+    Table::InlineBytes,
+    Table::FindingCount,
 ];
 
 /// Compares. Needs memory for the keys of the whole namespace: for tests and for an operator's check.
 pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Difference>, KvError> {
     let mut differences = Vec::new();
+    if store.get(&keys::header(namespace))?.is_none() {
+        // On its way here, at most: rows come in the order of their keys.
+        other::notes(store, namespace, &mut differences)?;
+        return Ok(differences);
+    }
     let mut expected: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut counters: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     let mut referenced = BTreeSet::new();
+    let pending: BTreeSet<_> = reindex::pending(store, namespace)?.into_iter().collect();
+    let mut values = BTreeSet::new();
     for record in records(store, namespace)? {
         let manifest = &record.manifest;
         let id = manifest.object_id;
-        let bucket = objects::bucket_of(store, namespace, manifest)?;
+        let mut bucket = objects::bucket_of(store, namespace, manifest)?;
+        if !pending.is_disjoint(&indexes::osds_of(manifest)) {
+            // Put right in steps.
+            bucket = record.bucket;
+        }
         if bucket != record.bucket {
             differences.push(Difference {
                 what: format!("object {id} is of bucket {bucket:?} and indexed as {:?}", record.bucket),
@@ -75,17 +91,18 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
         *counters.entry(keys::table(namespace, Table::ObjectCount)).or_default() += 1;
         *counters.entry(keys::table(namespace, Table::LogicalBytes)).or_default() += manifest.size;
         *counters.entry(keys::table(namespace, Table::StorageBytes)).or_default() += stored_bytes;
-        for (chunk, fragment, entry) in manifest.fragments() {
-            if let Some(osd) = entry.location {
-                referenced.insert((osd, FragmentKey { object: id, chunk, fragment, version: entry.version }));
-            }
+        referenced.extend(indexes::keys_of(manifest));
+        if inline::is_inline(manifest) {
+            values.insert(id);
         }
     }
+    other::inline_values(store, namespace, &values, &mut counters, &mut differences)?;
+    other::findings(store, namespace, &mut expected, &mut counters, &mut differences)?;
     // A counter at zero is not stored.
     let counters = counters.into_iter().filter(|(_, value)| *value > 0);
     expected.extend(counters.map(|(key, value)| (key, value.to_le_bytes().to_vec())));
     let mut stored = BTreeMap::new();
-    for table in DERIVED {
+    for table in DERIVED.into_iter().chain([Table::FindingNames]) {
         stored.extend(scan_prefix(store, &keys::table(namespace, table), usize::MAX)?);
     }
     let all: BTreeSet<&Vec<u8>> = stored.keys().chain(expected.keys()).collect();
@@ -100,6 +117,8 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
             });
         }
     }
+    other::osds_and_epochs(store, namespace, &mut differences)?;
+    other::notes(store, namespace, &mut differences)?;
     let queue = keys::table(namespace, Table::DeleteQueue);
     for (key, _) in scan_prefix(store, &queue, usize::MAX)? {
         let (osd, rest) = key
@@ -115,6 +134,52 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
                 expected: None,
             });
         }
+    }
+    Ok(differences)
+}
+
+/// Compares everything that a group keeps: every namespace that has rows, and the sessions. With each difference the
+/// namespace that it is about.
+pub fn recount_group(store: &dyn KvRead) -> Result<Vec<(Option<NamespaceId>, Difference)>, KvError> {
+    let mut differences = Vec::new();
+    for (key, stored, expected) in crate::session::recount(store)? {
+        differences.push((
+            None,
+            Difference {
+                what: "a counter of sessions".to_owned(),
+                key,
+                stored: Some(stored.to_le_bytes().to_vec()),
+                expected: Some(expected.to_le_bytes().to_vec()),
+            },
+        ));
+    }
+    let mut namespaces = BTreeSet::new();
+    for (key, _) in scan_prefix(store, keys::HEADERS, usize::MAX)? {
+        namespaces.insert(NamespaceId::new(last_number(&key)?).map_err(damaged)?);
+    }
+    // Those with tables: from each to the next, without reading what is between.
+    let mut from = keys::ALL.to_vec();
+    let end = next_prefix(keys::ALL).ok_or_else(|| damaged("tables without an end"))?;
+    while let Some((key, _)) =
+        store.scan(Bound::Included(&from), Bound::Excluded(&end), false, 1)?.into_iter().next()
+    {
+        let id = key.get(keys::ALL.len()..keys::ALL.len() + 8).ok_or_else(|| damaged("a short key"))?;
+        let namespace = NamespaceId::new(last_number(id)?).map_err(damaged)?;
+        let prefix = keys::all_of(namespace);
+        from = next_prefix(&prefix).ok_or_else(|| damaged("a namespace without an end"))?;
+        let expected = namespaces.contains(&namespace)
+            || store.get(&keys::dropped(namespace))?.is_some()
+            || matches!(access::state(store, namespace)?.moving, Some(access::Moving::Incoming { .. }));
+        if !expected {
+            let what = "tables of a namespace that is not here, not coming and not being dropped".to_owned();
+            let difference = Difference { what, key: prefix, stored: None, expected: None };
+            differences.push((Some(namespace), difference));
+        }
+        namespaces.insert(namespace);
+    }
+    for namespace in namespaces {
+        let found = recount(store, namespace)?;
+        differences.extend(found.into_iter().map(|difference| (Some(namespace), difference)));
     }
     Ok(differences)
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use alba_core::ids::{GcEpoch, NamespaceId, ObjectName};
 use alba_core::manifest::{Manifest, Timestamp};
-use alba_core::wire::rpc::nsm::{NsmError, NsmOutcome, ObjectAssert, ObjectUpdate, Overwrite};
+use alba_core::wire::rpc::nsm::{InlineValue, NsmError, NsmOutcome, ObjectAssert, ObjectUpdate, Overwrite};
 
-use super::{Header, MAX_COMMAND, Refused, indexes, objects, owned, refuse};
+use super::access::{self, Want};
+use super::{Header, MAX_COMMAND, Refused, indexes, inline, objects, refuse};
+use crate::model::Fault;
 use crate::txn::KvTxn;
 use crate::value::encode;
 
@@ -23,7 +25,7 @@ pub(super) fn apply(
     if len > MAX_COMMAND {
         return refuse(NsmError::TooLarge(format!("a sequence of {len} bytes; at most {MAX_COMMAND}")));
     }
-    let header = owned(txn, namespace)?;
+    let (header, mut state) = access::admit(txn, namespace, Want::Write)?;
     for assert in asserts {
         check(txn, namespace, assert)?;
     }
@@ -31,14 +33,25 @@ pub(super) fn apply(
     for (position, update) in updates.iter().enumerate() {
         last.insert(name_of(update), position);
     }
+    let puts = |update: &ObjectUpdate| !matches!(update, ObjectUpdate::Delete { .. });
+    let timestamp =
+        if updates.iter().any(puts) { access::stamp(txn, namespace, &mut state, now)? } else { now };
+    let target = Target { namespace, header: &header, inline_limit: state.inline_limit, epoch };
     let mut stored = Vec::new();
     for (position, update) in updates.iter().enumerate() {
         let counts = last.get(name_of(update)) == Some(&position);
         match update {
             ObjectUpdate::Put { manifest, overwrite } => {
-                let manifest = Manifest { timestamp: now, ..Manifest::clone(manifest) };
+                let manifest = Manifest { timestamp, ..Manifest::clone(manifest) };
                 if counts {
-                    put(txn, namespace, &header, &manifest, *overwrite, epoch)?;
+                    put(txn, &target, &manifest, None, *overwrite)?;
+                }
+                stored.push(manifest);
+            }
+            ObjectUpdate::PutInline { manifest, value, overwrite } => {
+                let manifest = Manifest { timestamp, ..Manifest::clone(manifest) };
+                if counts {
+                    put(txn, &target, &manifest, Some(value), *overwrite)?;
                 }
                 stored.push(manifest);
             }
@@ -53,7 +66,7 @@ pub(super) fn apply(
 
 fn name_of(update: &ObjectUpdate) -> &ObjectName {
     match update {
-        ObjectUpdate::Put { manifest, .. } => &manifest.name,
+        ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => &manifest.name,
         ObjectUpdate::Delete { name, .. } => name,
     }
 }
@@ -71,21 +84,33 @@ fn check(txn: &KvTxn<'_>, namespace: NamespaceId, assert: &ObjectAssert) -> Resu
     if holds { Ok(()) } else { refuse(NsmError::AssertFailed(name.clone())) }
 }
 
+/// What the puts of a sequence have in common.
+struct Target<'a> {
+    namespace: NamespaceId,
+    header: &'a Header,
+    inline_limit: u32,
+    epoch: GcEpoch,
+}
+
 /// The checks are in the order of features §2.6; the first that fails is the answer.
 fn put(
     txn: &mut KvTxn<'_>,
-    namespace: NamespaceId,
-    header: &Header,
+    target: &Target<'_>,
     manifest: &Manifest,
+    value: Option<&InlineValue>,
     overwrite: Overwrite,
-    epoch: GcEpoch,
 ) -> Result<(), Refused> {
-    let checked = super::checks::conforms(manifest, &header.preset);
-    checked.map_err(super::Fault::Refused)?;
-    if indexes::object(txn, namespace, &manifest.object_id)?.is_some() {
+    let Target { namespace, header, inline_limit, epoch } = *target;
+    if let Some(value) = value {
+        inline::conforms(manifest, value, inline_limit).map_err(Fault::Refused)?;
+    }
+    super::checks::conforms(manifest, &header.preset, value.is_some()).map_err(Fault::Refused)?;
+    if indexes::object(txn, namespace, &manifest.object_id)?.is_some()
+        || objects::is_being_deleted(txn, namespace, manifest)?
+    {
         return refuse(NsmError::NonUniqueObjectId);
     }
-    super::checks::spread(manifest).map_err(super::Fault::Refused)?;
+    super::checks::spread(manifest).map_err(Fault::Refused)?;
     let old = indexes::by_name(txn, namespace, &manifest.name)?;
     let allowed = match (overwrite, &old) {
         (Overwrite::Unconditionally, _)
@@ -97,13 +122,18 @@ fn put(
     if !allowed {
         return refuse(NsmError::OverwriteNotAllowed(manifest.name.clone()));
     }
-    super::epochs::get(txn, namespace)?.check(epoch).map_err(super::Fault::Refused)?;
+    super::epochs::get(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
     // The time stamp needs no check: it is the command's own, later than that of every command before.
     objects::check_linked(txn, namespace, indexes::osds_of(manifest))?;
     let bucket = objects::bucket_of(txn, namespace, manifest)?;
-    super::checks::satisfies(&bucket, &header.preset).map_err(super::Fault::Refused)?;
+    if value.is_none() {
+        super::checks::satisfies(&bucket, &header.preset).map_err(Fault::Refused)?;
+    }
     if let Some(old) = old {
         objects::replace(txn, namespace, &old)?;
+    }
+    if let Some(value) = value {
+        inline::insert(txn, namespace, &manifest.object_id, value)?;
     }
     indexes::insert(txn, namespace, &indexes::ObjectRecord { bucket, manifest: manifest.clone() })?;
     Ok(())

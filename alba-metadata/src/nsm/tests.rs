@@ -6,7 +6,10 @@ use alba_core::kv::{FjallKv, Kv, MemKv};
 use alba_core::manifest::EncryptInfo;
 use alba_core::preset::Compression;
 use alba_core::range::{Page, RangeQuery};
-use alba_core::wire::rpc::nsm::{FragmentKey, NsmAnswer, NsmMessage, ObjectAssert, ObjectUpdate, Overwrite};
+use alba_core::wire::rpc::nsm::{
+    FragmentKey, FragmentUpdate, InlineValue, NsmAnswer, NsmMessage, ObjectAssert, ObjectUpdate, OsdUse,
+    Overwrite,
+};
 use alba_core::wire::rpc::{RequestId, SessionId};
 use proptest::prelude::*;
 
@@ -395,7 +398,7 @@ fn command() -> impl Strategy<Value = NsmCommand> {
     let text = prop_oneof![Just("a"), Just("b"), Just("c")];
     let place = proptest::option::weighted(0.9, 0_u32..7);
     let object =
-        (text.clone(), 0_u8..6, proptest::collection::vec([place.clone(), place.clone(), place], 1..3))
+        (text.clone(), 0_u8..40, proptest::collection::vec([place.clone(), place.clone(), place], 1..3))
             .prop_map(|(text, id, chunks)| manifest(text, id, &chunks));
     let overwrite = prop_oneof![
         3 => Just(Overwrite::Unconditionally),
@@ -407,6 +410,15 @@ fn command() -> impl Strategy<Value = NsmCommand> {
         3 => (object, overwrite).prop_map(|(manifest, overwrite)| put(manifest, overwrite)),
         1 => (text.clone(), any::<bool>())
             .prop_map(|(text, must_exist)| ObjectUpdate::Delete { name: name(text), must_exist }),
+        1 => (text.clone(), 0_u8..40, proptest::collection::vec(any::<u8>(), 0..20)).prop_map(|(text, id, bytes)| {
+            let size = u64::try_from(bytes.len()).unwrap();
+            let checksum = alba_core::checksum::ChecksumAlgorithm::Crc32c.of(&bytes);
+            ObjectUpdate::PutInline {
+                manifest: Box::new(Manifest { size, ..manifest(text, id, &[]) }),
+                value: InlineValue { packed: bytes, checksum, ctr: None },
+                overwrite: Overwrite::Unconditionally,
+            }
+        }),
     ];
     let assert = prop_oneof![
         text.clone().prop_map(|text| ObjectAssert::Exists(name(text))),
@@ -422,7 +434,7 @@ fn command() -> impl Strategy<Value = NsmCommand> {
             .prop_map(|(asserts, updates, epoch)| NsmCommand::Sequence {
                 namespace: NS, asserts, updates, epoch
             }),
-        4 => (0_u8..20, 0_u32..2, 0_u32..3, 0_u32..6).prop_map(|(id, chunk, fragment, osd)| {
+        4 => (0_u8..40, 0_u32..2, 0_u32..3, 0_u32..6).prop_map(|(id, chunk, fragment, osd)| {
             NsmCommand::AddLateFragments {
                 namespace: NS,
                 object: ObjectId::new([id; 32]),
@@ -442,32 +454,61 @@ fn command() -> impl Strategy<Value = NsmCommand> {
                 version: ObjectVersion(0),
             }],
         }),
-        1 => (7_u32..10, 0_u32..6, any::<bool>()).prop_map(|(message, osd, link)| {
-            let osd_id = OsdId::from_u32(osd);
-            let message_of = if link {
-                NsmMessage::LinkOsd { namespace: NS, osd: osd_id, info: Box::new(osd_info(osd)) }
-            } else {
-                NsmMessage::UnlinkOsd { namespace: NS, osd: osd_id }
-            };
-            NsmCommand::Deliver(vec![(MessageId::from_u32(message), message_of)])
+        3 => (7_u32..10, message()).prop_map(|(id, message)| {
+            NsmCommand::Deliver(vec![(MessageId::from_u32(id), message)])
         }),
+        1 => (0_u32..6).prop_map(|osd| NsmCommand::CleanupOsd { namespace: NS, osd: OsdId::from_u32(osd) }),
+        4 => (0_u8..40, 0_u32..3, proptest::collection::vec(fragment_update(), 1..3)).prop_map(
+            |(id, version, fragments)| NsmCommand::UpdateObject {
+                namespace: NS,
+                object: ObjectId::new([id; 32]),
+                version: ObjectVersion(version),
+                fragments,
+                epoch: GcEpoch::from_u32(0),
+            }
+        ),
     ]
 }
 
-/// Object ids are drawn at random for each upload, so no two uploads have the same: the n-th gets the n-th. (An id that came
-/// again would bring fragments back that wait to be deleted.)
-fn with_fresh_ids(mut commands: Vec<(NsmCommand, bool, u64)>) -> Vec<(NsmCommand, bool, u64)> {
-    let mut uploads = 0_u8;
-    for (command, ..) in &mut commands {
-        let NsmCommand::Sequence { updates, .. } = command else { continue };
-        for update in updates {
-            if let ObjectUpdate::Put { manifest, .. } = update {
-                manifest.object_id = ObjectId::new([uploads; 32]);
-                uploads += 1;
-            }
-        }
-    }
-    commands
+fn fragment_update() -> impl Strategy<Value = FragmentUpdate> {
+    (0_u32..2, 0_u32..3, proptest::option::of(0_u32..7)).prop_map(|(chunk, fragment, osd)| FragmentUpdate {
+        chunk: ChunkIndex(chunk),
+        fragment: FragmentIndex(fragment),
+        osd: osd.map(OsdId::from_u32),
+        packed: None,
+        ctr: None,
+    })
+}
+
+fn message() -> impl Strategy<Value = NsmMessage> {
+    let osd = 0_u32..6;
+    let how = prop_oneof![Just(OsdUse::Active), Just(OsdUse::Draining), Just(OsdUse::Unlinked)];
+    prop_oneof![
+        osd.clone().prop_map(|osd| NsmMessage::LinkOsd {
+            namespace: NS,
+            osd: OsdId::from_u32(osd),
+            info: Box::new(osd_info(osd)),
+        }),
+        osd.clone().prop_map(|osd| NsmMessage::UnlinkOsd { namespace: NS, osd: OsdId::from_u32(osd) }),
+        (osd.clone(), how).prop_map(|(osd, how)| NsmMessage::SetOsdUse {
+            namespace: NS,
+            osd: OsdId::from_u32(osd),
+            how,
+        }),
+        // To another node, or back.
+        (osd, 0_u32..6).prop_map(|(osd, at)| {
+            let mut info = osd_info(osd);
+            info.place = osd_info(at).place;
+            NsmMessage::UpdateOsd { namespace: NS, osd: OsdId::from_u32(osd), info: Box::new(info) }
+        }),
+        any::<bool>().prop_map(|trashed| NsmMessage::SetTrashed { namespace: NS, trashed }),
+        (0_u32..30).prop_map(|limit| NsmMessage::SetInlineLimit { namespace: NS, limit }),
+    ]
+}
+
+fn valid_epochs(store: &dyn Kv) -> (u64, u64) {
+    let epochs = epochs::get(store, NS).unwrap();
+    (epochs.min.get(), epochs.newest.get())
 }
 
 proptest! {
@@ -487,21 +528,26 @@ proptest! {
         let mut together = KvTxn::new(&batched);
         let mut inputs = vec![Input::OpenSession([1; 16])];
         let session = SessionId(0x0101_0101_0101_0101);
-        let commands = with_fresh_ids(commands);
         for (sequence, (command, retried, _)) in (1..).zip(&commands) {
             let id = RequestId { session, sequence, lowest_unacknowledged: sequence.saturating_sub(2).max(1) };
             inputs.push(Input::Command(id, command.clone()));
             if *retried {
                 inputs.push(Input::Command(id, command.clone()));
+            } else if sequence % 3 == 0 {
+                inputs.push(Input::Tidy);
             }
         }
         let mut last = None;
+        let mut epochs = valid_epochs(&memory);
         for (n, input) in inputs.iter().enumerate() {
             let wall = commands[n % commands.len()].2;
             let output = feed(&memory, wall, input);
             prop_assert_eq!(&feed(fjall.as_ref(), wall, input), &output);
             prop_assert_eq!(&crate::machine::step::<Nsm>(&mut together, wall, input).unwrap(), &output);
             prop_assert_eq!(recount(&memory, NS).unwrap(), vec![]);
+            let now = valid_epochs(&memory);
+            prop_assert!(epochs.0 <= now.0 && epochs.1 <= now.1 && now.0 <= now.1);
+            epochs = now;
             if let (Input::Command(id, _), Some((last_id, last_output))) = (input, &last)
                 && id == last_id
             {

@@ -1,5 +1,9 @@
 //! Delivery of the ABM's outbox: one worker per destination that has messages, so that a stuck one never holds up the
 //! others. At once after a change, again with growing pauses after a failure.
+//!
+//! Two kinds of failure are told apart. Trouble (no connection, a deadline, a destination that counts differently because
+//! it was wiped or is another) is about the destination: the queue waits, and shows in the listings. A refusal is the
+//! destination's word on one message: after [`TRIES`] of them the message goes to the dead letters, and the queue goes on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +11,11 @@ use std::time::Duration;
 
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Env, within};
-use alba_core::ids::{AlbaId, MessageId};
+use alba_core::ids::{AlbaId, MessageId, NamespaceId};
+use alba_core::preset::Preset;
 use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmQuery, Destination, Message};
-use alba_core::wire::rpc::nsm::{NsmCommand, NsmMessage};
+use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, NsmMessage};
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Devices, Groups, nsm_refusal, on_device, remote};
@@ -19,7 +24,10 @@ use crate::machine::{Input, Output};
 use crate::replicator::{ReplicationError, Replicator, read_with};
 
 /// Messages per step (features, appendix A).
-const BATCH: u32 = 10;
+const BATCH: usize = 10;
+
+/// Refusals of one message before it goes to the dead letters: what looks final may be the end of something under way.
+const TRIES: u32 = 5;
 
 /// Destinations served at once; a namespace for thousands of OSDs does not open thousands of connections together.
 const AT_ONCE: usize = 64;
@@ -132,62 +140,160 @@ fn start_worker(shared: &Arc<Shared>, workers: &Workers, destination: Destinatio
     }
 }
 
+/// Why nothing (more) was delivered.
+pub(super) enum Failure {
+    /// The destination cannot take anything now.
+    Trouble(String),
+    /// It does not want this one.
+    Refused(MessageId, String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Trouble(reason)
+    }
+}
+
+/// What a group's refusal is about.
+pub(super) fn group_refusal(first: MessageId, error: &NsmError) -> Failure {
+    match error {
+        // Also that messages are missing: about the group, whatever comes.
+        NsmError::Unknown(_) => Failure::Trouble(nsm_refusal(error)),
+        _ => Failure::Refused(first, nsm_refusal(error)),
+    }
+}
+
+/// What one step came to.
+enum Step {
+    Empty,
+    Done,
+}
+
+/// How a worker goes on after refusals.
+#[derive(Default)]
+struct Patience {
+    /// The message refused last, and how often it was.
+    refused: Option<(MessageId, u32)>,
+    /// Messages still to be delivered one by one, to find the one of a batch that is refused.
+    singly: usize,
+}
+
+impl Patience {
+    fn batch(&mut self) -> usize {
+        if self.singly == 0 {
+            return BATCH;
+        }
+        self.singly -= 1;
+        1
+    }
+
+    /// Has this message been refused often enough? What is refused in a batch may be any of it.
+    fn is_over(&mut self, id: MessageId, batch: usize) -> bool {
+        self.singly = BATCH;
+        if batch > 1 {
+            return false;
+        }
+        let before = self.refused.filter(|(other, _)| *other == id).map_or(0, |(_, count)| count);
+        self.refused = Some((id, before + 1));
+        before + 1 >= TRIES
+    }
+}
+
 impl Shared {
     /// Delivers until the queue is empty.
     async fn work(&self, destination: &Destination) {
         let mut failures: u32 = 0;
+        let mut patience = Patience::default();
         loop {
-            match self.step(destination).await {
-                Ok(false) => return,
-                Ok(true) => failures = 0,
-                Err(reason) => {
-                    // Once loudly; that it is stuck shows in the queues.
-                    if failures == 0 {
-                        tracing::warn!(?destination, reason, "cannot deliver messages");
-                    } else {
-                        tracing::debug!(?destination, reason, failures, "still cannot deliver messages");
-                    }
-                    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-                    failures = failures.saturating_add(1);
-                    let thousandths = u32::try_from(self.env.rng.u64() % 500).unwrap_or(0) + 500;
-                    let until = self.env.clock.now().plus(pause / 1000 * thousandths);
-                    self.env.clock.sleep_until(until).await;
+            let batch = patience.batch();
+            let reason = match self.step(destination, batch).await {
+                Ok(Step::Empty) => return,
+                Ok(Step::Done) => {
+                    failures = 0;
+                    continue;
                 }
+                Err(Failure::Refused(id, reason)) if patience.is_over(id, batch) => {
+                    tracing::error!(?destination, %id, reason, "a message goes to the dead letters");
+                    match self.put_aside(destination, id, reason).await {
+                        Ok(()) => continue,
+                        Err(reason) => reason,
+                    }
+                }
+                Err(Failure::Refused(_, reason) | Failure::Trouble(reason)) => reason,
+            };
+            // Once loudly; that it is stuck shows in the queues.
+            if failures == 0 {
+                tracing::warn!(?destination, reason, "cannot deliver messages");
+            } else {
+                tracing::debug!(?destination, reason, failures, "still cannot deliver messages");
             }
+            let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+            failures = failures.saturating_add(1);
+            let thousandths = u32::try_from(self.env.rng.u64() % 500).unwrap_or(0) + 500;
+            let until = self.env.clock.now().plus(pause / 1000 * thousandths);
+            self.env.clock.sleep_until(until).await;
         }
     }
 
-    /// Delivers some messages and marks them delivered; false when there are none.
-    async fn step(&self, destination: &Destination) -> Result<bool, String> {
-        let clock = self.env.clock.as_ref();
+    /// Delivers some messages and marks them delivered.
+    async fn step(&self, destination: &Destination, batch: usize) -> Result<Step, Failure> {
         let deadline = self.env.deadline_in(STEP_TIME);
-        let query = AbmQuery::Messages { destination: destination.clone(), max: BATCH };
-        let messages = match ask(self.abm.as_ref(), query, deadline).await {
-            Ok(Ok(AbmAnswer::Messages(messages))) => messages,
-            Ok(_) => return Err("the ABM does not tell its messages".to_owned()),
-            Err(error) => return Err(error.to_string()),
+        let wanted = destination.clone();
+        let outgoing =
+            read_with(self.abm.as_ref(), deadline, move |store| crate::abm::outgoing(store, &wanted, batch));
+        let outgoing = outgoing.await.map_err(|error| error.to_string())?;
+        let mut messages = outgoing.messages;
+        let (Some((first, _)), Some((last, _))) = (messages.first(), messages.last()) else {
+            return Ok(Step::Empty);
         };
-        if messages.is_empty() {
-            return Ok(false);
+        if outgoing.gone {
+            return Err(format!("{destination:?} is gone; its queue is being dropped").into());
         }
+        if outgoing.lost {
+            let last = *last;
+            return self.mark(destination, last).await;
+        }
+        if outgoing.free == 0 {
+            let first = *first;
+            let reason = "it has to wait behind an earlier one of its namespace".to_owned();
+            self.put_aside(destination, first, reason).await?;
+            return Ok(Step::Done);
+        }
+        messages.truncate(outgoing.free);
         // Never closed; whoever holds one gives it back by its own deadline.
-        let Ok(_turn) = self.at_once.acquire().await else { return Ok(false) };
+        let Ok(_turn) = self.at_once.acquire().await else { return Ok(Step::Empty) };
         let deadline = self.env.deadline_in(STEP_TIME);
-        let delivered = match destination {
-            Destination::Osd(_) => self.to_osd(destination, &messages, deadline).await,
+        let upto = match destination {
+            Destination::Osd(_) => self.to_osd(destination, &messages, deadline).await?,
             Destination::Group(_) => {
-                match within(clock, deadline, self.to_group(destination, messages)).await {
-                    Ok(delivered) => delivered,
-                    Err(late) => Err(late.to_string()),
-                }
+                let sent = within(self.env.clock.as_ref(), deadline, self.to_group(destination, messages));
+                sent.await.map_err(|late| late.to_string())??
             }
         };
-        let upto = delivered?;
+        self.mark(destination, upto).await
+    }
+
+    async fn mark(&self, destination: &Destination, upto: MessageId) -> Result<Step, Failure> {
         let mark = AbmCommand::MarkDelivered { destination: destination.clone(), upto };
+        self.tell_abm(mark).await?;
+        Ok(Step::Done)
+    }
+
+    /// Moves a message to the dead letters.
+    async fn put_aside(
+        &self,
+        destination: &Destination,
+        id: MessageId,
+        reason: String,
+    ) -> Result<(), String> {
+        self.tell_abm(AbmCommand::MarkRefused { destination: destination.clone(), id, reason }).await
+    }
+
+    async fn tell_abm(&self, command: AbmCommand) -> Result<(), String> {
         let deadline = self.env.deadline_in(STEP_TIME);
-        match self.abm.propose(Input::Internal(mark), deadline).await {
-            Ok((Output::Done(Ok(_)), _)) => Ok(true),
-            Ok((output, _)) => Err(format!("the ABM does not mark them delivered: {output:?}")),
+        match self.abm.propose(Input::Internal(command), deadline).await {
+            Ok((Output::Done(Ok(_)), _)) => Ok(()),
+            Ok((output, _)) => Err(format!("the ABM does not take the news: {output:?}")),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -198,21 +304,34 @@ impl Shared {
         destination: &Destination,
         messages: &[(MessageId, Message)],
         deadline: alba_core::env::Deadline,
-    ) -> Result<MessageId, String> {
-        let Destination::Osd(osd_id) = destination else { return Err("not an OSD".to_owned()) };
+    ) -> Result<MessageId, Failure> {
+        let Destination::Osd(osd_id) = destination else { return Err("not an OSD".to_owned().into()) };
         let osd_id = *osd_id;
-        let info = read_with(self.abm.as_ref(), deadline, move |store| crate::abm::osd_info(store, osd_id));
-        let info = info.await.map_err(|error| error.to_string())?;
-        let info = info.ok_or_else(|| format!("OSD {osd_id} is not registered any more"))?;
+        let record =
+            read_with(self.abm.as_ref(), deadline, move |store| crate::abm::osd_by_id(store, osd_id));
+        let record = record.await.map_err(|error| error.to_string())?;
+        let info = record.ok_or_else(|| format!("OSD {osd_id} is not registered any more"))?.info;
         let osd = self.devices.osd(&info);
-        let mut last = Err("nothing to deliver".to_owned());
+        let mut last = Err(Failure::Trouble("nothing to deliver".to_owned()));
         for (id, message) in messages {
-            let Message::Osd(message) = message else {
-                return last.map_err(|_| format!("message {id} is not for an OSD"));
+            let message = match message {
+                Message::Osd(message) => Some(message),
+                Message::Skip => None,
+                Message::Nsm(_) => {
+                    return last.map_err(|_| Failure::Refused(*id, "it is not for an OSD".to_owned()));
+                }
             };
             match on_device::deliver(osd.as_ref(), &self.alba_id, *id, message, deadline).await {
                 Ok(()) => last = Ok(*id),
-                Err(error) => return last.map_err(|_| format!("OSD {}: {error}", info.long_id)),
+                Err(error) => {
+                    let reason = format!("OSD {}: {error}", info.long_id);
+                    let failure = if error.is_refusal() {
+                        Failure::Refused(*id, reason)
+                    } else {
+                        Failure::Trouble(reason)
+                    };
+                    return last.map_err(|_| failure);
+                }
             }
         }
         last
@@ -222,28 +341,32 @@ impl Shared {
         &self,
         destination: &Destination,
         messages: Vec<(MessageId, Message)>,
-    ) -> Result<MessageId, String> {
-        let Destination::Group(group) = destination else { return Err("not a group".to_owned()) };
+    ) -> Result<MessageId, Failure> {
+        let Destination::Group(group) = destination else { return Err("not a group".to_owned().into()) };
         let mut batch: Vec<(MessageId, NsmMessage)> = Vec::new();
         for (id, message) in messages {
             match message {
                 Message::Nsm(message) => batch.push((id, message)),
-                Message::Osd(_) => return Err(format!("message {id} is not for a group")),
+                Message::Skip => batch.push((id, without_effect())),
+                Message::Osd(_) => return Err(Failure::Refused(id, "it is not for a group".to_owned())),
             }
         }
-        let Some(upto) = batch.last().map(|(id, _)| *id) else { return Err("nothing to deliver".to_owned()) };
+        let (Some((first, _)), Some((upto, _))) = (batch.first(), batch.last()) else {
+            return Err("nothing to deliver".to_owned().into());
+        };
+        let (first, upto) = (*first, *upto);
         let command = NsmCommand::Deliver(batch);
         let deadline = self.env.deadline_in(STEP_TIME);
         match self.groups.nsm.get(group) {
             Some(local) => match local.propose(Input::Internal(command), deadline).await {
                 Ok((Output::Done(Ok(_)), _)) => Ok(upto),
-                Ok((Output::Done(Err(error)), _)) => Err(nsm_refusal(&error)),
-                Ok(_) => Err("the group gave an unexpected answer".to_owned()),
-                Err(error) => Err(error.to_string()),
+                Ok((Output::Done(Err(error)), _)) => Err(group_refusal(first, &error)),
+                Ok(_) => Err("the group gave an unexpected answer".to_owned().into()),
+                Err(error) => Err(error.to_string().into()),
             },
             None => {
                 let servers = self.servers_of(group, deadline).await?;
-                remote::deliver(&self.env, group, &servers, command, deadline).await?;
+                remote::deliver(&self.env, group, &servers, first, command, deadline).await?;
                 Ok(upto)
             }
         }
@@ -263,6 +386,13 @@ impl Shared {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// A message that moves a group's counter on and nothing else: no group takes a preset that is not newer than its own, and
+/// no version is older than the first, 0.
+fn without_effect() -> NsmMessage {
+    let preset = Box::new(Preset::built_in());
+    NsmMessage::UpdatePreset { namespace: NamespaceId::from_u32(0), preset, version: 0 }
 }
 
 /// A linearizable read of the ABM.

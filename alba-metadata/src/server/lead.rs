@@ -13,7 +13,7 @@ use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use tokio::sync::watch;
 
-use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, deliver, uuid};
+use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, deliver, peers, uuid};
 use crate::abm::Abm;
 use crate::machine::{Input, Output};
 use crate::model::Model;
@@ -125,6 +125,8 @@ pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>
     };
     let deliverer = deliver::Deliverer::new(&env, &registrar.abm, &groups, &devices, &alba_id);
     let _deliver = env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop();
+    let peers = peers::run(env.clone(), registrar.abm.clone(), devices.clone());
+    let _peers = env.spawn.spawn("metadata-peers", Box::pin(peers)).abort_on_drop();
     loop {
         let pause = match registrar.register().await {
             Ok(()) => REGISTER_EVERY,

@@ -9,6 +9,7 @@ mod deliver;
 mod devices;
 mod lead;
 mod on_device;
+mod peers;
 mod remote;
 #[cfg(test)]
 mod replicated_tests;
@@ -226,7 +227,7 @@ impl Node {
 
     async fn abm_command(&self, id: RequestId, command: AbmCommand, deadline: Deadline) -> Answer {
         let Some(abm) = &self.groups.abm else { return unknown_group() };
-        if let AbmCommand::MarkClaimed { .. } | AbmCommand::MarkDelivered { .. } = command {
+        if Abm::is_internal(&command) {
             let error = AbmError::BadArgument("only the ABM's leader itself gives this command".to_owned());
             return Reply::Abm(Err(error)).into();
         }
@@ -300,6 +301,11 @@ impl Node {
         };
         let osd = self.devices.osd(&record.info);
         if let Err(error) = claim::take(osd.as_ref(), &long_id, &alba_id, deadline).await {
+            if let AbmError::OsdClaimed { owner, .. } = &error {
+                // The device is the authority. That it is not recorded now does no harm: the next claim asks it again.
+                let mark = AbmCommand::MarkForeign { long_id, owner: owner.clone() };
+                drop(abm.propose(Input::Internal(mark), deadline).await);
+            }
             return Reply::Abm(Err(error));
         }
         // A crash here leaves a device that is ours and not registered: the next claim finds its own keys and goes on.

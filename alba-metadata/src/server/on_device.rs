@@ -52,6 +52,18 @@ pub(super) enum DeliveryError {
     Damaged(String),
 }
 
+impl DeliveryError {
+    /// Is it the device's word on this message, and not trouble with the device?
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            // Of the counter: someone else delivered at the same time, and the next attempt finds what.
+            Self::Osd(OsdError::AssertFailed(key)) => *key != osd_keys::next_message(),
+            Self::Osd(OsdError::BadRequest(_)) => true,
+            Self::Osd(_) | Self::TooFarOff { .. } | Self::Damaged(_) => false,
+        }
+    }
+}
+
 /// A small value of ours: no checksum, so that it can be asserted.
 pub(super) fn value(bytes: impl Into<Bytes>) -> StoredValue {
     StoredValue { value: bytes.into(), checksum: Checksum::None }
@@ -60,12 +72,12 @@ pub(super) fn value(bytes: impl Into<Bytes>) -> StoredValue {
 /// Keys deleted per batch (wire-protocol §5.3).
 const DELETE_STEP: i32 = 200;
 
-/// Gives one message its effect, once.
+/// Gives one message its effect, once; without a message only the device's counter moves on.
 pub(super) async fn deliver(
     osd: &dyn Osd,
     alba_id: &AlbaId,
     id: MessageId,
-    message: &OsdMessage,
+    message: Option<&OsdMessage>,
     deadline: Deadline,
 ) -> Result<(), DeliveryError> {
     let next_key = osd_keys::next_message();
@@ -90,11 +102,12 @@ pub(super) async fn deliver(
     let advance = OsdUpdate::Set(next_key, value(osd_keys::message_id_value(next)));
     let mut batch = OsdBatch { asserts: vec![unchanged.clone()], updates: vec![advance] };
     match message {
-        OsdMessage::Identify { osd_id } => {
+        None => {}
+        Some(OsdMessage::Identify { osd_id }) => {
             let record = OsdOnDevice { alba_id: alba_id.clone(), osd_id: *osd_id };
             batch.updates.push(OsdUpdate::Set(osd_keys::osd_record(), value(encoded(&record)?)));
         }
-        OsdMessage::AddNamespace { id, name, preset_name, preset } => {
+        Some(OsdMessage::AddNamespace { id, name, preset_name, preset }) => {
             let marker = osd_keys::namespace_marker(*id);
             let record =
                 NamespaceOnDevice { preset_name: preset_name.clone(), preset: preset.as_ref().clone() };
@@ -104,7 +117,7 @@ pub(super) async fn deliver(
             batch.updates.push(set(osd_keys::namespace_name(*id), Bytes::copy_from_slice(name.as_bytes())));
             batch.updates.push(set(osd_keys::namespace_preset(*id), encoded(&record)?));
         }
-        OsdMessage::RemoveNamespace { id } => {
+        Some(OsdMessage::RemoveNamespace { id }) => {
             // The marker goes first: every write to the namespace asserts it, so what is there then can only shrink.
             // A crash between the steps leaves the message undelivered, and the next attempt goes on.
             let unmark = OsdUpdate::Delete(osd_keys::namespace_marker(*id));

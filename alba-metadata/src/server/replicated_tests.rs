@@ -156,7 +156,7 @@ impl World {
     async fn create(&self, session: SessionId, sequence: u64, name: &str) -> NamespaceRecord {
         let id = RequestId { session, sequence, lowest_unacknowledged: sequence };
         let name = NamespaceName::new(name).unwrap();
-        let command = Request::Abm(id, AbmCommand::CreateNamespace { name, preset: None });
+        let command = Request::Abm(id, AbmCommand::CreateNamespace { name, preset: None, group: None });
         self.until("a namespace", &command, |_, reply| match reply {
             Reply::Abm(Ok(AbmOutcome::Namespace(record))) => Some(record),
             Reply::Abm(other) => panic!("{other:?}"),

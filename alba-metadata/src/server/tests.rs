@@ -16,11 +16,15 @@ use alba_core::range::{Page, RangeQuery};
 use alba_core::units::ByteCount;
 use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::SessionId;
-use alba_core::wire::rpc::abm::{Destination, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo};
+use alba_core::wire::rpc::abm::{
+    Destination, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdState,
+};
 use alba_core::wire::rpc::nsm::{NamespaceInfo, NsmAnswer, NsmQuery};
 use bytes::Bytes;
 
 use super::*;
+
+mod delivery;
 
 const LIMIT: Duration = Duration::from_secs(3600);
 
@@ -28,6 +32,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 struct TestOsd {
     inner: MemoryOsd,
     cut_off: Mutex<bool>,
+    peers: Mutex<Vec<LongId>>,
 }
 
 impl TestOsd {
@@ -89,9 +94,17 @@ impl Osd for TestOsd {
 
 struct TestDevices(BTreeMap<LongId, Arc<TestOsd>>);
 
+#[async_trait]
 impl Devices for TestDevices {
     fn osd(&self, info: &OsdInfo) -> Arc<dyn Osd> {
         self.0[&info.long_id].clone()
+    }
+
+    async fn set_peers(&self, info: &OsdInfo, peers: &[OsdInfo], _: Deadline) -> Result<(), OsdError> {
+        let osd = &self.0[&info.long_id];
+        osd.reach()?;
+        *osd.peers.lock().unwrap() = peers.iter().map(|peer| peer.long_id.clone()).collect();
+        Ok(())
     }
 }
 
@@ -116,7 +129,11 @@ impl World {
     fn new(seed: u64, osds: usize) -> Self {
         let sim = Simulation::new(seed);
         let names = ["abm", "nsm-0", "nsm-1"].map(|name| GroupId::new(name).unwrap());
-        let device = |_| TestOsd { inner: MemoryOsd::new(ByteCount::mib(1)), cut_off: Mutex::new(false) };
+        let device = |_| TestOsd {
+            inner: MemoryOsd::new(ByteCount::mib(1)),
+            cut_off: Mutex::new(false),
+            peers: Mutex::default(),
+        };
         let devices = (0..osds).map(|n| (info(n).long_id, Arc::new(device(n)))).collect();
         Self {
             server: sim.node(1),
@@ -214,7 +231,7 @@ impl Client {
 
     async fn create(&mut self, text: &str) -> NamespaceRecord {
         let name = NamespaceName::new(text).unwrap();
-        match self.abm(AbmCommand::CreateNamespace { name, preset: None }).await {
+        match self.abm(AbmCommand::CreateNamespace { name, preset: None, group: None }).await {
             Ok(AbmOutcome::Namespace(record)) => record,
             other => panic!("{other:?}"),
         }
@@ -296,7 +313,12 @@ fn a_device_of_another_backend_is_refused_with_its_owner() {
         assert_eq!(client.claim(0).await, Err(AbmError::OsdUnknown(info(0).long_id)));
         client.abm(AbmCommand::AddOsd(info(0))).await.unwrap();
         let owner = "other-backend".to_owned();
-        assert_eq!(client.claim(0).await, Err(AbmError::OsdClaimed { long_id: info(0).long_id, owner }));
+        let claimed = AbmError::OsdClaimed { long_id: info(0).long_id, owner: owner.clone() };
+        assert_eq!(client.claim(0).await, Err(claimed));
+        let record =
+            client.call(Request::AbmQuery(Consistency::Linearizable, AbmQuery::Osd(info(0).long_id)));
+        let Reply::AbmAnswer(Ok(AbmAnswer::Osd(Some(record)))) = record.await else { panic!() };
+        assert_eq!((record.state, record.owner), (OsdState::Foreign, Some(owner)));
         *world.osd(0).cut_off.lock().unwrap() = true;
         assert!(matches!(client.claim(0).await, Err(AbmError::OsdUnreachable { .. })));
     });
@@ -404,13 +426,13 @@ fn a_lost_delivery_mark_has_no_second_effect_and_a_gap_is_refused() {
         let deadline = env.deadline_in(LIMIT);
         let id = alba_core::ids::MessageId::from_u32;
         let message = |n| alba_core::wire::rpc::abm::OsdMessage::Identify { osd_id: OsdId::from_u32(n) };
-        on_device::deliver(osd, &alba_id, id(0), &message(1), deadline).await.unwrap();
+        on_device::deliver(osd, &alba_id, id(0), Some(&message(1)), deadline).await.unwrap();
         let before = osd.content();
-        on_device::deliver(osd, &alba_id, id(0), &message(2), deadline).await.unwrap();
+        on_device::deliver(osd, &alba_id, id(0), Some(&message(2)), deadline).await.unwrap();
         assert_eq!(osd.content(), before);
-        let gap = on_device::deliver(osd, &alba_id, id(2), &message(1), deadline).await;
+        let gap = on_device::deliver(osd, &alba_id, id(2), Some(&message(1)), deadline).await;
         assert!(matches!(gap, Err(on_device::DeliveryError::TooFarOff { .. })));
-        on_device::deliver(osd, &alba_id, id(1), &message(1), deadline).await.unwrap();
+        on_device::deliver(osd, &alba_id, id(1), Some(&message(1)), deadline).await.unwrap();
     });
     running.unwrap();
 }

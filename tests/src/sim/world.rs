@@ -138,7 +138,7 @@ impl<'s> World<'s> {
         let create = AbmCommand::CreatePreset { name: preset.clone(), preset: Box::new(small_preset()) };
         directory.command(create, deadline).await.unwrap();
         let name = NamespaceName::new(NAMESPACE).unwrap();
-        let create = AbmCommand::CreateNamespace { name, preset: Some(preset) };
+        let create = AbmCommand::CreateNamespace { name, preset: Some(preset), group: None };
         directory.command(create, deadline).await.unwrap();
     }
 

@@ -1,119 +1,33 @@
-//! Commands, queries and records of the ABM (features §1.3 to §1.5, §2.2).
+//! Commands, queries and records of the ABM (features §1.3 to §1.5, §2.2, §3.2, §3.7, §3.11).
 
-use std::net::IpAddr;
+mod error;
+mod records;
+mod upkeep;
+mod work;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::nsm::NsmMessage;
 use crate::ids::{
-    AlbaId, GroupId, IdError, LongId, MessageId, NamespaceId, NamespaceName, OsdId, Place, PresetName,
+    AgentId, AlbaId, GroupId, JobName, LongId, MessageId, NamespaceId, NamespaceName, OsdId, PresetName,
+    TaskName, WorkId,
 };
+use crate::policy::Policy;
 use crate::preset::Preset;
 use crate::range::{Page, RangeQuery};
-use crate::units::ByteCount;
 
-/// How to reach an OSD.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OsdEndpoint {
-    /// All are tried, in order.
-    pub ips: Vec<IpAddr>,
-    /// TCP port of the ALBA ASD protocol.
-    pub port: u16,
-}
-
-/// What an operator registers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OsdInfo {
-    /// Its name, checked in every prologue.
-    pub long_id: LongId,
-    /// Where it stands.
-    pub place: Place,
-    /// How to reach it.
-    pub endpoint: OsdEndpoint,
-    /// Its size when last heard of.
-    pub capacity: ByteCount,
-    /// Its fill when last heard of.
-    pub used: ByteCount,
-}
-
-/// Life of an OSD in this backend: available → active (claimed) → decommissioning → purged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OsdState {
-    /// Registered, not ours.
-    Available,
-    /// Claimed: takes part.
-    Active,
-    /// Being emptied.
-    Decommissioning,
-}
-
-/// An OSD in the registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OsdRecord {
-    /// As registered.
-    pub info: OsdInfo,
-    /// Given when claimed.
-    pub osd_id: Option<OsdId>,
-    /// Where it is in its life.
-    pub state: OsdState,
-    /// Microseconds since the Unix epoch at the claim.
-    pub claimed_since: Option<u64>,
-}
-
-/// Life of a namespace: creating → active → removing → gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NamespaceState {
-    /// The NSM group has not confirmed it.
-    Creating,
-    /// Usable.
-    Active,
-    /// Being deleted.
-    Removing,
-}
-
-/// A namespace in the registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamespaceRecord {
-    /// Its number.
-    pub id: NamespaceId,
-    /// Its name.
-    pub name: NamespaceName,
-    /// Where its objects' metadata is.
-    pub group: GroupId,
-    /// Where it is in its life.
-    pub state: NamespaceState,
-    /// Fixed for life.
-    pub preset: PresetName,
-}
-
-/// A preset in the registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PresetRecord {
-    /// Its name.
-    pub name: PresetName,
-    /// What it asks.
-    pub preset: Preset,
-    /// 0, +1 per update.
-    pub version: u32,
-    /// Used when a namespace names none.
-    pub is_default: bool,
-    /// Some namespace uses it.
-    pub in_use: bool,
-}
-
-/// An NSM group in the registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupRecord {
-    /// Its name.
-    pub id: GroupId,
-    /// Where its servers listen (`ip:port`).
-    pub servers: Vec<String>,
-    /// How many namespaces live there.
-    pub namespaces: u64,
-    /// Given up by the operator.
-    pub lost: bool,
-}
+pub use error::{AbmError, code};
+pub use records::{
+    GroupLoad, GroupRecord, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdKind, OsdRecord,
+    OsdState, PresetRecord,
+};
+pub use upkeep::{
+    ERROR_TEXT_MAX, LeaseRecord, MaintenanceConfig, MaintenanceUpdate, OsdHealth, OsdReport,
+    ParticipantRecord, RedisEviction, STAMPS_MAX, Usage,
+};
+pub use work::{
+    JobAction, JobRecord, LEAVES_MAX, LeafProgress, ObjectCursor, WORK_PAGE, WorkItem, WorkRecord,
+};
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -157,6 +71,21 @@ pub enum Message {
     Nsm(NsmMessage),
     /// For an OSD.
     Osd(OsdMessage),
+    /// In place of a message that went to the dead letters: it only moves the destination's counter on.
+    Skip,
+}
+
+/// A message that its destination refuses for good, or that waits behind such a one of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its number in the queue it was in.
+    pub id: MessageId,
+    /// The message.
+    pub message: Message,
+    /// Why it is here.
+    pub reason: String,
+    /// Since when (microseconds since the Unix epoch, the ABM's time).
+    pub since: u64,
 }
 
 /// A change of the ABM's state. The time of a command is given by the leader when it is proposed.
@@ -176,7 +105,7 @@ pub enum AbmCommand {
     },
     /// Registers an OSD as available.
     AddOsd(OsdInfo),
-    /// Changes place, endpoint or size of a registered OSD.
+    /// Changes endpoint, size or place of a registered OSD. The place of one that is linked to namespaces stays.
     UpdateOsd(OsdInfo),
     /// The ownership keys on the device are ours: allocate an id, link to the namespaces. Sent by the leader.
     MarkClaimed {
@@ -201,8 +130,10 @@ pub enum AbmCommand {
         name: NamespaceName,
         /// None: the default one.
         preset: Option<PresetName>,
+        /// None: the least loaded one.
+        group: Option<GroupId>,
     },
-    /// Removes a namespace with all its objects.
+    /// Removes an active or trashed namespace with all its objects.
     DeleteNamespace {
         /// Its name.
         name: NamespaceName,
@@ -213,6 +144,253 @@ pub enum AbmCommand {
         destination: Destination,
         /// The last.
         upto: MessageId,
+    },
+    /// The destination refuses this message for good: out of its way. Sent by the leader.
+    MarkRefused {
+        /// By whom.
+        destination: Destination,
+        /// Which.
+        id: MessageId,
+        /// Why.
+        reason: String,
+    },
+    /// Puts a dead letter back at the end of its queue, with all others of its namespace there, in their order.
+    RetryDeadLetter {
+        /// Whose.
+        destination: Destination,
+        /// Which.
+        id: MessageId,
+    },
+    /// Forgets a dead letter.
+    DropDeadLetter {
+        /// Whose.
+        destination: Destination,
+        /// Which.
+        id: MessageId,
+        /// Go on as if it had had its effect.
+        as_delivered: bool,
+    },
+    /// Adds an NSM group; one of that name is refused.
+    CreateGroup {
+        /// Its name.
+        id: GroupId,
+        /// Where it listens.
+        servers: Vec<String>,
+    },
+    /// Changes a group.
+    UpdateGroup {
+        /// Its name.
+        id: GroupId,
+        /// Where it listens from now on.
+        servers: Option<Vec<String>>,
+        /// Given up: nothing is delivered there any more, and its namespaces can be recovered elsewhere. For good.
+        lost: bool,
+    },
+    /// What a group has to do: new namespaces go to the least loaded.
+    ReportGroupLoad {
+        /// Its name.
+        id: GroupId,
+        /// Its load.
+        load: GroupLoad,
+    },
+    /// The device belongs to another backend. Sent by the leader.
+    MarkForeign {
+        /// Which.
+        long_id: LongId,
+        /// Whose it is.
+        owner: String,
+    },
+    /// No new fragments on this OSD; what is there stays and counts.
+    DrainOsd {
+        /// Which.
+        long_id: LongId,
+    },
+    /// Ends `DrainOsd`.
+    UndrainOsd {
+        /// Which.
+        long_id: LongId,
+    },
+    /// Evacuates an OSD, reading from it.
+    DecommissionOsd {
+        /// Which.
+        long_id: LongId,
+    },
+    /// Forgets an OSD that is gone for good; it is never read again.
+    PurgeOsd {
+        /// Which.
+        long_id: LongId,
+    },
+    /// What clients saw of OSDs, at most 200 per command; unknown ones are passed over.
+    ReportOsds(Vec<(LongId, OsdReport)>),
+    /// Changes what may change of a preset; its version goes up by one.
+    UpdatePreset {
+        /// Its name.
+        name: PresetName,
+        /// New policies.
+        policies: Option<Vec<Policy>>,
+        /// New largest fragment, in bytes.
+        fragment_size: Option<u32>,
+    },
+    /// Adds OSDs to an explicit preset, and so to all its namespaces.
+    AddOsdsToPreset {
+        /// Its name.
+        name: PresetName,
+        /// Which.
+        osds: Vec<OsdId>,
+    },
+    /// Removes a preset that no namespace uses. If it was the default, there is none any more.
+    DeletePreset {
+        /// Its name.
+        name: PresetName,
+    },
+    /// Hides an active namespace; it can come back.
+    TrashNamespace {
+        /// Its name.
+        name: NamespaceName,
+    },
+    /// Brings a trashed namespace back.
+    UndeleteNamespace {
+        /// Its name.
+        name: NamespaceName,
+    },
+    /// Gives a namespace of a lost group to another one, where its objects are made known again.
+    RecoverNamespace {
+        /// Its name.
+        name: NamespaceName,
+        /// The new group.
+        group: GroupId,
+    },
+    /// All that could be found of a recovering namespace has been.
+    FinishRecovery {
+        /// Its name.
+        name: NamespaceName,
+    },
+    /// Begins to move an active namespace to another group.
+    StartMove {
+        /// Its name.
+        name: NamespaceName,
+        /// Where to.
+        to: GroupId,
+    },
+    /// The other group has everything: it owns the namespace from now on. Only while it moves to that group.
+    FinishMove {
+        /// Its name.
+        name: NamespaceName,
+        /// Where to.
+        to: GroupId,
+    },
+    /// The namespace stays where it is. Only while it moves to that group.
+    AbortMove {
+        /// Its name.
+        name: NamespaceName,
+        /// Where to.
+        to: GroupId,
+    },
+    /// Adds items to the work queue, at most [`WORK_PAGE`]; those that wait there already are passed over.
+    AddWork(Vec<WorkItem>),
+    /// Takes items that nobody works on.
+    ClaimWork {
+        /// For whom.
+        agent: AgentId,
+        /// At most this many, and at most [`WORK_PAGE`].
+        max: u32,
+        /// For how long (microseconds).
+        period: u64,
+    },
+    /// Keeps items for longer; those that went to another agent are passed over.
+    RenewWork {
+        /// Which.
+        ids: Vec<WorkId>,
+        /// As given by `ClaimWork`.
+        token: u64,
+        /// For how long from now (microseconds).
+        period: u64,
+    },
+    /// It did not work: tried again after a pause that grows. Without effect when the item went to another agent.
+    FailWork {
+        /// Which.
+        id: WorkId,
+        /// As given by `ClaimWork`.
+        token: u64,
+        /// What happened.
+        reason: String,
+    },
+    /// These are done, whoever did them: what follows happens now. Ids that are not there (any more) are passed over.
+    MarkWorkCompleted(Vec<WorkId>),
+    /// Starts a job over all objects of a namespace, cut into leaves that several agents can share.
+    StartJob {
+        /// Unique until cleared.
+        name: JobName,
+        /// Where.
+        namespace: NamespaceName,
+        /// What to do.
+        action: JobAction,
+        /// How many leaves, at most [`LEAVES_MAX`].
+        factor: u32,
+    },
+    /// Moves a leaf on, if it is where the sender thinks it is.
+    UpdateJobProgress {
+        /// Of which job.
+        name: JobName,
+        /// Which leaf.
+        leaf: u32,
+        /// As it was read.
+        expected: LeafProgress,
+        /// As it is from now on.
+        progress: LeafProgress,
+    },
+    /// Forgets a job, also one that is not finished.
+    ClearJob {
+        /// Which.
+        name: JobName,
+    },
+    /// Takes a task, if nobody has it; whoever has it keeps it.
+    AcquireLease {
+        /// Which task.
+        task: TaskName,
+        /// For whom.
+        agent: AgentId,
+        /// For how long (microseconds).
+        period: u64,
+    },
+    /// Keeps a task.
+    RenewLease {
+        /// Which task.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+        /// For how long from now (microseconds).
+        period: u64,
+    },
+    /// Gives a task back.
+    ReleaseLease {
+        /// Which task.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+    },
+    /// An agent is there. It counts as gone when it does not say so again within a minute.
+    RegisterParticipant {
+        /// Who.
+        agent: AgentId,
+        /// What it does, such as `maintenance`.
+        role: String,
+        /// Its software version and host, for people.
+        about: String,
+    },
+    /// An agent ends.
+    RemoveParticipant {
+        /// Who.
+        agent: AgentId,
+    },
+    /// Changes the maintenance configuration, field by field.
+    UpdateMaintenance(MaintenanceUpdate),
+    /// The device has the list of peers of this revision. Sent by the leader.
+    MarkPeersTold {
+        /// Which.
+        osd: OsdId,
+        /// Which list.
+        revision: u64,
     },
 }
 
@@ -227,6 +405,15 @@ pub enum AbmOutcome {
     OsdId(OsdId),
     /// The namespace, as it is after the command.
     Namespace(NamespaceRecord),
+    /// The items taken, and the token that renews them.
+    Work {
+        /// Grows from claim to claim.
+        token: u64,
+        /// Oldest first.
+        items: Vec<WorkRecord>,
+    },
+    /// The lease.
+    Lease(LeaseRecord),
 }
 
 /// Which OSDs to list.
@@ -236,8 +423,14 @@ pub enum OsdFilter {
     All,
     /// Claimed by this backend.
     Claimed,
-    /// Not claimed.
+    /// Neither claimed nor another backend's.
     Available,
+    /// Being emptied, purged ones too.
+    Decommissioning,
+    /// Being forgotten.
+    Purging,
+    /// Without new fragments.
+    Draining,
 }
 
 /// A read of the ABM's state.
@@ -275,6 +468,77 @@ pub enum AbmQuery {
     },
     /// Destinations that have undelivered messages, with how many.
     Queues,
+    /// Destinations that have dead letters, with how many.
+    DeadLetterCounts,
+    /// Dead letters of a destination, oldest first.
+    DeadLetters {
+        /// Whose.
+        destination: Destination,
+        /// Exclusive start.
+        after: Option<MessageId>,
+        /// At most this many, and at most 200.
+        max: u32,
+    },
+    /// What clients saw of OSDs, ordered by long id.
+    OsdHealth(RangeQuery),
+    /// The namespaces that an OSD is linked to, in whatever state the link is.
+    OsdNamespaces {
+        /// Which OSD.
+        osd: OsdId,
+        /// Exclusive start.
+        after: Option<NamespaceId>,
+        /// At most this many, and at most 200.
+        max: u32,
+    },
+    /// Presets whose newest version is not yet in the queues to all groups of their namespaces.
+    PresetsPropagation,
+    /// How many items wait or are worked on.
+    WorkCount,
+    /// The work queue, oldest first.
+    Work {
+        /// Exclusive start.
+        after: Option<WorkId>,
+        /// At most this many, and at most [`WORK_PAGE`].
+        max: u32,
+    },
+    /// Jobs that were not cleared, ordered by name.
+    Jobs(RangeQuery),
+    /// The leaves of a job, all of them.
+    JobProgress(JobName),
+    /// Who has a task.
+    Lease(TaskName),
+    /// All agents that said they are there.
+    Participants,
+    /// The maintenance configuration.
+    Maintenance,
+    /// Counters that grow with every change of what they count.
+    Revisions,
+}
+
+/// How far a preset's newest version has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresetPropagation {
+    /// Which preset.
+    pub preset: PresetName,
+    /// The version on its way.
+    pub version: u32,
+    /// Namespaces whose group has not been sent it yet.
+    pub pending: u64,
+}
+
+/// Counters for watching: equal to an earlier answer means that nothing of the kind has changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revisions {
+    /// OSD records; not what clients report of OSDs.
+    pub osds: u64,
+    /// Presets, the default too.
+    pub presets: u64,
+    /// Namespace records.
+    pub namespaces: u64,
+    /// Groups; not their loads.
+    pub groups: u64,
+    /// The maintenance configuration.
+    pub maintenance: u64,
 }
 
 /// What a read gave.
@@ -300,85 +564,30 @@ pub enum AbmAnswer {
     OsdIds(Vec<OsdId>),
     /// Messages.
     Messages(Vec<(MessageId, Message)>),
-    /// Queue lengths.
+    /// Queue lengths, of messages or dead letters.
     Queues(Vec<(Destination, u64)>),
-}
-
-/// Why the ABM refused. Codes: features §5.3.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
-pub enum AbmError {
-    /// No group for the namespace.
-    #[error("there is no NSM group; add one first")]
-    NoGroup,
-    /// A namespace of that name exists.
-    #[error("namespace {0} already exists")]
-    NamespaceExists(NamespaceName),
-    /// No such namespace.
-    #[error("namespace {0} does not exist")]
-    NamespaceUnknown(NamespaceName),
-    /// Only an active namespace can be deleted.
-    #[error("namespace {0} is not active")]
-    NamespaceNotActive(NamespaceName),
-    /// An OSD of that long id is registered.
-    #[error("OSD {0} is already registered")]
-    OsdExists(LongId),
-    /// No such OSD.
-    #[error("OSD {0} is not registered")]
-    OsdUnknown(LongId),
-    /// The device belongs to someone.
-    #[error("OSD {long_id} is already claimed by {owner}")]
-    OsdClaimed {
-        /// Which.
-        long_id: LongId,
-        /// Whose it is.
-        owner: String,
-    },
-    /// The device could not be asked.
-    #[error("OSD {long_id} cannot be reached: {reason}")]
-    OsdUnreachable {
-        /// Which.
-        long_id: LongId,
-        /// What happened.
-        reason: String,
-    },
-    /// No such preset.
-    #[error("preset {0} does not exist")]
-    PresetUnknown(PresetName),
-    /// A preset of that name exists.
-    #[error("preset {0} already exists")]
-    PresetExists(PresetName),
-    /// The preset names OSDs that this backend has not.
-    #[error("invalid preset: {0}")]
-    PresetInvalid(String),
-    /// Not bootstrapped, or a value out of range.
-    #[error("{0}")]
-    BadArgument(String),
-    /// The server's own trouble.
-    #[error("{0}")]
-    Unknown(String),
-}
-
-impl From<IdError> for AbmError {
-    fn from(error: IdError) -> Self {
-        Self::BadArgument(error.to_string())
-    }
-}
-
-impl AbmError {
-    /// The original's error number (features §5.3), on which management software branches.
-    pub fn code(&self) -> u32 {
-        match self {
-            Self::Unknown(_) | Self::OsdUnreachable { .. } => 1,
-            Self::NoGroup => 4,
-            Self::NamespaceExists(_) => 5,
-            Self::NamespaceUnknown(_) | Self::NamespaceNotActive(_) => 6,
-            Self::OsdExists(_) => 7,
-            Self::OsdUnknown(_) => 10,
-            Self::OsdClaimed { .. } => 11,
-            Self::PresetUnknown(_) => 13,
-            Self::PresetExists(_) => 14,
-            Self::PresetInvalid(_) => 17,
-            Self::BadArgument(_) => 32,
-        }
-    }
+    /// Dead letters.
+    DeadLetters(Page<DeadLetter>),
+    /// What clients saw of OSDs.
+    OsdHealth(Page<(LongId, OsdHealth)>),
+    /// Namespace ids.
+    NamespaceIds(Page<NamespaceId>),
+    /// To `PresetsPropagation`.
+    PresetsPropagation(Vec<PresetPropagation>),
+    /// To `WorkCount`.
+    WorkCount(u64),
+    /// To `Work`.
+    Work(Page<WorkRecord>),
+    /// To `Jobs`.
+    Jobs(Page<JobRecord>),
+    /// To `JobProgress`; none: no such job.
+    JobProgress(Option<Vec<LeafProgress>>),
+    /// To `Lease`.
+    Lease(Option<LeaseRecord>),
+    /// To `Participants`.
+    Participants(Vec<ParticipantRecord>),
+    /// To `Maintenance`.
+    Maintenance(Box<MaintenanceConfig>),
+    /// To `Revisions`.
+    Revisions(Revisions),
 }

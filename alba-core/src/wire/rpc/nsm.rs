@@ -1,7 +1,9 @@
 //! Commands, queries and records of an NSM group (features §2.6, §2.11, §2.12).
 
+//!
+//! Values are only ever added at the end of an enum: nodes of the version before read the rest.
+
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::abm::OsdInfo;
 use crate::checksum::Checksum;
@@ -13,6 +15,28 @@ use crate::manifest::Manifest;
 use crate::policy::Bucket;
 use crate::preset::Preset;
 use crate::range::{Page, RangeQuery};
+
+mod error;
+mod moving;
+
+pub use error::NsmError;
+pub use moving::{
+    Cursor, Digest, Lifecycle, MAX_PAGE_BYTES, MoveId, MovePage, MoveStatus, MoveStep, Phase, Sealed,
+};
+
+/// Longest object, in bytes, that may live in the metadata (architecture §5).
+pub const MAX_INLINE: usize = 4 << 10;
+
+/// What a namespace thinks of an OSD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OsdUse {
+    /// New fragments may go there.
+    Active,
+    /// No new fragments; what is there counts as redundancy, and is on its way elsewhere.
+    Draining,
+    /// No new fragments; manifests may still name it.
+    Unlinked,
+}
 
 /// A message from the ABM (features §1.5). The group keeps the number of the next one: each has its effect once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +91,127 @@ pub enum NsmMessage {
         /// Its place and address.
         info: Box<OsdInfo>,
     },
+    /// Take on a namespace whose group was lost: empty, served to nobody until its recovery is finished.
+    RecoverNamespace {
+        /// Its id.
+        id: NamespaceId,
+        /// Its name.
+        name: NamespaceName,
+        /// Enforced on every later write.
+        preset: Box<Preset>,
+        /// Of the preset.
+        preset_version: u32,
+    },
+    /// Put a namespace in the trash or take it out. There clients are refused, and so is garbage collection; repair and
+    /// the clean-up of what was deleted before go on.
+    SetTrashed {
+        /// Which.
+        namespace: NamespaceId,
+        /// In or out.
+        trashed: bool,
+    },
+    /// How an OSD that was linked once is used from now on.
+    SetOsdUse {
+        /// In which namespace.
+        namespace: NamespaceId,
+        /// Which OSD.
+        osd: OsdId,
+        /// How.
+        how: OsdUse,
+    },
+    /// Objects up to this size may live in the metadata; 0, as at first: none. At most [`MAX_INLINE`] counts.
+    SetInlineLimit {
+        /// Which namespace.
+        namespace: NamespaceId,
+        /// In bytes.
+        limit: u32,
+    },
+}
+
+/// The bytes of an object that lives in the metadata: packed by the client like a fragment. Its manifest has no chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InlineValue {
+    /// Compressed and encrypted as the manifest says; at most [`MAX_INLINE`].
+    pub packed: Vec<u8>,
+    /// Of the packed bytes.
+    pub checksum: Checksum,
+    /// Initial counter block for CTR.
+    pub ctr: Option<[u8; 16]>,
+}
+
+/// A change of one fragment of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FragmentUpdate {
+    /// Of which chunk.
+    pub chunk: ChunkIndex,
+    /// Which fragment.
+    pub fragment: FragmentIndex,
+    /// Where it was stored, under the manifest's next version; none: nowhere, it is a hole from now on.
+    pub osd: Option<OsdId>,
+    /// Length and checksum of the packed bytes when they are not the same as before.
+    pub packed: Option<(u32, Checksum)>,
+    /// The counter block when it is not the same as before.
+    pub ctr: Option<[u8; 16]>,
+}
+
+/// A preset for one namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresetUpdate {
+    /// Which namespace.
+    pub namespace: NamespaceId,
+    /// Enforced on every write from now on.
+    pub preset: Box<Preset>,
+    /// Only a higher one than the stored one has an effect.
+    pub version: u32,
+}
+
+/// An object as it was put together from what OSDs hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredObject {
+    /// With the highest version of each fragment that was found.
+    pub manifest: Manifest,
+    /// Is there reason to think that it had been deleted or replaced?
+    pub possibly_deleted: bool,
+}
+
+/// What came of a recovered object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recovered {
+    /// It is there now.
+    Stored,
+    /// It is there, or listed apart, at this version or a higher one.
+    Known,
+    /// It is listed apart for an operator to decide.
+    Apart(FindingReason),
+    /// It cannot be an object.
+    Refused(NsmError),
+}
+
+/// Why a recovered object is listed apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FindingReason {
+    /// Another object has the same name.
+    Conflict,
+    /// It may have been deleted or replaced.
+    PossiblyDeleted,
+}
+
+/// A recovered object that is listed apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Why.
+    pub reason: FindingReason,
+    /// The object.
+    pub manifest: Manifest,
+}
+
+/// What an operator decides about a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resolution {
+    /// It is the object of its name; the name must be free.
+    Restore,
+    /// It is none: its fragments can be deleted.
+    Discard,
 }
 
 /// What a put may replace.
@@ -111,6 +256,15 @@ pub enum ObjectUpdate {
         name: ObjectName,
         /// Is a free name an error?
         must_exist: bool,
+    },
+    /// Store an object in the metadata. The manifest has no chunks and version 0.
+    PutInline {
+        /// The object.
+        manifest: Box<Manifest>,
+        /// Its bytes.
+        value: InlineValue,
+        /// What it may replace.
+        overwrite: Overwrite,
     },
 }
 
@@ -178,6 +332,62 @@ pub enum NsmCommand {
         /// Which.
         keys: Vec<FragmentKey>,
     },
+    /// Sets where fragments of an object are: repair and rebalancing. The manifest goes to the next version; the keys of the
+    /// replaced fragments go to the delete queues.
+    UpdateObject {
+        /// Where.
+        namespace: NamespaceId,
+        /// Which object.
+        object: ObjectId,
+        /// The version that the object must have.
+        version: ObjectVersion,
+        /// Each fragment at most once.
+        fragments: Vec<FragmentUpdate>,
+        /// The one epoch that tags every new fragment (invariant 3).
+        epoch: GcEpoch,
+    },
+    /// Forgets the delete queue of an OSD that is gone for good, up to 1000 keys at a time.
+    CleanupOsd {
+        /// Where.
+        namespace: NamespaceId,
+        /// Which OSD.
+        osd: OsdId,
+    },
+    /// Presets of many namespaces; each succeeds or fails on its own.
+    UpdatePresets(Vec<PresetUpdate>),
+    /// Puts recovered objects into a recovering namespace, by id and highest version, in any order and any number of times.
+    RecoverObjects {
+        /// Where.
+        namespace: NamespaceId,
+        /// Which.
+        objects: Vec<RecoveredObject>,
+    },
+    /// Decides about an object that is listed apart.
+    ResolveFinding {
+        /// Where.
+        namespace: NamespaceId,
+        /// Which object.
+        object: ObjectId,
+        /// What to do.
+        resolution: Resolution,
+    },
+    /// The recovery is complete: clients are served. Refused while objects are listed apart, for garbage collection would
+    /// take their fragments.
+    FinishRecovery {
+        /// Where.
+        namespace: NamespaceId,
+        /// Higher than that of any gc tag on the OSDs: the one valid epoch from now on.
+        epoch: GcEpoch,
+    },
+    /// A step of a move to or from another group.
+    Move {
+        /// Of which namespace.
+        namespace: NamespaceId,
+        /// Which move.
+        id: MoveId,
+        /// Which step.
+        step: MoveStep,
+    },
 }
 
 /// What a command gave.
@@ -190,6 +400,15 @@ pub enum NsmOutcome {
     Stored(Vec<Manifest>),
     /// The manifest after the update.
     Updated(Box<Manifest>),
+    /// To `CleanupOsd`: is there more?
+    Cleaned {
+        /// Call again.
+        more: bool,
+    },
+    /// To `UpdatePresets`: in the order of the command.
+    Each(Vec<Result<(), NsmError>>),
+    /// To `RecoverObjects`: in the order of the command.
+    Recovered(Vec<Recovered>),
 }
 
 /// A namespace as its group keeps it.
@@ -220,8 +439,40 @@ pub struct NamespaceStatistics {
     pub storage_bytes: u64,
     /// The same per OSD.
     pub storage_per_osd: Vec<(OsdId, u64)>,
-    /// Objects per bucket, weakest first.
+    /// Objects per bucket, weakest first; without those that live in the metadata.
     pub buckets: Vec<(Bucket, u64)>,
+}
+
+/// What a namespace's group knows beside [`NamespaceInfo`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceDetails {
+    /// Its life.
+    pub lifecycle: Lifecycle,
+    /// Is it in the trash?
+    pub trashed: bool,
+    /// Is it being moved to another group, with writes refused?
+    pub frozen: bool,
+    /// Every OSD that was ever linked.
+    pub osds: Vec<(OsdId, OsdInfo, OsdUse)>,
+    /// Longest object that may live in the metadata; 0: none may.
+    pub inline_limit: u32,
+    /// Objects that do.
+    pub inline_objects: u64,
+    /// Sum of their packed sizes.
+    pub inline_bytes: u64,
+    /// Recovered objects that are listed apart.
+    pub findings: u64,
+}
+
+/// What a group carries: namespaces are placed on the least loaded one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLoad {
+    /// Namespaces that it owns.
+    pub namespaces: u64,
+    /// Commands that changed something, since the group began.
+    pub operations: u64,
+    /// Bytes of keys and values that they wrote.
+    pub written: u64,
 }
 
 /// A read of an NSM group's state.
@@ -283,6 +534,67 @@ pub enum NsmQuery {
         /// At most this many (and at most 200).
         max: u32,
     },
+    /// State, OSDs and counters that `Namespace` and `Statistics` don't have.
+    Details(NamespaceId),
+    /// Counters of many namespaces (at most 200); each succeeds or fails on its own.
+    StatisticsOf(Vec<NamespaceId>),
+    /// Which of these names are taken?
+    Exist {
+        /// Where.
+        namespace: NamespaceId,
+        /// At most 200.
+        names: Vec<ObjectName>,
+    },
+    /// Objects by id, in order.
+    ObjectsById {
+        /// Where.
+        namespace: NamespaceId,
+        /// Of ids or beginnings of ids.
+        range: RangeQuery,
+    },
+    /// The same with their manifests; a page ends early when it would get long.
+    ManifestsById {
+        /// Where.
+        namespace: NamespaceId,
+        /// Of ids or beginnings of ids.
+        range: RangeQuery,
+    },
+    /// Manifests by name, in the order asked, with the bytes of those that live in the metadata.
+    Contents {
+        /// Where.
+        namespace: NamespaceId,
+        /// Whose.
+        names: Vec<ObjectName>,
+    },
+    /// Recovered objects that are listed apart, ordered by id; a page ends early when it would get long.
+    RecoveryFindings {
+        /// Where.
+        namespace: NamespaceId,
+        /// Exclusive start.
+        after: Option<ObjectId>,
+        /// At most this many (and at most 200).
+        max: u32,
+    },
+    /// How far a move is. Answered of any namespace.
+    MoveStatus(NamespaceId),
+    /// What a move has to copy next.
+    ExportPage {
+        /// Of which namespace.
+        namespace: NamespaceId,
+        /// By which move.
+        id: MoveId,
+        /// How far the target is.
+        from: Cursor,
+    },
+    /// What the group carries.
+    Load,
+    /// Namespaces that the group owns, ordered by id.
+    Namespaces {
+        /// Exclusive start.
+        after: Option<NamespaceId>,
+        /// At most this many (and at most 200).
+        max: u32,
+    },
 }
 
 /// What a read gave.
@@ -298,72 +610,31 @@ pub enum NsmAnswer {
     Manifests(Vec<Option<Manifest>>),
     /// To `ManifestById`.
     Manifest(Option<Box<Manifest>>),
-    /// To `ObjectsOnOsd` and `ObjectsInBucket`.
+    /// To `ObjectsOnOsd`, `ObjectsInBucket` and `ObjectsById`.
     ObjectIds(Page<ObjectId>),
     /// To `DeleteQueue`.
     Keys(Page<FragmentKey>),
+    /// To `Details`.
+    Details(Box<NamespaceDetails>),
+    /// To `StatisticsOf`: in the order asked.
+    EachStatistics(Vec<Result<NamespaceStatistics, NsmError>>),
+    /// To `Exist`: in the order asked.
+    Exist(Vec<bool>),
+    /// To `ManifestsById`.
+    ManifestPage(Page<Manifest>),
+    /// To `Contents`.
+    Contents(Vec<Option<(Manifest, Option<InlineValue>)>>),
+    /// To `RecoveryFindings`.
+    Findings(Page<Finding>),
+    /// To `MoveStatus`.
+    MoveStatus(MoveStatus),
+    /// To `ExportPage`.
+    Exported(MovePage),
+    /// To `Load`.
+    Load(GroupLoad),
+    /// To `Namespaces`.
+    Namespaces(Page<(NamespaceId, NamespaceName)>),
 }
 
-/// Why an NSM group refused. Codes: features §2.12.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
-pub enum NsmError {
-    /// The server's own trouble.
-    #[error("{0}")]
-    Unknown(String),
-    /// The epoch is not valid any more (or not yet).
-    #[error("gc epoch {0} is not valid")]
-    InvalidGcEpoch(GcEpoch),
-    /// No such object.
-    #[error("object not found")]
-    ObjectNotFound,
-    /// The object id is in use.
-    #[error("object id is not unique")]
-    NonUniqueObjectId,
-    /// This group does not own the namespace.
-    #[error("namespace {0} is not here")]
-    NamespaceMoved(NamespaceId),
-    /// The overwrite mode forbids it.
-    #[error("object {0} may not be overwritten")]
-    OverwriteNotAllowed(ObjectName),
-    /// The manifest is not at the version the update needs.
-    #[error("object is at version {0}")]
-    InvalidVersion(ObjectVersion),
-    /// Two fragments of a chunk on one OSD.
-    #[error("two fragments of a chunk on one OSD")]
-    InvalidFragmentSpread,
-    /// A fragment on an OSD that takes none.
-    #[error("OSD {0} takes no new fragments")]
-    InactiveOsd(OsdId),
-    /// An assert of a sequence failed.
-    #[error("assert failed on object {0}")]
-    AssertFailed(ObjectName),
-    /// Too few fragments or too many per node for every policy of the preset.
-    #[error("the fragments satisfy no policy of the preset")]
-    InvalidBucket,
-    /// The manifest is not as the preset wants it.
-    #[error("not as the preset wants it: {0}")]
-    PresetViolated(String),
-    /// The command is larger than the group takes.
-    #[error("too large: {0}")]
-    TooLarge(String),
-}
-
-impl NsmError {
-    /// The original's error number (features §2.12).
-    pub fn code(&self) -> u32 {
-        match self {
-            Self::Unknown(_) | Self::TooLarge(_) => 1,
-            Self::InvalidGcEpoch(_) => 5,
-            Self::ObjectNotFound => 6,
-            Self::NonUniqueObjectId => 7,
-            Self::NamespaceMoved(_) => 8,
-            Self::OverwriteNotAllowed(_) => 9,
-            Self::InvalidVersion(_) => 11,
-            Self::InvalidFragmentSpread => 16,
-            Self::InactiveOsd(_) => 17,
-            Self::AssertFailed(_) => 20,
-            Self::InvalidBucket => 21,
-            Self::PresetViolated(_) => 22,
-        }
-    }
-}
+#[cfg(test)]
+mod tests;
