@@ -122,7 +122,8 @@ impl World<'_> {
         let settled = |raft: &&Arc<Raft<Lists>>| {
             raft.status().is_ok_and(|status| {
                 let votes = status.members.iter().filter(|member| member.voter);
-                let own = status.members.iter().any(|member| member.replica == status.replica && member.voter);
+                let own =
+                    status.members.iter().any(|member| member.replica == status.replica && member.voter);
                 own && votes.count() == 3 && status.members.len() == 3
             })
         };
@@ -206,7 +207,10 @@ async fn history(sim: &Simulation, seed: u64) {
             world.pause(Duration::from_secs(20)).await;
         }
     }
-    let list = world.read(Duration::from_secs(600)).await.unwrap_or_else(|| panic!("seed {seed}: the group does not come back by itself"));
+    let list = world
+        .read(Duration::from_secs(600))
+        .await
+        .unwrap_or_else(|| panic!("seed {seed}: the group does not come back by itself"));
     check(&list, &acknowledged, seed);
     let until = world.env.deadline_in(Duration::from_secs(600));
     while world.voters() < 3 {
