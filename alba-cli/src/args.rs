@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::answer::{Answer, Output};
-use crate::commands::{backend, ca, groups, maintenance, namespaces, objects, osds, presets, proxy};
+use crate::commands::{
+    backend, ca, groups, maintenance, metadata, namespaces, objects, osds, presets, proxy,
+};
 use crate::error::CliError;
 use crate::session::Session;
 use crate::{demo, down, status, up};
@@ -112,6 +114,9 @@ enum Command {
     GetMaintenanceConfig(maintenance::GetConfig),
     UpdateMaintenanceConfig(maintenance::UpdateConfig),
     Version(backend::Version),
+    ListMetadataNodes(metadata::List),
+    AddMetadataNode(metadata::Add),
+    RemoveMetadataNode(metadata::Remove),
     Ca(ca::Ca),
     // Through a proxy.
     ProxyListNamespaces(proxy::ListNamespaces),
@@ -213,6 +218,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::GetMaintenanceConfig(command) => command.run(session).await,
         Command::UpdateMaintenanceConfig(command) => command.run(session).await,
         Command::Version(command) => command.run(session).await,
+        Command::ListMetadataNodes(command) => command.run(session).await,
+        Command::AddMetadataNode(command) => command.run(session).await,
+        Command::RemoveMetadataNode(command) => command.run(session).await,
         Command::Ca(command) => command.run(session).await,
         Command::ProxyListNamespaces(command) => command.run(session).await,
         Command::ProxyCreateNamespace(command) => command.run(session).await,

@@ -72,6 +72,14 @@ fn write_certificate(path: &Path, pem: &str) -> Result<(), CliError> {
 }
 
 impl Authority {
+    /// The one of `dir`; made there when there is none.
+    pub(crate) fn open_or_create(dir: &Path) -> Result<Self, CliError> {
+        match Self::open(dir)? {
+            Some(authority) => Ok(authority),
+            None => Self::create(dir),
+        }
+    }
+
     /// A new one in `dir`, which must hold none.
     pub(crate) fn create(dir: &Path) -> Result<Self, CliError> {
         files::create_dir_all(dir).map_err(|error| CliError::file("create", dir, &error))?;

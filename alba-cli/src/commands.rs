@@ -4,6 +4,7 @@ pub(crate) mod backend;
 pub(crate) mod ca;
 pub(crate) mod groups;
 pub(crate) mod maintenance;
+pub(crate) mod metadata;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
 pub(crate) mod osds;

@@ -2,6 +2,7 @@
 
 mod judge;
 mod observe;
+mod replicas;
 
 use std::path::PathBuf;
 
@@ -66,6 +67,7 @@ fn findings(observed: &Observed) -> (Verdict, Vec<String>) {
     for group in observed.groups.iter().filter(|group| group.lost) {
         found.push((Verdict::AtRisk, format!("group {} is lost", group.id)));
     }
+    found.extend(observed.replicas.iter().flat_map(replicas::GroupSeen::findings));
     for (destination, waiting) in &observed.stuck {
         found.push((
             Verdict::Degraded,
@@ -170,6 +172,7 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
         "alba_id": observed.alba_id.as_str(),
         "osds": osds.collect::<Vec<_>>(),
         "groups": observed.groups.iter().map(crate::json::nsm_host).collect::<Vec<_>>(),
+        "replicas": observed.replicas.iter().filter_map(replicas::GroupSeen::json).collect::<Vec<_>>(),
         "namespaces": namespaces.collect::<Vec<_>>(),
         "queues": queues.collect::<Vec<_>>(),
         "proxies": proxies.collect::<Vec<_>>(),
@@ -200,6 +203,7 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
         .map(|group| format!("{} at {} ({} namespaces)", group.id, group.servers.join(" "), group.namespaces))
         .collect();
     lines.push(format!("groups    {}", groups.join(", ")));
+    lines.extend(observed.replicas.iter().filter_map(|group| Some(format!("          {}", group.line()?))));
     let queues: Vec<String> = observed
         .queues
         .iter()

@@ -213,7 +213,7 @@ impl Cluster {
         let of = |role: Role| planned.iter().filter(move |process| process.role.command() == role.command());
         let metadata: Vec<SocketAddr> = of(Role::Metadata).map(|process| process.listen).collect();
         let proxies: Vec<SocketAddr> = of(Role::Proxy).map(|process| process.listen).collect();
-        config_files::client(&paths, proxies.clone(), metadata.clone())?;
+        let client = config_files::client(&paths, proxies.clone(), metadata.clone())?;
 
         let mut programs = BTreeMap::new();
         for process in &planned {
@@ -230,11 +230,11 @@ impl Cluster {
             for process in of(Role::Metadata).chain(of(Role::Asd { node: 0 })) {
                 start(&mut supervisor, process)?;
             }
-            bar.set_message("waiting for the metadata server");
+            bar.set_message("waiting for the metadata servers");
             for process in of(Role::Metadata) {
                 ready::wait(env, &process.name, process.metrics, deadline).await?;
             }
-            let directory = MetadataClient::connect(env.clone(), metadata.clone());
+            let directory = MetadataClient::of(env, &client)?;
             bootstrap::groups(env, &directory, &metadata, &shape.groups(), deadline).await?;
             let mut osds = Vec::new();
             for process in of(Role::Asd { node: 0 }) {
@@ -365,7 +365,14 @@ pub(crate) async fn wait_ended(env: &Env, processes: &[Identity], patience: Dura
 async fn check_ports(env: &Env, planned: &[Planned]) -> Result<(), CliError> {
     for process in planned {
         for (address, option) in process.addresses() {
-            if let Err(error) = env.net.listen(address).await {
+            // Metadata servers listen on UDP.
+            let udp = process.role == Role::Metadata && address == process.listen;
+            let taken = if udp {
+                std::net::UdpSocket::bind(address).err()
+            } else {
+                env.net.listen(address).await.err()
+            };
+            if let Some(error) = taken {
                 return Err(CliError::failure(format!(
                     "{} needs port {}: {error}. Stop who has it, or move it with {option}",
                     process.name,

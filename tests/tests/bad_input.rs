@@ -9,7 +9,7 @@
 )]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,20 @@ fn doors(cluster: &Cluster) -> Vec<(&'static str, SocketAddr, u32)> {
     ]
 }
 
+/// Nonsense over UDP: plain noise, and noise that begins like a QUIC handshake. What is inside is only for members, whose
+/// garbage the tests of the RPC server send.
+fn datagrams(to: SocketAddr) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for round in 0..1000_usize {
+        let mut bytes = content::bytes(&format!("datagram {round}"), 1 + round % 1400);
+        if round % 2 == 0 {
+            // A long header of version 1, as the first packet of a handshake has it.
+            bytes.splice(..bytes.len().min(5), [0xc3, 0, 0, 0, 1]);
+        }
+        socket.send_to(&bytes, to).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_on_a_port_costs_its_connection_and_no_memory() {
     let cluster = Cluster::start("garbage", options());
@@ -92,10 +106,15 @@ async fn garbage_on_a_port_costs_its_connection_and_no_memory() {
 
     for (name, address, pid) in doors(&cluster) {
         let before = process::memory(pid).now;
+        if name == "metadata" {
+            datagrams(address);
+            let after = process::memory(pid).now;
+            assert!(after < before + GROWTH, "{name}: from {} to {} MiB", before >> 20, after >> 20);
+            continue;
+        }
         let prologue: &[u8] = match name {
             "proxy" => &PROXY_PROLOGUE,
-            "asd" => &ASD_PROLOGUE,
-            _ => &[],
+            _ => &ASD_PROLOGUE,
         };
 
         // A stranger.
@@ -103,13 +122,11 @@ async fn garbage_on_a_port_costs_its_connection_and_no_memory() {
         assert!(stranger.closed, "{name}: a wrong magic: {stranger:?}");
 
         // A version from the future is told which one is spoken here.
-        if name != "metadata" {
-            let mut future = prologue.to_vec();
-            future[4] = 66;
-            let reaction = send(address, &future, true);
-            let said = String::from_utf8_lossy(&reaction.answer).into_owned();
-            assert!(reaction.closed && said.contains("66"), "{name}: {said:?}");
-        }
+        let mut future = prologue.to_vec();
+        future[4] = 66;
+        let reaction = send(address, &future, true);
+        let said = String::from_utf8_lossy(&reaction.answer).into_owned();
+        assert!(reaction.closed && said.contains("66"), "{name}: {said:?}");
 
         // Lengths that nobody should believe.
         for length in [0x7fff_ffff_u32, 0x8000_0000, 0xffff_ffff] {

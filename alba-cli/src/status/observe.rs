@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use alba_client::Client;
+use alba_client::metadata::MetadataClient;
 use alba_core::env::osd::DiskUsage;
 use alba_core::env::{Deadline, within};
-use alba_core::ids::{AlbaId, ObjectId, OsdId, Place, PresetName};
+use alba_core::ids::{AlbaId, GroupId, ObjectId, OsdId, Place, PresetName};
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::{
     Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord, OsdState,
@@ -16,6 +17,7 @@ use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_proxy::client::ProxyClient;
 
 use super::judge::{Safety, Wanted, wanted};
+use super::replicas::{self, GroupSeen};
 use crate::client_file::ClientFile;
 use crate::commands::backend::Backend;
 use crate::error::CliError;
@@ -43,6 +45,7 @@ pub(super) struct Observed {
     pub(super) alba_id: AlbaId,
     pub(super) osds: Vec<OsdSeen>,
     pub(super) groups: Vec<GroupRecord>,
+    pub(super) replicas: Vec<GroupSeen>,
     pub(super) namespaces: Vec<NamespaceSeen>,
     pub(super) queues: Vec<(Destination, u64)>,
     /// Those of `queues` whose oldest message did not move.
@@ -98,10 +101,17 @@ pub(super) fn is_full(usage: &DiskUsage) -> bool {
 pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Observed, CliError> {
     let deadline = session.deadline_or(LIMIT);
     let proxies = ask_proxies(session, &file.proxies).await;
+    let metadata = MetadataClient::of(&session.env, &file.client)?;
+    let servers: BTreeSet<SocketAddr> = file.client.metadata.iter().copied().collect();
     let client = session.client_of(file, deadline).await?;
     let backend = Backend::new(&client, deadline);
     let alba_id = client.alba_id(deadline).await?;
     let groups = backend.groups().await?;
+    let mut replicas = vec![replicas::ask(session, &metadata, GroupId::new("abm")?, servers).await];
+    for group in groups.iter().filter(|group| !group.lost) {
+        let servers = group.servers.iter().filter_map(|server| server.parse().ok()).collect();
+        replicas.push(replicas::ask(session, &metadata, group.id.clone(), servers).await);
+    }
     let mut osds = ask_osds(session, &client, backend.osds(OsdFilter::All, Pager::all()).await?).await;
     // People look for them by their numbers.
     osds.sort_by_key(|osd| (osd.record.osd_id.is_none(), osd.record.osd_id));
@@ -126,7 +136,7 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
         namespaces.push(NamespaceSeen { record, counted });
     }
     let (queues, stuck) = watch_queues(session, &backend).await?;
-    Ok(Observed { alba_id, osds, groups, namespaces, queues, stuck, proxies })
+    Ok(Observed { alba_id, osds, groups, replicas, namespaces, queues, stuck, proxies })
 }
 
 async fn ask_proxies(session: &Session, proxies: &[SocketAddr]) -> Vec<(SocketAddr, Result<(), String>)> {

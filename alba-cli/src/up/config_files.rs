@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use super::plan::{Planned, Role, Shape};
 use super::supervisor::Program;
+use crate::authority::{Authority, MemberFiles};
 use crate::client_file::ClientFile;
 use crate::error::CliError;
 
@@ -43,6 +44,12 @@ impl Paths {
     /// The client configuration.
     pub(super) fn client(&self) -> PathBuf {
         self.root.join("client.toml")
+    }
+
+    /// Certificate and key of a member of this cluster; made when they are not there.
+    pub(super) fn member(&self, name: &str) -> Result<MemberFiles, CliError> {
+        let dir = self.root.join("tls");
+        Authority::open_or_create(&dir)?.member(name, &dir)
     }
 
     /// Of one process.
@@ -79,8 +86,26 @@ pub(super) fn program(
             paths.root.display()
         ))
     })?;
+    if let Role::Metadata | Role::Proxy = process.role {
+        let MemberFiles { ca, cert, key } = paths.member(&process.name)?;
+        // Below the data directory, which is UTF-8.
+        let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+        let files = [("tls_ca", text(&ca)), ("tls_cert", text(&cert)), ("tls_key", text(&key))];
+        match process.role {
+            Role::Metadata => files.into_iter().for_each(|(key, file)| drop(set(key, file))),
+            // Of the object engine in it.
+            _ => drop(set(
+                "client",
+                Value::Table(files.map(|(key, file)| (key.to_owned(), file)).into_iter().collect()),
+            )),
+        }
+    }
     match process.role {
         Role::Metadata => {
+            if shape.replicated() {
+                let nodes = metadata.iter().map(|server| Value::String(server.to_string()));
+                set("nodes", Value::Array(nodes.collect()));
+            }
             set("data_dir", Value::String(data.to_owned()));
             let groups = shape.groups();
             let groups = std::iter::once("abm").chain(groups.iter().map(String::as_str));
@@ -124,9 +149,18 @@ pub(super) fn client(
     paths: &Paths,
     proxies: Vec<SocketAddr>,
     metadata: Vec<SocketAddr>,
-) -> Result<(), CliError> {
-    let file = ClientFile { proxies, client: ClientConfig { metadata, ..ClientConfig::default() } };
+) -> Result<ClientConfig, CliError> {
+    let MemberFiles { ca, cert, key } = paths.member("client")?;
+    let client = ClientConfig {
+        metadata,
+        tls_ca: Some(ca),
+        tls_cert: Some(cert),
+        tls_key: Some(key),
+        ..ClientConfig::default()
+    };
+    let file = ClientFile { proxies, client };
     let path = paths.client();
     let text = format!("# Written by `alba up` at every start.\n{}", file.to_toml()?);
-    files::replace(&path, text.as_bytes()).map_err(|error| CliError::file("write", &path, &error))
+    files::replace(&path, text.as_bytes()).map_err(|error| CliError::file("write", &path, &error))?;
+    Ok(file.client)
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
 use super::config_files::Paths;
+use super::plan::ShapeArgs;
 use super::{Ready, START, Up};
 use crate::answer::Answer;
 use crate::error::CliError;
@@ -58,17 +59,30 @@ fn arguments(up: &Up, paths: &Paths) -> Vec<OsString> {
     if up.no_restart {
         args.push("--no-restart".into());
     }
-    let shape = &up.shape;
+    // Taken apart: an option that is new cannot be forgotten here.
+    let ShapeArgs {
+        nodes,
+        osds_per_node,
+        metadata_nodes,
+        nsm_groups,
+        proxies,
+        proxy_port,
+        asd_base_port,
+        metadata_base_port,
+        metrics_base_port,
+        osd_capacity,
+    } = up.shape.clone();
     let numbers = [
-        ("--nodes", shape.nodes.map(u64::from)),
-        ("--osds-per-node", shape.osds_per_node.map(u64::from)),
-        ("--nsm-groups", shape.nsm_groups.map(u64::from)),
-        ("--proxies", shape.proxies.map(u64::from)),
-        ("--proxy-port", shape.proxy_port.map(u64::from)),
-        ("--asd-base-port", shape.asd_base_port.map(u64::from)),
-        ("--metadata-base-port", shape.metadata_base_port.map(u64::from)),
-        ("--metrics-base-port", shape.metrics_base_port.map(u64::from)),
-        ("--osd-capacity", shape.osd_capacity),
+        ("--nodes", nodes.map(u64::from)),
+        ("--osds-per-node", osds_per_node.map(u64::from)),
+        ("--metadata-nodes", metadata_nodes.map(u64::from)),
+        ("--nsm-groups", nsm_groups.map(u64::from)),
+        ("--proxies", proxies.map(u64::from)),
+        ("--proxy-port", proxy_port.map(u64::from)),
+        ("--asd-base-port", asd_base_port.map(u64::from)),
+        ("--metadata-base-port", metadata_base_port.map(u64::from)),
+        ("--metrics-base-port", metrics_base_port.map(u64::from)),
+        ("--osd-capacity", osd_capacity),
     ];
     for (option, value) in numbers {
         if let Some(value) = value {

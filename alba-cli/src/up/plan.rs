@@ -15,6 +15,9 @@ pub(crate) struct ShapeArgs {
     /// Storage daemons per node [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) osds_per_node: Option<u16>,
+    /// Metadata servers, 1, 3 or 5: every metadata group has a replica on each. Fixed at the first start [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=5))]
+    pub(crate) metadata_nodes: Option<u16>,
     /// Metadata groups that hold namespaces [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nsm_groups: Option<u16>,
@@ -27,7 +30,7 @@ pub(crate) struct ShapeArgs {
     /// Port of the first storage daemon; others follow [default: 8000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) asd_base_port: Option<u16>,
-    /// Port of the metadata server [default: 4000]
+    /// Port (UDP) of the first metadata server; others follow [default: 4000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) metadata_base_port: Option<u16>,
     /// Port of the first process's metrics; others follow [default: 9100]
@@ -44,6 +47,9 @@ pub(crate) struct ShapeArgs {
 pub(crate) struct Shape {
     nodes: u16,
     osds_per_node: u16,
+    /// Data directories from before groups could be replicated do not name it.
+    #[serde(default = "one")]
+    metadata_nodes: u16,
     nsm_groups: u16,
     proxies: u16,
     proxy_port: u16,
@@ -53,6 +59,10 @@ pub(crate) struct Shape {
     osd_capacity: Option<u64>,
     /// The node of each OSD. Fixed for life: an OSD that changed its node would break the spread of what it holds.
     osd_nodes: Vec<u16>,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// What a process does.
@@ -109,6 +119,22 @@ impl Shape {
         let nodes = or(args.nodes, last.map(|l| l.nodes), 4);
         let osds_per_node = or(args.osds_per_node, last.map(|l| l.osds_per_node), 3);
         let nsm_groups = or(args.nsm_groups, last.map(|l| l.nsm_groups), 1);
+        let metadata_nodes = or(args.metadata_nodes, last.map(|l| l.metadata_nodes), 1);
+        if metadata_nodes % 2 == 0 {
+            return Err(format!(
+                "--metadata-nodes {metadata_nodes} is even, and survives no more failures than {}: give 1, 3 or 5",
+                metadata_nodes - 1
+            ));
+        }
+        if let Some(last) = last
+            && last.metadata_nodes != metadata_nodes
+        {
+            return Err(format!(
+                "--metadata-nodes {metadata_nodes}: this data directory has {}, which is fixed at the first start; \
+                 leave the option out, or give another --data-dir",
+                last.metadata_nodes
+            ));
+        }
         if let Some(last) = last {
             for (option, now, before) in [
                 ("--nodes", nodes, last.nodes),
@@ -127,6 +153,7 @@ impl Shape {
         Ok(Self {
             nodes,
             osds_per_node,
+            metadata_nodes,
             nsm_groups,
             proxies: or(args.proxies, last.map(|l| l.proxies), 1),
             proxy_port: or(args.proxy_port, last.map(|l| l.proxy_port), 10_000),
@@ -141,6 +168,11 @@ impl Shape {
     /// Bytes an OSD may hold, if they are limited.
     pub(crate) fn osd_capacity(&self) -> Option<u64> {
         self.osd_capacity
+    }
+
+    /// Is the metadata replicated?
+    pub(crate) fn replicated(&self) -> bool {
+        self.metadata_nodes > 1
     }
 
     /// Names of the metadata groups that hold namespaces.
@@ -165,7 +197,7 @@ impl Shape {
             }
             Ok::<_, String>(())
         };
-        add(Role::Metadata, "metadata", self.metadata_base_port, 1, &[])?;
+        add(Role::Metadata, "metadata", self.metadata_base_port, usize::from(self.metadata_nodes), &[])?;
         add(Role::Proxy, "proxy", self.proxy_port, usize::from(self.proxies), &[])?;
         let osds = self.osd_nodes.len();
         add(Role::Asd { node: 0 }, "asd", self.asd_base_port, osds, &self.osd_nodes)?;

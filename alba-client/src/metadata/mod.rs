@@ -22,6 +22,7 @@ use alba_core::env::{Deadline, Directory, Env, MetaError, NamespaceStore, within
 use alba_core::ids::{GroupId, LongId, OsdId};
 use alba_core::net::rpc::{Answer, RpcConnection, RpcError};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
+use alba_core::wire::rpc::admin::{AdminError, AdminReply, AdminRequest, GroupStatus};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
 use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
@@ -116,6 +117,41 @@ impl MetadataClient {
     /// far gives an answer at least as new as all earlier ones. 0 when nothing is known.
     pub fn seen(&self, group: &GroupId) -> u64 {
         self.lock().seen.get(group).copied().unwrap_or(0)
+    }
+
+    /// Asks or tells the group itself, beside what it stores. Changes go to its leader, wherever that is.
+    pub async fn admin(
+        &self,
+        group: &GroupId,
+        request: AdminRequest,
+        deadline: Deadline,
+    ) -> Result<Result<AdminReply, AdminError>, MetaError> {
+        match self.ask(group, || Request::Admin(group.clone(), request.clone()), deadline).await? {
+            Reply::Admin(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How one server sees a group that has a replica there.
+    pub async fn group_status_at(
+        &self,
+        server: SocketAddr,
+        group: &GroupId,
+        deadline: Deadline,
+    ) -> Result<GroupStatus, MetaError> {
+        let mut request = || Request::Admin(group.clone(), AdminRequest::Status);
+        let unreachable = |reason: String| MetaError::Unreachable { group: group.clone(), reason };
+        match self.attempt(server, &mut request, deadline).await? {
+            Attempt::Answered(Answer { reply: Reply::Admin(Ok(AdminReply::Status(status))), .. }) => {
+                Ok(status)
+            }
+            Attempt::Answered(Answer { reply: Reply::Admin(Err(error)), .. }) => {
+                Err(unreachable(error.to_string()))
+            }
+            Attempt::Answered(answer) => Err(unexpected(&answer.reply)),
+            Attempt::Again(reason) => Err(unreachable(reason)),
+            Attempt::Elsewhere(leader) => Err(unreachable(format!("{server} points at {leader}"))),
+        }
     }
 
     /// Reads from the ABM, as new as `consistency` wants it.

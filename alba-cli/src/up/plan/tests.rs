@@ -39,6 +39,26 @@ fn a_cluster_does_not_shrink() {
 }
 
 #[test]
+fn metadata_servers_are_odd_in_number_and_fixed() {
+    let three = ShapeArgs { metadata_nodes: Some(3), ..Default::default() };
+    let first = shape(three.clone(), None);
+    let planned = first.processes().unwrap();
+    let ports: Vec<u16> =
+        planned.iter().filter(|p| p.role == Role::Metadata).map(|p| p.listen.port()).collect();
+    assert_eq!(ports, [4000, 4001, 4002]);
+    assert_eq!(shape(ShapeArgs::default(), Some(&first)), first);
+    let error = Shape::new(&ShapeArgs { metadata_nodes: Some(2), ..Default::default() }, None).unwrap_err();
+    assert!(error.contains("--metadata-nodes 2"), "{error}");
+    let one = shape(ShapeArgs::default(), None);
+    let error = Shape::new(&three, Some(&one)).unwrap_err();
+    assert!(error.contains("--metadata-nodes 3") && error.contains("fixed"), "{error}");
+    // From before there was a choice.
+    let mut old = serde_json::to_value(&one).unwrap();
+    old.as_object_mut().unwrap().remove("metadata_nodes").unwrap();
+    assert_eq!(serde_json::from_value::<Shape>(old).unwrap(), one);
+}
+
+#[test]
 fn the_shape_survives_its_file() {
     let shape = shape(ShapeArgs { osd_capacity: Some(1 << 30), ..Default::default() }, None);
     let text = serde_json::to_string(&shape).unwrap();

@@ -38,7 +38,7 @@ pub enum AdminReply {
 }
 
 /// A group as one of its replicas knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStatus {
     /// The replica that answers; 0 for a group without replication.
     pub replica: u64,
