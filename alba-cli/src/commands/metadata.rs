@@ -45,7 +45,19 @@ impl Groups {
     async fn status(&self, session: &Session, group: &GroupId) -> Result<Option<GroupStatus>, CliError> {
         let asked = self.metadata.admin(group, AdminRequest::Status, session.deadline()).await?;
         match asked.map_err(|error| CliError::failure(format!("group {group}: {error}")))? {
-            AdminReply::Status(status) => Ok((status.replica != 0).then_some(status)),
+            AdminReply::Status(status) if status.replica == 0 => Ok(None),
+            AdminReply::Status(status) => {
+                // Only the leader knows how far the others are; when it does not answer, this is what there is.
+                let leader = status.members.iter().find(|member| Some(member.replica) == status.leader);
+                let leader = leader.and_then(|member| member.address.parse().ok());
+                Ok(Some(match leader {
+                    Some(leader) if status.leader != Some(status.replica) => {
+                        let asked = self.metadata.group_status_at(leader, group, session.deadline()).await;
+                        asked.unwrap_or(status)
+                    }
+                    _ => status,
+                }))
+            }
             other => Err(CliError::failure(format!("group {group}: unexpected answer {other:?}"))),
         }
     }
