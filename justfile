@@ -24,6 +24,10 @@ test *args:
 seeds count="200":
     ALBA_SIM_SEEDS={{count}} cargo test --release -p alba-tests --test simulation -- --nocapture
 
+# Metadata under faults for so many seconds, with a seed; the history is checked for linearizability: just jepsen-like 3600 7
+jepsen-like seconds="600" seed="1":
+    ALBA_JEPSEN_SECONDS={{seconds}} ALBA_TEST_SEED={{seed}} cargo test --release -p alba-tests --test linearizability histories_under_faults -- --nocapture
+
 # The tests that take long: an object of 1 GiB, more kills.
 test-long:
     ALBA_LONG_TESTS=1 cargo test --release -p alba-tests --test first_light --test kill_everything -- --nocapture

@@ -11,7 +11,12 @@
 
 pub mod cluster;
 pub mod content;
+pub mod faults;
 pub mod history;
+pub mod hot_names;
+pub mod linearizable;
+pub mod links;
+pub mod metadata_nodes;
 pub mod ports;
 pub mod process;
 pub mod proxy;

@@ -12,7 +12,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,7 +44,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// callers up for so long; an answer that takes longer is had by the repetition.
 const ATTEMPT_TIME: Duration = Duration::from_millis(2500);
 
-/// How often a group's storage may refuse before the caller hears of it.
+/// How many rounds a group's storage may refuse before the caller hears of it.
 const STORAGE_ATTEMPTS: u32 = 4;
 
 /// A client of all metadata groups; shared by everything in a process.
@@ -77,6 +77,26 @@ enum Attempt {
     Again(String),
     /// Not executed, since another server leads the group.
     Elsewhere(SocketAddr),
+}
+
+/// What a round of attempts without an answer has shown.
+#[derive(Default)]
+struct Refusals {
+    /// Whose storage refused, and why.
+    storage: BTreeMap<SocketAddr, String>,
+    /// Who was said to lead.
+    leaders: BTreeSet<SocketAddr>,
+    /// Was there one that said nothing, or knew no leader?
+    silent: bool,
+}
+
+impl Refusals {
+    /// Why the group's storage refuses: said by all that are said to lead, or by all there are.
+    fn of_the_group(&self) -> Option<String> {
+        let all_leaders = self.leaders.iter().all(|leader| self.storage.contains_key(leader));
+        let known = all_leaders && (!self.leaders.is_empty() || !self.silent);
+        self.storage.values().next().filter(|_| known).cloned()
+    }
 }
 
 impl MetadataClient {
@@ -194,7 +214,6 @@ impl MetadataClient {
         request: impl Fn(RequestId) -> Request + Send + Sync,
         deadline: Deadline,
     ) -> Result<Reply, MetaError> {
-        let mut storage_refusals = 0;
         loop {
             let session = self.session(group, deadline).await?;
             let Some(ticket) = Ticket::take(&session) else {
@@ -202,25 +221,15 @@ impl MetadataClient {
                 self.forget_session(group, &session);
                 continue;
             };
-            loop {
-                match self.ask(group, || request(ticket.request_id()), deadline).await? {
-                    Reply::Refused(Refusal::SessionUnknown) => {
-                        self.forget_session(group, &session);
-                        // `ask` may have sent it more than once; then the first may have been executed.
-                        if ticket.sends() > 1 {
-                            return Err(MetaError::SessionUnknown);
-                        }
-                        break;
+            match self.ask(group, || request(ticket.request_id()), deadline).await? {
+                Reply::Refused(Refusal::SessionUnknown) => {
+                    self.forget_session(group, &session);
+                    // `ask` may have sent it more than once; then the first may have been executed.
+                    if ticket.sends() > 1 {
+                        return Err(MetaError::SessionUnknown);
                     }
-                    Reply::Refused(Refusal::Storage(reason)) => {
-                        storage_refusals += 1;
-                        if storage_refusals >= STORAGE_ATTEMPTS {
-                            return Err(MetaError::Storage(reason));
-                        }
-                        self.pause(storage_refusals, deadline, group, &reason).await?;
-                    }
-                    reply => return Ok(reply),
                 }
+                reply => return Ok(reply),
             }
         }
     }
@@ -233,24 +242,14 @@ impl MetadataClient {
         let mut nonce = [0; 16];
         self.env.rng.fill(&mut nonce);
         let open = || Request::OpenSession { group: group.clone(), nonce };
-        let mut refusals = 0;
-        loop {
-            match self.ask(group, open, deadline).await? {
-                // Two callers may have opened one each: the first stays, the other is never used and expires.
-                Reply::Session(id) => {
-                    let mut state = self.lock();
-                    let session = state.sessions.entry(group.clone());
-                    return Ok(session.or_insert_with(|| Arc::new(Session::new(id))).clone());
-                }
-                Reply::Refused(Refusal::Storage(reason)) => {
-                    refusals += 1;
-                    if refusals >= STORAGE_ATTEMPTS {
-                        return Err(MetaError::Storage(reason));
-                    }
-                    self.pause(refusals, deadline, group, &reason).await?;
-                }
-                other => return Err(unexpected(&other)),
+        match self.ask(group, open, deadline).await? {
+            // Two callers may have opened one each: the first stays, the other is never used and expires.
+            Reply::Session(id) => {
+                let mut state = self.lock();
+                let session = state.sessions.entry(group.clone());
+                Ok(session.or_insert_with(|| Arc::new(Session::new(id))).clone())
             }
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -261,7 +260,8 @@ impl MetadataClient {
         }
     }
 
-    /// Asks the group's servers in turn until one answers for it or the deadline passes.
+    /// Asks the group's servers in turn until one answers for it or the deadline passes. A server whose storage refuses is passed
+    /// over: another may lead by now. Only when nobody points elsewhere, several times, does the caller hear of it.
     async fn ask(
         &self,
         group: &GroupId,
@@ -269,7 +269,9 @@ impl MetadataClient {
         deadline: Deadline,
     ) -> Result<Reply, MetaError> {
         let mut round = 0;
+        let mut refused_rounds = 0;
         loop {
+            let mut refusals = Refusals::default();
             let mut seen = "no server is known; check the configured addresses".to_owned();
             let mut candidates = VecDeque::from(self.candidates(group));
             let mut asked = Vec::new();
@@ -279,6 +281,10 @@ impl MetadataClient {
                 }
                 asked.push(server);
                 match self.attempt(server, &mut request, deadline).await? {
+                    Attempt::Answered(Answer { reply: Reply::Refused(Refusal::Storage(reason)), .. }) => {
+                        seen = format!("{server}: {reason}");
+                        refusals.storage.insert(server, reason);
+                    }
                     Attempt::Answered(answer) => {
                         let mut state = self.lock();
                         state.leaders.insert(group.clone(), server);
@@ -286,16 +292,26 @@ impl MetadataClient {
                         *newest = answer.index.max(*newest);
                         return Ok(answer.reply);
                     }
-                    Attempt::Again(reason) => seen = reason,
+                    Attempt::Again(reason) => {
+                        seen = reason;
+                        refusals.silent = true;
+                    }
                     // Each is asked once per round: two that each take the other for the leader are no loop.
                     Attempt::Elsewhere(leader) => {
                         seen = format!("{server} says that {leader} leads the group");
+                        refusals.leaders.insert(leader);
                         candidates.push_front(leader);
                     }
                 }
                 self.lock().leaders.remove(group);
                 if deadline.left(self.env.clock.as_ref()).is_zero() {
                     return Err(MetaError::Unreachable { group: group.clone(), reason: seen });
+                }
+            }
+            if let Some(reason) = refusals.of_the_group() {
+                refused_rounds += 1;
+                if refused_rounds >= STORAGE_ATTEMPTS {
+                    return Err(MetaError::Storage(reason));
                 }
             }
             round += 1;

@@ -160,20 +160,25 @@ fn a_forgotten_session_is_renewed_only_when_nothing_can_have_happened() {
     running.unwrap();
 }
 
-/// A replica that leads nothing and takes another one for the leader.
-struct Follower(Option<String>);
+/// A replica that refuses everything.
+struct Refuses(Refusal);
 
 #[async_trait]
-impl Handler for Follower {
+impl Handler for Refuses {
     async fn handle(&self, _: Request, _: Option<Duration>) -> Answer {
-        Reply::Refused(Refusal::NotLeader { leader: self.0.clone() }).into()
+        Reply::Refused(self.0.clone()).into()
     }
 }
 
+/// A replica that leads nothing and takes another one for the leader.
 async fn follower(node: &SimNode, leader: Option<String>) {
+    refusing(node, Refusal::NotLeader { leader }).await;
+}
+
+async fn refusing(node: &SimNode, refusal: Refusal) {
     let env = node.env();
     let listener = env.net.listen(node.address(4000)).await.unwrap();
-    let serving = serve(env.clone(), listener, Arc::new(Follower(leader)), ServerLimits::default());
+    let serving = serve(env.clone(), listener, Arc::new(Refuses(refusal)), ServerLimits::default());
     env.spawn.spawn(
         "follower",
         Box::pin(async move {
@@ -204,6 +209,42 @@ fn a_follower_leads_to_the_leader_and_followers_that_point_at_each_other_end_at_
         let lost = MetadataClient::connect(env.clone(), vec![second.address(4000)]);
         let directory: &dyn Directory = lost.as_ref();
         let result = directory.command(World::bootstrap(), deadline()).await;
+        assert!(matches!(result, Err(MetaError::Unreachable { .. })), "{result:?}");
+    });
+    running.unwrap();
+}
+
+#[test]
+fn a_replica_whose_storage_refuses_is_passed_over_and_a_leader_whose_storage_refuses_is_heard_of() {
+    let world = World::new(5);
+    let running = world.sim.run(LIMIT, async {
+        let leader = world.sim.node(1).address(4000);
+        drop(world.start().await);
+        let (broken, lost) = (world.sim.node(4), world.sim.node(5));
+        refusing(&broken, Refusal::Storage("not open".to_owned())).await;
+        let env = world.sim.node(2).env();
+        let deadline = || env.deadline_in(Duration::from_secs(20));
+        let client = MetadataClient::connect(env.clone(), vec![broken.address(4000), leader]);
+        let directory: &dyn Directory = client.as_ref();
+        assert_eq!(directory.command(World::bootstrap(), deadline()).await, answer(1));
+        // It is not taken for the leader.
+        assert_eq!(client.candidates(&GroupId::new("abm").unwrap())[0], leader);
+
+        // Somebody points at it: it does lead, and its answer is the group's, long before the deadline.
+        follower(&lost, Some(broken.address(4000).to_string())).await;
+        let nobody = world.sim.node(3).address(1);
+        for servers in [vec![lost.address(4000), nobody], vec![broken.address(4000)]] {
+            let client = MetadataClient::connect(env.clone(), servers);
+            let directory: &dyn Directory = client.as_ref();
+            let began = env.clock.now();
+            let result = directory.query(AbmQuery::AlbaId, deadline()).await;
+            assert_eq!(result, Err(MetaError::Storage("not open".to_owned())));
+            assert!(env.clock.now().since(began) < Duration::from_secs(5));
+        }
+        // Nobody does, and another may still lead: it is waited for.
+        let client = MetadataClient::connect(env.clone(), vec![broken.address(4000), nobody]);
+        let directory: &dyn Directory = client.as_ref();
+        let result = directory.query(AbmQuery::AlbaId, deadline()).await;
         assert!(matches!(result, Err(MetaError::Unreachable { .. })), "{result:?}");
     });
     running.unwrap();

@@ -27,7 +27,7 @@ use super::network::{Links, Wire, in_time};
 use super::outputs::Waiter;
 use super::peers::Peers;
 use super::propose::{self, Proposal};
-use super::read::{self, Reader};
+use super::read::{self, Reader, Stale};
 use super::runtime::scoped;
 use super::snapshot::Incoming;
 use super::state::{Machine, State, index_of};
@@ -238,6 +238,13 @@ fn down(reason: String) -> ReplicationError {
     ReplicationError::Store(KvError::Io(reason))
 }
 
+/// A replica that is not open (yet): nothing happened here, and others may serve. The reason is told by
+/// [`Replicator::trouble`].
+fn not_open(reason: String) -> ReplicationError {
+    tracing::debug!(reason, "asked while not open");
+    ReplicationError::NotLeader { leader: None }
+}
+
 impl<M: Model> Core<M> {
     fn running(&self) -> Result<Arc<Running<M>>, String> {
         lock(&self.running).clone()
@@ -408,7 +415,7 @@ impl<M: Model> Core<M> {
         deadline: Deadline,
     ) -> Result<(OutputOf<M>, Index), ReplicationError> {
         let clock = self.env.clock.as_ref();
-        let running = self.running().map_err(down)?;
+        let running = self.running().map_err(not_open)?;
         let context = &running.context;
         if !context.leads() {
             return Err(ReplicationError::NotLeader { leader: context.leader_address() });
@@ -452,7 +459,7 @@ impl<M: Model> Core<M> {
         leader: Option<String>,
         deadline: Deadline,
     ) -> Result<(OutputOf<M>, Index), ReplicationError> {
-        let running = self.running().map_err(down)?;
+        let running = self.running().map_err(not_open)?;
         let (Some(address), Input::Internal(command)) = (leader.clone(), input) else {
             return Err(ReplicationError::NotLeader { leader });
         };
@@ -480,8 +487,15 @@ impl<M: Model> Core<M> {
             Consistency::Any => return Ok(()),
             Consistency::AtLeast(index) => (index, ReplicationError::Behind),
             Consistency::Linearizable => {
+                let stale = read::answers_stale();
+                if stale == Some(Stale::Replica) {
+                    return Ok(());
+                }
                 if !running.context.leads() {
                     return Err(ReplicationError::NotLeader { leader: running.context.leader_address() });
+                }
+                if stale == Some(Stale::Leader) {
+                    return Ok(());
                 }
                 let (answer, confirmed) = oneshot::channel();
                 match within(clock, deadline, running.readers.send(Reader { deadline, answer })).await {
@@ -511,7 +525,7 @@ impl<M: Model> Core<M> {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<(T, Index), ReplicationError> {
-        let running = self.running().map_err(down)?;
+        let running = self.running().map_err(not_open)?;
         self.ready(&running, consistency, deadline).await?;
         let kv = running.context.state.kv();
         let work = blocking(self.env.spawn.as_ref(), move || {

@@ -1,6 +1,7 @@
 //! Linearizable reads: the leader makes sure that a majority still follows it (Raft's read index), once for all readers
 //! that wait.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use alba_core::env::Deadline;
@@ -20,6 +21,31 @@ const ROUNDS: u32 = 4;
 
 /// Longest a round may take; each question in it has a deadline of one heartbeat.
 const ROUND: Duration = Duration::from_secs(3);
+
+/// Names a fault that tests have to notice; only with debug assertions.
+const SWITCH: &str = "ALBA_TEST_STALE_READS";
+
+/// A fault: consistent reads are answered from what there is, and no majority is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// By every replica.
+    Replica,
+    /// By whoever believes that it leads.
+    Leader,
+}
+
+/// Which fault this process has; none, unless a test asks for one.
+pub(super) fn answers_stale() -> Option<Stale> {
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    static FAULT: OnceLock<Option<Stale>> = OnceLock::new();
+    *FAULT.get_or_init(|| match std::env::var(SWITCH).as_deref() {
+        Ok("replica") => Some(Stale::Replica),
+        Ok("leader") => Some(Stale::Leader),
+        _ => None,
+    })
+}
 
 pub(super) struct Reader {
     pub(super) deadline: Deadline,

@@ -2,14 +2,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::real;
-use alba_core::kv::KvError;
+use alba_core::ids::GroupId;
+use alba_core::kv::{Kv, KvError};
 use alba_core::wire::rpc::{Consistency, RequestId};
 
 use super::cluster::{Cluster, Place, quick};
-use super::model::ListCommand;
+use super::model::{ListCommand, Lists};
 use crate::machine::{Input, Output};
 use crate::raft::log::LogLimits;
-use crate::raft::{AnyRaft, MembershipError, RaftLimits};
+use crate::raft::{AnyRaft, Home, MembershipError, Peers, Raft, RaftConfig, RaftLimits, States};
 use crate::replicator::{ReplicationError, Replicator};
 
 fn numbers(count: u64) -> Vec<u64> {
@@ -30,6 +31,45 @@ async fn one_replica_keeps_what_it_acknowledged_over_crashes() {
         cluster.boot(0).await;
         assert_eq!(cluster.read("a").await, numbers(count));
     }
+}
+
+/// No store can be opened.
+struct Broken;
+
+impl States for Broken {
+    fn open(&self, _: u64) -> Result<Arc<dyn Kv>, KvError> {
+        Err(KvError::Io("no such device".to_owned()))
+    }
+
+    fn remove(&self, _: u64) -> Result<(), KvError> {
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<u64>, KvError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_not_open_sends_clients_to_the_others() {
+    let env = real::env();
+    let config = RaftConfig {
+        group: GroupId::new("lists").unwrap(),
+        address: "127.0.0.1:1".to_owned(),
+        peers: vec!["127.0.0.1:1".to_owned()],
+        limits: quick(),
+    };
+    let home = Home { states: Arc::new(Broken), ..Place::new(1).home() };
+    let raft = Raft::<Lists>::start(&env, config, home, Peers::new(&env));
+    let soon = || env.deadline_in(Duration::from_secs(20));
+    let push = Input::Internal(ListCommand::Push { key: "a".to_owned(), number: 1 });
+    let proposed = raft.propose(push, soon()).await.map(|_| ());
+    assert!(matches!(proposed, Err(ReplicationError::NotLeader { leader: None })), "{proposed:?}");
+    for consistency in [Consistency::Linearizable, Consistency::Any] {
+        let read = raft.query("a".to_owned(), consistency, soon()).await.map(|_| ());
+        assert!(matches!(read, Err(ReplicationError::NotLeader { leader: None })), "{read:?}");
+    }
+    assert!(Replicator::trouble(&raft).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
