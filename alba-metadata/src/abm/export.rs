@@ -50,15 +50,20 @@ fn row(key: &[u8], value: &[u8]) -> Value {
     let Some((letter, rest)) = key.split_first() else {
         return json!({ "unknown": "", "value": hex::encode(value) });
     };
-    let named = |table: &str, record: Value| json!({ "table": table, "key": text_or_hex(rest), "record": record });
+    let named =
+        |table: &str, record: Value| json!({ "table": table, "key": text_or_hex(rest), "record": record });
     let raw = |table: &str| json!({ "table": table, "key": hex::encode(rest), "value": hex::encode(value) });
     match std::slice::from_ref(letter) {
         keys::OSDS => named("osd", shown::<OsdRecord>(value)),
         keys::NAMESPACES => named("namespace", shown::<NamespaceRecord>(value)),
         keys::JOBS => named("job", shown::<JobRecord>(value)),
         keys::LEASES => named("lease", shown::<LeaseRecord>(value)),
-        keys::WORK => json!({ "table": "work", "key": hex::encode(rest), "record": shown::<WorkRecord>(value) }),
-        keys::LINKS => json!({ "table": "link", "key": hex::encode(rest), "record": shown::<LinkState>(value) }),
+        keys::WORK => {
+            json!({ "table": "work", "key": hex::encode(rest), "record": shown::<WorkRecord>(value) })
+        }
+        keys::LINKS => {
+            json!({ "table": "link", "key": hex::encode(rest), "record": shown::<LinkState>(value) })
+        }
         // What a preset or a message holds may be secret: its length only.
         keys::PRESETS => json!({ "table": "preset", "key": text_or_hex(rest), "bytes": value.len() }),
         keys::QUEUES => json!({ "table": "message", "key": hex::encode(rest), "bytes": value.len() }),
@@ -72,6 +77,8 @@ fn row(key: &[u8], value: &[u8]) -> Value {
         keys::PARTICIPANTS => raw("participant"),
         // Replies to clients, which may repeat what a preset holds.
         &[1] => json!({ "table": "sessions", "key": hex::encode(rest), "bytes": value.len() }),
-        _ => json!({ "table": text_or_hex(&[*letter]), "key": hex::encode(rest), "value": hex::encode(value) }),
+        _ => {
+            json!({ "table": text_or_hex(&[*letter]), "key": hex::encode(rest), "value": hex::encode(value) })
+        }
     }
 }

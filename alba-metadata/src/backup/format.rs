@@ -211,7 +211,11 @@ impl<R: Read> Reader<R> {
                 let right = count == self.entries.to_le_bytes()
                     && hash == self.hasher.finalize().as_bytes()
                     && self.from.read(&mut [0])? == 0;
-                if right { Ok(None) } else { Err(damaged("its hash, its number of rows or its length is wrong")) }
+                if right {
+                    Ok(None)
+                } else {
+                    Err(damaged("its hash, its number of rows or its length is wrong"))
+                }
             }
             _ => Err(damaged("a block of an unknown kind")),
         }

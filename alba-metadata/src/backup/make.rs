@@ -24,8 +24,7 @@ pub(crate) fn pieces(
     each: &mut dyn FnMut(Bytes) -> ControlFlow<()>,
 ) -> Result<(), KvError> {
     let (term, applied) = position_of(view)?.unwrap_or_default();
-    let description =
-        Description { group: group.clone(), model: ModelKind::of(group), term, applied, taken };
+    let description = Description { group: group.clone(), model: ModelKind::of(group), term, applied, taken };
     let (mut encoder, first) = Encoder::begin(&description).map_err(damaged)?;
     if each(first).is_break() {
         return Ok(());

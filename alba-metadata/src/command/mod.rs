@@ -4,7 +4,6 @@ mod offline;
 mod online;
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

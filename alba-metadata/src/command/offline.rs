@@ -80,16 +80,17 @@ struct State {
 struct Opened {
     group: GroupId,
     kv: Arc<dyn Kv>,
-    /// A store that was made for this only.
-    scratch: Option<PathBuf>,
+    /// Removed after the store in it was closed: fields go in their order.
+    _scratch: Option<Scratch>,
 }
 
-impl Drop for Opened {
+/// The directory of a store that was made for one command only.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Some(scratch) = &self.scratch {
-            // Its files may be unlinked while the store is still open; what is left over is removed by the next run.
-            drop(files::remove_dir_all(scratch));
-        }
+        // What is left over is removed by the next run.
+        drop(files::remove_dir_all(&self.0));
     }
 }
 
@@ -108,11 +109,7 @@ impl State {
     }
 
     /// Hands each state to `each`; a data directory is locked meanwhile.
-    async fn each(
-        &self,
-        env: &Env,
-        each: fn(&Opened) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<bool> {
+    async fn each(&self, env: &Env, each: fn(&Opened) -> anyhow::Result<bool>) -> anyhow::Result<bool> {
         if let Some(path) = &self.backup {
             let path = path.clone();
             let work = move || each(&of_backup(&path)?);
@@ -125,7 +122,8 @@ impl State {
         }
         let _lock = lock(&config.data_dir)?;
         let mut well = true;
-        for group in config.groups.iter().filter(|group| self.group.as_ref().is_none_or(|one| one == *group)) {
+        for group in config.groups.iter().filter(|group| self.group.as_ref().is_none_or(|one| one == *group))
+        {
             let opened = of_directory(env, &config, group).await?;
             well &= blocking(env.spawn.as_ref(), move || each(&opened)).await??;
         }
@@ -144,8 +142,9 @@ fn of_backup(path: &Path) -> anyhow::Result<Opened> {
         files::remove_dir_all(&scratch)?;
     }
     files::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
-    let kv: Arc<dyn Kv> = Arc::new(FjallKv::open(&scratch, CACHE)?);
-    let opened = Opened { group, kv, scratch: Some(scratch) };
+    let scratch = Scratch(scratch);
+    let kv: Arc<dyn Kv> = Arc::new(FjallKv::open(&scratch.0, CACHE)?);
+    let opened = Opened { group, kv, _scratch: Some(scratch) };
     of_file(path, file::load(path, opened.kv.as_ref()))?;
     Ok(opened)
 }
@@ -170,7 +169,7 @@ async fn of_directory(env: &Env, config: &MetadataConfig, group: &GroupId) -> an
         None => FjallKv::open(&directory, cache).map(|kv| Arc::new(kv) as Arc<dyn Kv>),
     };
     let kv = blocking(env.spawn.as_ref(), open).await??;
-    Ok(Opened { group: group.clone(), kv, scratch: None })
+    Ok(Opened { group: group.clone(), kv, _scratch: None })
 }
 
 /// Make every counter and index of a group again and say which differ

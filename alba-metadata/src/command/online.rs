@@ -155,7 +155,11 @@ impl Source {
     }
 
     /// Asks the servers in turn, and whomever they name as the leader.
-    async fn open(&self, group: &GroupId, what: StreamKind) -> anyhow::Result<(SocketAddr, RpcConnection, u64)> {
+    async fn open(
+        &self,
+        group: &GroupId,
+        what: StreamKind,
+    ) -> anyhow::Result<(SocketAddr, RpcConnection, u64)> {
         let open = AdminRequest::Open { what, consistency: self.consistency };
         let open = Request::Admin(group.clone(), open);
         let mut servers: Vec<SocketAddr> = self.servers.clone();

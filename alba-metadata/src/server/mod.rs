@@ -11,9 +11,9 @@ mod lead;
 mod on_device;
 mod peers;
 mod remote;
-mod streams;
 #[cfg(test)]
 mod replicated_tests;
+mod streams;
 #[cfg(test)]
 mod tests;
 

@@ -161,7 +161,8 @@ impl Streams {
         let clock = self.env.clock.as_ref();
         let patience = self.env.deadline_in(PATIENCE.min(deadline.left(clock)));
         let Ok(mut pull) = within(clock, patience, pull.lock()).await else { return admin(AdminReply::Wait) };
-        if let Some((bytes, last)) = pull.before.clone().filter(|_| number.checked_add(1) == Some(pull.next)) {
+        if let Some((bytes, last)) = pull.before.clone().filter(|_| number.checked_add(1) == Some(pull.next))
+        {
             return admin(AdminReply::Piece { bytes, last });
         }
         if number != pull.next || pull.before.as_ref().is_some_and(|(_, last)| *last) {
