@@ -117,7 +117,8 @@ impl Daemon for MetadataDaemon {
     type Config = MetadataConfig;
     const NAME: &'static str = "metadata";
     const ABOUT: &'static str = "ALBA's metadata server: the ABM and NSM groups of a backend. With nodes = [\"ip:port\", ...] \
-        in the configuration of each of three or five servers the groups are replicated over them";
+        in the configuration of each of three or five servers the groups are replicated over them. Commands of its own, \
+        each with --help: backup, restore, fsck, export";
 
     fn check(config: &MetadataConfig) -> Result<(), String> {
         if config.groups.is_empty() {
