@@ -5,7 +5,7 @@ mod online;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use alba_core::config::{Document, Sources, Texts};
@@ -102,6 +102,6 @@ fn configuration(path: &Path) -> anyhow::Result<MetadataConfig> {
     Ok(config)
 }
 
-fn of_file<T>(path: &PathBuf, result: Result<T, BackupError>) -> anyhow::Result<T> {
+fn of_file<T>(path: &Path, result: Result<T, BackupError>) -> anyhow::Result<T> {
     result.with_context(|| path.display().to_string())
 }

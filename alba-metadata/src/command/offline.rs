@@ -133,7 +133,6 @@ impl State {
 
 /// A backup's rows in a store of their own, beside it: as many as there are need not fit into memory.
 fn of_backup(path: &Path) -> anyhow::Result<Opened> {
-    let path = &path.to_owned();
     let group = of_file(path, file::verify(path))?.description.group;
     let mut name = path.file_name().context("no file name")?.to_owned();
     name.push(".scratch");
