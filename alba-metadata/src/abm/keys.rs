@@ -45,6 +45,8 @@ pub(super) const QUEUES: &[u8] = b"Q";
 pub(super) const LETTERS: &[u8] = b"B";
 pub(super) const LETTERS_BY_NAMESPACE: &[u8] = b"b";
 pub(super) const LEAVES: &[u8] = b"j";
+pub(super) const LAST_MOVES: &[u8] = b"m";
+pub(super) const MOVING: &[u8] = b"Y";
 
 /// → `OsdRecord`.
 pub(super) fn osd(long_id: &LongId) -> Vec<u8> {
@@ -228,6 +230,16 @@ pub(super) fn peers_told(osd: OsdId) -> Vec<u8> {
 /// → present: the group will drop its old copy of the namespace.
 pub(super) fn leaving_group(group: &GroupId, namespace: NamespaceId) -> Vec<u8> {
     Key::table(b"f").counted(group.as_str().as_bytes()).number(namespace.get()).end()
+}
+
+/// → `MoveId`: of the last move of the namespace that was begun. Kept as long as the namespace is.
+pub(super) fn last_move(namespace: NamespaceId) -> Vec<u8> {
+    Key::table(LAST_MOVES).number(namespace.get()).end()
+}
+
+/// → name: the namespace is being moved.
+pub(super) fn moving(namespace: NamespaceId) -> Vec<u8> {
+    Key::table(MOVING).number(namespace.get()).end()
 }
 
 /// The destination of a `queue_length` key without its table letter.

@@ -99,8 +99,8 @@ pub(crate) fn namespace(state: &NamespaceState, event: &NamespaceEvent) -> Optio
         (S::Active, E::Trash { since }) => S::Trashed { since: *since },
         // Its new group hears of it as of a new one, and says so.
         (S::Creating, E::Recover) => S::Creating,
-        // What was to move has lost its source.
-        (S::Active | S::Recovering | S::Moving { .. }, E::Recover) => S::Recovering,
+        // What is being moved away from a lost group first arrives or stays: the move knows which.
+        (S::Active | S::Recovering, E::Recover) => S::Recovering,
         (S::Active, E::StartMove(to)) => S::Moving { to: to.clone() },
         (S::Moving { to: under_way }, E::EndMove(to)) if under_way == to => S::Active,
         _ => return None,
@@ -222,7 +222,7 @@ mod tests {
             });
             after.collect::<String>()
         });
-        let want = ["a---c----", "-rt-R-m--", "---------", "----Ra---", "-r-a-----", "----R--a-"];
+        let want = ["a---c----", "-rt-R-m--", "---------", "----Ra---", "-r-a-----", "-------a-"];
         assert_eq!(shown, want);
     }
 

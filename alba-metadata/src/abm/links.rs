@@ -134,6 +134,12 @@ pub(super) fn tell_new_group(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: O
             tell_link(txn, &record, osd, &registered.info)?;
             tell_draining(txn, &record, osd)
         }
+        // One that was moved brought along what it knows of OSDs. To call this one active, if only for a moment, could bring
+        // fragments there that nobody would look for any more.
+        LinkState::Repairing if record.state != NamespaceState::Recovering => {
+            tell_address(txn, namespace, osd)?;
+            tell_unlink(txn, &record, osd).map(drop)
+        }
         LinkState::Decommissioning { .. } | LinkState::Repairing => {
             tell_link(txn, &record, osd, &registered.info)?;
             let unlink = tell_unlink(txn, &record, osd)?;

@@ -1,7 +1,6 @@
 //! The ABM: who and where (features §1.3 to §1.5, §2.2, §3.7). It never touches a device or a group: what they must learn
 //! goes into the outbox, and its next step happens when delivery is marked.
 
-pub mod export;
 mod groups;
 mod jobs;
 mod keys;
@@ -25,7 +24,8 @@ use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Timestamp;
 use alba_core::range::PAGE_MAX;
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, Destination, Message, NamespaceRecord, OsdMessage,
+    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, Destination, Message, NamespaceRecord,
+    NamespaceState, OsdMessage,
 };
 use alba_core::wire::rpc::nsm::NsmMessage;
 
@@ -33,7 +33,7 @@ use crate::model::{Fault, Model};
 use crate::txn::{KvTxn, counter};
 use crate::value::{decode, encode, load, save};
 
-pub(crate) use namespaces::{Readiness, readiness};
+pub(crate) use namespaces::{Move, Readiness, move_of, moves, readiness};
 pub(crate) use osds::{Peers, by_id as osd_by_id, peers, peers_revision};
 pub(crate) use outbox::outgoing;
 pub use recount::recount;
@@ -56,6 +56,8 @@ impl Abm {
                 | AbmCommand::MarkDelivered { .. }
                 | AbmCommand::MarkRefused { .. }
                 | AbmCommand::MarkPeersTold { .. }
+                | AbmCommand::FinishMove { .. }
+                | AbmCommand::AbortMove { .. }
         )
     }
 }
@@ -222,9 +224,12 @@ fn delivered(
         (Destination::Group(group), Message::Nsm(message)) => match message {
             NsmMessage::CreateNamespace { id, .. } => namespaces::created(txn, group, *id),
             NsmMessage::DeleteNamespace { id } => namespaces::removed(txn, group, *id),
-            // A group that the namespace was taken from has no say any more: the new one hears of the link, too.
+            // A group that the namespace was taken from has no say any more: the new one hears of the link, too. And one
+            // that it is being taken from may have passed over the message: whoever has it in the end hears it again.
             NsmMessage::LinkOsd { namespace, .. } | NsmMessage::UnlinkOsd { namespace, .. }
-                if record_of(txn, *namespace)?.is_none_or(|record| record.group != *group) =>
+                if record_of(txn, *namespace)?.is_none_or(|record| {
+                    record.group != *group || matches!(record.state, NamespaceState::Moving { .. })
+                }) =>
             {
                 Ok(())
             }

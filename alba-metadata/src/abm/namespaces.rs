@@ -9,7 +9,7 @@ use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::rpc::abm::{
     AbmError, AbmOutcome, Destination, Message, NamespaceRecord, NamespaceState,
 };
-use alba_core::wire::rpc::nsm::NsmMessage;
+use alba_core::wire::rpc::nsm::{MoveId, NsmMessage};
 
 use super::lifecycle::{self, LinkState, NamespaceEvent};
 use super::revisions::{self, Kind};
@@ -17,11 +17,15 @@ use super::walks::{self, Walk};
 use super::{Refused, groups, keys, links, osds, outbox, presets, record_of, refuse};
 use crate::listing::page;
 use crate::txn::KvTxn;
-use crate::value::{PRESENT, damaged, decode, load, save};
+use crate::value::{PRESENT, damaged, decode, load, save, scan_prefix};
 
 /// Stores a record.
 fn put(txn: &mut KvTxn<'_>, record: &NamespaceRecord) -> Result<(), KvError> {
     save(txn, keys::namespace(&record.name), record)?;
+    match record.state {
+        NamespaceState::Moving { .. } => save(txn, keys::moving(record.id), &record.name)?,
+        _ => txn.delete(keys::moving(record.id)),
+    }
     revisions::bump(txn, Kind::Namespaces)
 }
 
@@ -169,12 +173,21 @@ fn hand_over(
     put(txn, &record)?;
     // One that was moved is there with all its objects.
     if record.state == NamespaceState::Active {
-        presets::tell_group(txn, &record.preset, record.id)?;
+        tell_again(txn, &record)?;
     } else {
         tell_create(txn, &record)?;
+        walks::start(txn, Walk::TellGroup(record.id))?;
     }
-    walks::start(txn, Walk::TellGroup(record.id))?;
     Ok(record)
+}
+
+/// The owner after a move, or after one that was given up, hears all that it may have missed: from `HandOver` on neither
+/// group takes messages about the namespace. Each sets a state, so what it has heard already does no harm.
+fn tell_again(txn: &mut KvTxn<'_>, record: &NamespaceRecord) -> Result<(), KvError> {
+    presets::tell_group(txn, &record.preset, record.id)?;
+    // Only an active namespace is moved; that it came back from the trash may have been under way.
+    tell_trashed(txn, record, false)?;
+    walks::start(txn, Walk::TellGroup(record.id))
 }
 
 /// A group that had the namespace before must have dropped it: the message on its way there would drop the new copy.
@@ -197,7 +210,11 @@ pub(super) fn start_move(
         return refuse(AbmError::BadArgument(format!("namespace {name} is in NSM group {to} already")));
     }
     check_has_left(txn, &record, to)?;
-    advance(txn, name, &NamespaceEvent::StartMove(to.clone())).map(AbmOutcome::Namespace)
+    let record = advance(txn, name, &NamespaceEvent::StartMove(to.clone()))?;
+    let last: MoveId = load(txn, &keys::last_move(record.id))?.unwrap_or_default();
+    // Both groups refuse what comes late of an earlier move by its number.
+    save(txn, keys::last_move(record.id), &MoveId(last.0.saturating_add(1)))?;
+    Ok(AbmOutcome::Namespace(record))
 }
 
 pub(super) fn finish_move(
@@ -219,7 +236,51 @@ pub(super) fn abort_move(
     name: &NamespaceName,
     to: &GroupId,
 ) -> Result<AbmOutcome, Refused> {
-    advance(txn, name, &NamespaceEvent::EndMove(to.clone())).map(AbmOutcome::Namespace)
+    let record = advance(txn, name, &NamespaceEvent::EndMove(to.clone()))?;
+    tell_again(txn, &record)?;
+    Ok(AbmOutcome::Namespace(record))
+}
+
+/// A move that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) name: NamespaceName,
+    pub(crate) namespace: NamespaceId,
+    pub(crate) id: MoveId,
+    pub(crate) from: GroupId,
+    pub(crate) to: GroupId,
+    /// The source is given up.
+    pub(crate) from_lost: bool,
+    /// The target is given up.
+    pub(crate) to_lost: bool,
+}
+
+/// Moves under way, in the order of namespace ids; at most so many.
+pub(crate) fn moves(store: &dyn KvRead, max: usize) -> Result<Vec<Move>, KvError> {
+    let mut found = Vec::new();
+    for (_, name) in scan_prefix(store, keys::MOVING, max)? {
+        let name: NamespaceName = decode(&name)?;
+        found.extend(move_of(store, &name)?);
+    }
+    Ok(found)
+}
+
+/// The move of a namespace; none when it is not being moved.
+pub(crate) fn move_of(store: &dyn KvRead, name: &NamespaceName) -> Result<Option<Move>, KvError> {
+    let Some(record) = load::<NamespaceRecord>(store, &keys::namespace(name))? else { return Ok(None) };
+    let NamespaceState::Moving { to } = record.state else { return Ok(None) };
+    let Some(id) = load(store, &keys::last_move(record.id))? else {
+        return Err(damaged(format!("the move of namespace {name} has no number")));
+    };
+    Ok(Some(Move {
+        namespace: record.id,
+        id,
+        from_lost: groups::is_lost(store, &record.group)?,
+        to_lost: groups::is_lost(store, &to)?,
+        name: record.name,
+        from: record.group,
+        to,
+    }))
 }
 
 /// The group has taken it on.
@@ -250,6 +311,7 @@ pub(super) fn forget(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), KvError
     let Some(record) = record_of(txn, id)? else { return Ok(()) };
     txn.delete(keys::namespace(&record.name));
     txn.delete(keys::namespace_by_id(id));
+    txn.delete(keys::last_move(id));
     txn.delete(keys::user_of_preset(&record.preset, id));
     txn.add(keys::group_load(&record.group), -1)?;
     revisions::bump(txn, Kind::Namespaces)

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alba_core::ids::{LongId, NamespaceId, OsdId};
 use alba_core::kv::{KvError, KvRead};
-use alba_core::wire::rpc::abm::{DeadLetter, JobRecord, NamespaceRecord, OsdRecord, WorkItem, WorkRecord};
+use alba_core::wire::rpc::abm::{
+    DeadLetter, JobRecord, NamespaceRecord, NamespaceState, OsdRecord, WorkItem, WorkRecord,
+};
 
 use super::keys;
 use super::lifecycle::LinkState;
@@ -14,10 +16,11 @@ use crate::nsm::Difference;
 use crate::value::{PRESENT, damaged, decode, encode, last_number, load, scan_prefix};
 
 /// Tables that follow from the records.
-const DERIVED: [&[u8]; 11] = [
+const DERIVED: [&[u8]; 12] = [
     keys::OSD_IDS,
     keys::PRESET_USERS,
     keys::NAMESPACE_IDS,
+    keys::MOVING,
     keys::GROUP_COUNTS,
     keys::LINKS_BACK,
     keys::QUEUE_LENGTHS,
@@ -149,6 +152,12 @@ fn namespaces(
             count.wrong(format!("a namespace of preset {}, which does not exist", record.preset), key);
         }
         count.expect(keys::namespace_by_id(record.id), encode(&record.name)?);
+        if let NamespaceState::Moving { .. } = record.state {
+            count.expect(keys::moving(record.id), encode(&record.name)?);
+            if store.get(&keys::last_move(record.id))?.is_none() {
+                count.wrong("a move without a number", keys::last_move(record.id));
+            }
+        }
         count.expect(keys::user_of_preset(&record.preset, record.id), PRESENT.to_vec());
         count.count(keys::group_load(&record.group));
         found.insert(record.id, record);

@@ -8,7 +8,7 @@ use alba_core::wire::rpc::nsm::{
     Lifecycle, MAX_INLINE, NsmError, NsmMessage, NsmOutcome, OsdUse, PresetUpdate,
 };
 
-use super::access::{self, Want};
+use super::access::{self, Moving, Outgoing, State, Want};
 use super::keys::Table;
 use super::{Header, Refused, epochs, keys, next_message, refuse, reindex};
 use crate::model::Fault;
@@ -66,10 +66,22 @@ fn effect(txn: &mut KvTxn<'_>, message: &NsmMessage) -> Result<(), KvError> {
         }
         NsmMessage::DeleteNamespace { id } => {
             // Gone for everyone now; its tables go in steps.
+            let here = txn_has(txn, &keys::header(*id))?;
             txn.delete(keys::header(*id));
-            txn.delete(keys::state(*id));
             txn.put(keys::dropped(*id), PRESENT);
-            Ok(())
+            // A copy that was moved away: a late step of that move must have no effect here either.
+            match access::state(txn, *id)? {
+                State { moving: Some(Moving::Outgoing(Outgoing { id: moved, .. })), .. } => {
+                    access::save_state(txn, *id, &State { ended: moved, ..State::default() })
+                }
+                state if !here => {
+                    access::save_state(txn, *id, &State { ended: state.ended, ..State::default() })
+                }
+                _ => {
+                    txn.delete(keys::state(*id));
+                    Ok(())
+                }
+            }
         }
         _ if !access::takes_messages(txn, namespace_of(message))? => Ok(()),
         NsmMessage::LinkOsd { namespace, osd, info } => {

@@ -59,6 +59,12 @@ pub(super) fn apply(
             hand_over(txn, now, namespace, &header, &mut state, id, *copied)?;
         }
         MoveStep::Resume => resume(txn, namespace, &mut state, id)?,
+        MoveStep::Withdraw => {
+            if outgoing(&mut state, id).is_ok_and(|outgoing| matches!(outgoing.stage, Stage::HandedOver(_))) {
+                return no("it has been handed over: the target may serve");
+            }
+            resume(txn, namespace, &mut state, id)?;
+        }
         MoveStep::Drop => return drop_moved(txn, namespace, header.is_some(), &mut state, id),
         MoveStep::Receive => receive(txn, namespace, header.is_some(), &mut state, id)?,
         MoveStep::Import { number, page } => import(txn, namespace, &mut state, id, *number, page)?,

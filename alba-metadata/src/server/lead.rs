@@ -13,7 +13,7 @@ use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use tokio::sync::watch;
 
-use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, deliver, peers, uuid};
+use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, deliver, peers, relocate, uuid};
 use crate::abm::Abm;
 use crate::machine::{Input, Output};
 use crate::model::Model;
@@ -127,6 +127,8 @@ pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>
     let _deliver = env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop();
     let peers = peers::run(env.clone(), registrar.abm.clone(), devices.clone());
     let _peers = env.spawn.spawn("metadata-peers", Box::pin(peers)).abort_on_drop();
+    let moves = relocate::run(env.clone(), registrar.abm.clone(), groups.clone());
+    let _moves = env.spawn.spawn("metadata-moves", Box::pin(moves)).abort_on_drop();
     loop {
         let pause = match registrar.register().await {
             Ok(()) => REGISTER_EVERY,

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use super::*;
 
 mod delivery;
+mod moves;
 
 const LIMIT: Duration = Duration::from_secs(3600);
 
@@ -152,21 +153,29 @@ impl World {
     }
 
     async fn start(&self, env: &Env) {
-        let groups = self.stores.iter().map(|(id, device)| {
-            let device = device.clone();
-            let open: StoreOpener = Arc::new(move || {
-                let store: Arc<dyn Kv> = Arc::new(device.open());
-                Ok(store)
-            });
-            (id.clone(), open)
+        self.start_some(env, self.address(), |_| true, |device| Arc::new(device.open())).await;
+    }
+
+    /// A server of some of the groups.
+    async fn start_some(
+        &self,
+        env: &Env,
+        at: SocketAddr,
+        hosts: impl Fn(&GroupId) -> bool,
+        open: impl Fn(&SimKvDevice) -> Arc<dyn Kv> + Clone + Send + Sync + 'static,
+    ) {
+        let groups = self.stores.iter().filter(|(id, _)| hosts(id)).map(|(id, device)| {
+            let (device, open) = (device.clone(), open.clone());
+            let opener: StoreOpener = Arc::new(move || Ok(open(&device)));
+            (id.clone(), opener)
         });
         let config = NodeConfig {
             groups: groups.collect(),
-            advertise: self.address().to_string(),
+            advertise: at.to_string(),
             limits: LocalLimits::default(),
         };
         let node = Node::start(env.clone(), config, self.devices.clone()).await.unwrap();
-        let listener = env.net.listen(self.address()).await.unwrap();
+        let listener = env.net.listen(at).await.unwrap();
         let serving = serve(env.clone(), listener, node, ServerLimits::default());
         env.spawn.spawn(
             "server",

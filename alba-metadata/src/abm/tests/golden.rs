@@ -28,6 +28,19 @@ fn records_have_golden_bytes() {
     );
 }
 
+#[test]
+fn records_of_moves_have_golden_bytes() {
+    use alba_core::kv::KvRead;
+    let world = World::new();
+    world.create("ns");
+    world.settle();
+    let to = GroupId::new("nsm-1").unwrap();
+    world.run(AbmCommand::StartMove { name: namespace("ns"), to }).unwrap();
+    let get = |key: &[u8]| world.0.get(key).unwrap().unwrap();
+    assert_eq!(get(b"m\0\0\0\0\0\0\0\0"), [1, 1]);
+    assert_eq!(get(b"Y\0\0\0\0\0\0\0\0"), b"\x01\x02ns");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

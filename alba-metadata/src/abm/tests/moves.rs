@@ -200,3 +200,82 @@ fn a_trashed_namespace_comes_back_or_goes() {
     assert_eq!(world.find("a"), None);
     world.check();
 }
+
+#[test]
+fn moves_have_growing_numbers_and_are_found_while_they_are_under_way() {
+    let (world, record, _) = World::linked();
+    let name = namespace("a");
+    let start = |to: &str| world.run(AbmCommand::StartMove { name: name.clone(), to: group(to) }).unwrap();
+    let under_way = || -> Vec<(u64, String)> {
+        let found = moves(&world.0, 10).unwrap();
+        found.into_iter().map(|wanted| (wanted.id.0, wanted.to.to_string())).collect()
+    };
+    assert_eq!(under_way(), []);
+    start("nsm-1");
+    assert_eq!(under_way(), [(1, "nsm-1".to_owned())]);
+    world.check();
+    world.run(AbmCommand::AbortMove { name: name.clone(), to: group("nsm-1") }).unwrap();
+    assert_eq!(under_way(), []);
+    start("nsm-1");
+    assert_eq!(under_way(), [(2, "nsm-1".to_owned())]);
+    world.run(AbmCommand::FinishMove { name: name.clone(), to: group("nsm-1") }).unwrap();
+    world.settle();
+    start("nsm-0");
+    assert_eq!(under_way(), [(3, "nsm-0".to_owned())]);
+    let found = move_of(&world.0, &name).unwrap().unwrap();
+    assert_eq!((found.namespace, found.from, found.from_lost), (record.id, group("nsm-1"), false));
+    // Its source is given up: the move decides, then it can be recovered.
+    world.run(lose("nsm-1")).unwrap();
+    let recover = AbmCommand::RecoverNamespace { name: name.clone(), group: group("nsm-0") };
+    assert_eq!(world.run(recover.clone()), Err(AbmError::NamespaceNotActive(name.clone())));
+    assert!(move_of(&world.0, &name).unwrap().unwrap().from_lost);
+    world.run(AbmCommand::AbortMove { name: name.clone(), to: group("nsm-0") }).unwrap();
+    world.run(recover).unwrap();
+    world.check();
+}
+
+/// What the source is told after it has handed over has no effect there, although it is delivered.
+#[test]
+fn what_the_source_hears_during_a_move_is_told_again() {
+    for finish in [true, false] {
+        let (world, record, [drained, leaving, kept]) = World::linked();
+        let name = namespace("a");
+        let (to, source) = (group("nsm-1"), to_group("nsm-0"));
+        world.run(AbmCommand::StartMove { name: name.clone(), to: to.clone() }).unwrap();
+        world.run(AbmCommand::DecommissionOsd { long_id: osd(2).long_id }).unwrap();
+        assert_eq!(world.deliver(&source).len(), 2, "two OSDs leave");
+        for osd in [leaving, kept] {
+            let link = world.link(record.id, osd);
+            assert!(matches!(link, Some(LinkState::Decommissioning { .. })), "{link:?}");
+        }
+        let end = if finish {
+            AbmCommand::FinishMove { name, to: to.clone() }
+        } else {
+            AbmCommand::AbortMove { name, to: to.clone() }
+        };
+        world.run(end).unwrap();
+        let owner = if finish { to_group("nsm-1") } else { source };
+        let told = world.deliver(&owner);
+        let trashed = |message: &Message| {
+            matches!(message, Message::Nsm(NsmMessage::SetTrashed { trashed: false, .. }))
+        };
+        assert!(told.iter().any(trashed), "{told:?}");
+        for osd in [leaving, kept] {
+            let unlinked = |message: &Message| matches!(message, Message::Nsm(NsmMessage::UnlinkOsd { osd: which, .. }) if *which == osd);
+            assert!(told.iter().any(unlinked), "{told:?}");
+            assert_eq!(world.link(record.id, osd), Some(LinkState::Repairing));
+        }
+        assert_eq!(world.link(record.id, drained), Some(LinkState::Draining));
+        world.check();
+        // An OSD that nobody looks at any more is never called active again, not even for a moment.
+        world.settle();
+        let back = if finish { "nsm-0" } else { "nsm-1" };
+        let (name, to) = (namespace("a"), group(back));
+        world.run(AbmCommand::StartMove { name: name.clone(), to: to.clone() }).unwrap();
+        world.run(AbmCommand::FinishMove { name, to }).unwrap();
+        let linked = |message: &Message| matches!(message, Message::Nsm(NsmMessage::LinkOsd { osd, .. }) if *osd != drained);
+        let told = world.deliver(&to_group(back));
+        assert!(!told.iter().any(linked), "{told:?}");
+        world.check();
+    }
+}

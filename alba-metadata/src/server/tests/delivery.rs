@@ -172,6 +172,14 @@ fn clients_cannot_say_what_happened_outside() {
             AbmCommand::MarkDelivered { destination: destination.clone(), upto: id },
             AbmCommand::MarkRefused { destination, id, reason: "x".to_owned() },
             AbmCommand::MarkPeersTold { osd: OsdId::from_u32(0), revision: 1 },
+            AbmCommand::FinishMove {
+                name: NamespaceName::new("x").unwrap(),
+                to: GroupId::new("nsm-1").unwrap(),
+            },
+            AbmCommand::AbortMove {
+                name: NamespaceName::new("x").unwrap(),
+                to: GroupId::new("nsm-1").unwrap(),
+            },
         ] {
             assert!(matches!(client.abm(command).await, Err(AbmError::BadArgument(_))));
         }

@@ -114,6 +114,9 @@ pub enum MoveStep {
     Activate(Box<Sealed>),
     /// Target: take nothing of this move, now or later. Refused once it has been activated.
     Reject,
+    /// Source: as `Resume`, but refused once it has handed over. So it needs no word of the target: what was not handed over
+    /// cannot be activated.
+    Withdraw,
 }
 
 /// How far the source is.

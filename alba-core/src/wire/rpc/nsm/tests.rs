@@ -209,6 +209,7 @@ fn commands() -> Vec<NsmCommand> {
         MoveStep::Import { number: 2, page: page() },
         MoveStep::Activate(sealed()),
         MoveStep::Reject,
+        MoveStep::Withdraw,
     ];
     commands.extend(steps.map(|step| NsmCommand::Move { namespace: NS, id: MoveId(5), step }));
     commands
