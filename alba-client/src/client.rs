@@ -209,12 +209,12 @@ impl Client {
 
     async fn list(
         &self,
-        namespace: &Namespace,
+        namespace: &Arc<Namespace>,
         range: &RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<ObjectName>, ClientError> {
-        let query = NsmQuery::Objects { namespace: namespace.id, range: range.clone() };
-        match self.engine.ask_group(&namespace.group, query, deadline).await? {
+        let query = || NsmQuery::Objects { namespace: namespace.id, range: range.clone() };
+        match self.engine.ask_group(namespace, query, deadline).await? {
             NsmAnswer::Objects(page) => Ok(page),
             _ => Err(unexpected("Objects")),
         }

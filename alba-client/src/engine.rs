@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within};
-use alba_core::ids::GroupId;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
 use futures_util::{Stream, StreamExt};
@@ -13,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::buffers::Buffers;
 use crate::counters::Counters;
 use crate::manifest_cache::ManifestCache;
-use crate::namespaces::{Namespaces, ask_directory, ask_group};
+use crate::namespaces::{Namespace, Namespaces, ask_directory};
 use crate::osd_pool::OsdPool;
 use crate::{ClientConfig, ClientError, OsdConnector};
 
@@ -43,7 +42,12 @@ impl Engine {
         store: Arc<dyn NamespaceStore>,
         osds: Arc<dyn OsdConnector>,
     ) -> Arc<Self> {
-        let namespaces = Namespaces::new(Arc::clone(&env.clock), Arc::clone(&directory), Arc::clone(&store));
+        let namespaces = Namespaces::new(
+            Arc::clone(&env.clock),
+            Arc::clone(&env.rng),
+            Arc::clone(&directory),
+            Arc::clone(&store),
+        );
         let pool = OsdPool::new(env.clone(), Arc::clone(&directory), osds, config.osd_timeout());
         // A million uploads at once is beyond any use; the bound keeps the conversions exact.
         let upload_slots = u32::try_from(config.max_uploads.clamp(1, 1 << 20)).unwrap_or(1 << 20);
@@ -114,27 +118,37 @@ impl Engine {
             .map_err(ClientError::Meta)
     }
 
-    /// A read of a group.
+    /// A read of the group that has a namespace; waits while it is being moved.
     pub(crate) async fn ask_group(
         &self,
-        group: &GroupId,
-        query: NsmQuery,
+        namespace: &Arc<Namespace>,
+        query: impl Fn() -> NsmQuery,
         deadline: Deadline,
     ) -> Result<NsmAnswer, ClientError> {
-        ask_group(&*self.env.clock, &*self.store, group, query, deadline).await
+        self.namespaces.ask(namespace, query, deadline).await
     }
 
-    /// A change of a group's state.
+    /// A change of the state of the group that has a namespace; waits while it is being moved. Each sending is a command of its own:
+    /// what a group refuses because of a move it has not executed and never will.
     pub(crate) async fn tell_group(
         &self,
-        group: &GroupId,
-        command: NsmCommand,
+        namespace: &Arc<Namespace>,
+        command: impl Fn() -> NsmCommand,
         deadline: Deadline,
     ) -> Result<NsmOutcome, ClientError> {
-        within(&*self.env.clock, deadline, self.store.command(group, command, deadline))
-            .await
-            .map_err(ClientError::deadline("the namespace manager"))?
-            .map_err(ClientError::Meta)
+        let mut namespace = Arc::clone(namespace);
+        let mut round = 0;
+        loop {
+            let told = self.store.command(&namespace.group, command(), deadline);
+            let told = within(&*self.env.clock, deadline, told).await;
+            match told.map_err(ClientError::deadline("the namespace manager"))?.map_err(ClientError::Meta) {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => {
+                    namespace = self.namespaces.after_refusal(namespace, error, round, deadline).await?;
+                }
+            }
+            round += 1;
+        }
     }
 }
 

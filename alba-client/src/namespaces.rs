@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alba_core::env::{Clock, Deadline, Directory, MetaError, Moment, NamespaceStore, within};
+use alba_core::env::{Clock, Deadline, Directory, MetaError, Moment, NamespaceStore, Rng, within};
 use alba_core::ids::{GroupId, NamespaceId, NamespaceName};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, NamespaceRecord, NamespaceState};
 use alba_core::wire::rpc::nsm::{NamespaceInfo, NsmAnswer, NsmError, NsmQuery};
@@ -29,6 +29,7 @@ pub(crate) struct Namespace {
 /// See the module.
 pub(crate) struct Namespaces {
     clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
     directory: Arc<dyn Directory>,
     store: Arc<dyn NamespaceStore>,
     kept: Mutex<Kept>,
@@ -74,13 +75,30 @@ pub(crate) fn is_moved(error: &ClientError) -> bool {
     matches!(error, ClientError::Meta(MetaError::Nsm(NsmError::NamespaceMoved(_))))
 }
 
+/// The group has refused because the namespace is being moved, or because it has been. Nothing was executed, so the same may be
+/// sent again, also to another group, as a new request.
+fn is_about_a_move(error: &ClientError) -> bool {
+    is_moved(error) || matches!(error, ClientError::Meta(MetaError::Nsm(NsmError::NamespaceFrozen(_))))
+}
+
+/// First pause before a namespace that is being moved is asked again; doubles up to [`LONGEST_PAUSE`], each time jittered
+/// down to half. A move holds clients up for some ten milliseconds.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often a group may disown a namespace that the ABM says is there and stays there: the two may be looked at a moment apart.
+const DISOWNED: u32 = 3;
+
 impl Namespaces {
     pub(crate) fn new(
         clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
         directory: Arc<dyn Directory>,
         store: Arc<dyn NamespaceStore>,
     ) -> Self {
-        Self { clock, directory, store, kept: Mutex::default() }
+        Self { clock, rng, directory, store, kept: Mutex::default() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -156,10 +174,70 @@ impl Namespaces {
         Ok((now.id != stale.id || now.group != stale.group).then_some(now))
     }
 
+    /// After the `round`-th refusal of a request about `namespace`: the same namespace where it is now, when it is time to send
+    /// the request again as a new one. The refusal, when that is of no use, or there is no time left.
+    pub(crate) async fn after_refusal(
+        &self,
+        namespace: Arc<Namespace>,
+        error: ClientError,
+        round: u32,
+        deadline: Deadline,
+    ) -> Result<Arc<Namespace>, ClientError> {
+        if !is_about_a_move(&error) {
+            return Err(error);
+        }
+        let (mut namespace, mut error) = (namespace, error);
+        if is_moved(&error) {
+            self.forget(&namespace.name);
+            let record = self.record(&namespace.name, deadline).await?;
+            // Of another namespace of that name the caller knows nothing yet.
+            let Some(record) = record.filter(|now| now.id == namespace.id && now.state.is_usable()) else {
+                return Err(error);
+            };
+            if record.group != namespace.group {
+                return Ok(self.remember(record));
+            }
+            // Between the hand-over and the word of the ABM nobody serves it.
+            if matches!(record.state, NamespaceState::Moving { .. }) {
+                // Should time run out: it is there, and must never be taken for one that is gone.
+                error = ClientError::Meta(MetaError::Nsm(NsmError::NamespaceFrozen(namespace.id)));
+            } else if round >= DISOWNED {
+                return Err(error);
+            }
+            namespace = self.remember(record);
+        }
+        let longest = FIRST_PAUSE.saturating_mul(1 << round.min(10)).min(LONGEST_PAUSE);
+        let thousandths = u32::try_from(self.rng.u64() % 500).unwrap_or(0) + 500;
+        let pause = longest / 1000 * thousandths;
+        if pause >= deadline.left(&*self.clock) {
+            return Err(error);
+        }
+        self.clock.sleep_until(self.clock.now().plus(pause)).await;
+        Ok(namespace)
+    }
+
+    /// A read of the group that has the namespace, wherever that is by now.
+    pub(crate) async fn ask(
+        &self,
+        namespace: &Arc<Namespace>,
+        query: impl Fn() -> NsmQuery,
+        deadline: Deadline,
+    ) -> Result<NsmAnswer, ClientError> {
+        let mut namespace = Arc::clone(namespace);
+        let mut round = 0;
+        loop {
+            match ask_group(&*self.clock, &*self.store, &namespace.group, query(), deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => namespace = self.after_refusal(namespace, error, round, deadline).await?,
+            }
+            round += 1;
+        }
+    }
+
     /// What the group said at most `max_age` ago.
     pub(crate) async fn info(
         &self,
-        namespace: &Namespace,
+        namespace: &Arc<Namespace>,
         max_age: Duration,
         deadline: Deadline,
     ) -> Result<Arc<NamespaceInfo>, ClientError> {
@@ -169,8 +247,7 @@ impl Namespaces {
         {
             return Ok(Arc::clone(info));
         }
-        let query = NsmQuery::Namespace(namespace.id);
-        match ask_group(&*self.clock, &*self.store, &namespace.group, query, deadline).await? {
+        match self.ask(namespace, || NsmQuery::Namespace(namespace.id), deadline).await? {
             NsmAnswer::Namespace(info) => {
                 let info: Arc<NamespaceInfo> = Arc::from(info);
                 *namespace.info.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -55,7 +55,7 @@ pub(crate) async fn find(
 
 async fn find_in(
     engine: &Engine,
-    namespace: &Namespace,
+    namespace: &Arc<Namespace>,
     objects: &[ObjectName],
     consistency: Consistency,
     deadline: Deadline,
@@ -91,7 +91,7 @@ async fn find_in(
 /// Asks the group, and keeps what it says.
 async fn fetch(
     engine: &Engine,
-    namespace: &Namespace,
+    namespace: &Arc<Namespace>,
     names: Vec<ObjectName>,
     deadline: Deadline,
 ) -> Result<Vec<Option<Arc<Manifest>>>, ClientError> {
@@ -100,8 +100,8 @@ async fn fetch(
     }
     let tickets: Vec<_> = names.iter().map(|name| engine.cache.ticket(namespace.id, name)).collect();
     let asked = names.len();
-    let query = NsmQuery::Manifests { namespace: namespace.id, names };
-    let NsmAnswer::Manifests(answer) = engine.ask_group(&namespace.group, query, deadline).await? else {
+    let query = || NsmQuery::Manifests { namespace: namespace.id, names: names.clone() };
+    let NsmAnswer::Manifests(answer) = engine.ask_group(namespace, query, deadline).await? else {
         return Err(unexpected("Manifests"));
     };
     if answer.len() != asked {

@@ -227,6 +227,10 @@ pub(super) struct Group {
     pub(super) refusals: Vec<Option<MetaError>>,
     /// Apply the next sequence and then lose the session.
     pub(super) lose_session: bool,
+    /// What the ABM says next of the namespace; the last one stays.
+    pub(super) records: Vec<NamespaceRecord>,
+    /// Which group each sequence was sent to.
+    pub(super) sent_to: Vec<GroupId>,
     pub(super) queries: usize,
 }
 
@@ -242,7 +246,7 @@ fn name() -> NamespaceName {
     NamespaceName::new("ns").unwrap()
 }
 
-fn record() -> NamespaceRecord {
+pub(super) fn record() -> NamespaceRecord {
     NamespaceRecord {
         id: NS,
         name: name(),
@@ -329,7 +333,11 @@ impl Directory for Backend {
 
     async fn query(&self, query: AbmQuery, _deadline: Deadline) -> Result<AbmAnswer, MetaError> {
         Ok(match query {
-            AbmQuery::Namespace(asked) => AbmAnswer::Namespace((asked == name()).then(record)),
+            AbmQuery::Namespace(asked) => {
+                let records = &mut self.group.lock().unwrap().records;
+                let now = if records.len() > 1 { records.remove(0) } else { records[0].clone() };
+                AbmAnswer::Namespace((asked == name()).then_some(now))
+            }
             AbmQuery::Osds { range, .. } => {
                 let records: Vec<OsdRecord> = self
                     .osds
@@ -475,7 +483,7 @@ impl Group {
 impl NamespaceStore for Backend {
     async fn command(
         &self,
-        _group: &GroupId,
+        group: &GroupId,
         command: NsmCommand,
         _deadline: Deadline,
     ) -> Result<NsmOutcome, MetaError> {
@@ -486,6 +494,7 @@ impl NamespaceStore for Backend {
             NsmCommand::Sequence { namespace, asserts, updates, epoch } => {
                 assert_eq!(namespace, NS);
                 event(Event::CommitAsked);
+                self.group.lock().unwrap().sent_to.push(group.clone());
                 pause(1).await;
                 let refusal = {
                     let refusals = &mut self.group.lock().unwrap().refusals;
@@ -586,6 +595,8 @@ impl Fixture {
             clock: 0,
             refusals: Vec::new(),
             lose_session: false,
+            records: vec![record()],
+            sent_to: Vec::new(),
             queries: 0,
         };
         let backend = Arc::new(Backend {

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use alba_core::checksum::{Checksum, ChecksumAlgorithm};
 use alba_core::env::MetaError;
-use alba_core::ids::{GcEpoch, ObjectVersion};
+use alba_core::ids::{GcEpoch, GroupId, ObjectVersion};
 use alba_core::osd_keys::{Parsed, parse};
 use alba_core::preset::Compression;
 use alba_core::wire::recovery::RecoveryInfo;
+use alba_core::wire::rpc::abm::{NamespaceRecord, NamespaceState};
 use alba_core::wire::rpc::nsm::{NsmError, Overwrite};
 use bytes::Bytes;
 
-use super::backend::{Event, Fixture, preset};
+use super::backend::{Event, Fixture, NS, preset, record};
 use super::*;
 use crate::ClientConfig;
 
@@ -331,6 +332,61 @@ fn a_lost_session_is_resolved_by_asking_for_the_object() {
         let error = put(&fixture, "o", &data(10)).await.unwrap_err();
         assert_eq!(error, ClientError::Meta(MetaError::SessionUnknown));
         assert_eq!(get(&fixture, "o").await.unwrap(), bytes);
+    });
+}
+
+#[test]
+fn a_namespace_that_is_moved_is_waited_for_and_followed() {
+    let fixture = Fixture::new(4, 4, preset(&[[2, 2, 3, 4]], 1024, Compression::None));
+    let bytes = data(5000);
+    let frozen = || Some(MetaError::Nsm(NsmError::NamespaceFrozen(NS)));
+    let moved = || Some(MetaError::Nsm(NsmError::NamespaceMoved(NS)));
+    let (here, there) = (GroupId::new("nsm-0").unwrap(), GroupId::new("nsm-1").unwrap());
+    let moving = NamespaceRecord { state: NamespaceState::Moving { to: there.clone() }, ..record() };
+    let after = NamespaceRecord { group: there.clone(), ..record() };
+    fixture.run(async {
+        put(&fixture, "o", &bytes).await.unwrap();
+        settle(&fixture).await;
+        let fragments = || fixture.backend.all().iter().map(|osd| osd.fragments()).sum::<usize>();
+        let each = fragments();
+        {
+            let mut group = fixture.backend.group.lock().unwrap();
+            group.sent_to.clear();
+            // Frozen for a while; then handed over, and only the third look at the ABM shows the new owner.
+            group.refusals.extend([frozen(), frozen(), frozen(), moved(), moved(), moved()]);
+            group.records = vec![moving.clone(), moving.clone(), after.clone()];
+        }
+        put(&fixture, "p", &bytes).await.unwrap();
+        settle(&fixture).await;
+        let sent_to = std::mem::take(&mut fixture.backend.group.lock().unwrap().sent_to);
+        assert_eq!(sent_to, [vec![here.clone(); 6], vec![there.clone()]].concat());
+        assert_eq!(fragments(), 2 * each, "nothing was uploaded again");
+        assert_eq!(fixture.client.statistics().uploads_retried, 0);
+        assert_eq!(get(&fixture, "p").await.unwrap(), bytes);
+        // What stays frozen is told as such, when there is no time left.
+        fixture.backend.group.lock().unwrap().refusals.extend((0..1000).map(|_| frozen()));
+        let error = put(&fixture, "q", &bytes).await.unwrap_err();
+        assert_eq!(error, ClientError::Meta(MetaError::Nsm(NsmError::NamespaceFrozen(NS))));
+        assert!(fixture.backend.group.lock().unwrap().refusals.len() < 1000 - 60, "asked until the end");
+        fixture.backend.group.lock().unwrap().refusals.clear();
+        // One that nobody serves for the moment is not told to be gone.
+        {
+            let mut group = fixture.backend.group.lock().unwrap();
+            group.refusals.extend((0..1000).map(|_| moved()));
+            group.records = vec![moving.clone()];
+        }
+        let error = put(&fixture, "q", &bytes).await.unwrap_err();
+        assert_eq!(error, ClientError::Meta(MetaError::Nsm(NsmError::NamespaceFrozen(NS))));
+        {
+            let mut group = fixture.backend.group.lock().unwrap();
+            group.refusals.clear();
+            group.records = vec![after.clone()];
+        }
+        // A group that disowns what the ABM says it has is not asked for ever.
+        fixture.backend.group.lock().unwrap().refusals.extend((0..100).map(|_| moved()));
+        let error = put(&fixture, "q", &bytes).await.unwrap_err();
+        assert_eq!(error, ClientError::Meta(MetaError::Nsm(NsmError::NamespaceMoved(NS))));
+        assert!(fixture.backend.group.lock().unwrap().refusals.len() > 80);
     });
 }
 

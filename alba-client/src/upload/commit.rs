@@ -68,10 +68,15 @@ pub(super) async fn commit(
     }
     // Step 1 is done for every put: `Uploaded` is made only when each chunk had enough acknowledgements, and its
     // manifest names none but acknowledged fragments.
-    let updates: Vec<ObjectUpdate> = changes.iter().map(update).collect();
     // Step 2. The group refuses the epoch once garbage collection may have looked at our tags.
-    let command = NsmCommand::Sequence { namespace, asserts, updates, epoch: attempt.epoch };
-    let told = engine.tell_group(&attempt.namespace.group, command, attempt.deadline);
+    // While the namespace is moved the same command is sent again, to whoever has it then: the copy has its epochs, too.
+    let command = || NsmCommand::Sequence {
+        namespace,
+        asserts: asserts.clone(),
+        updates: changes.iter().map(update).collect(),
+        epoch: attempt.epoch,
+    };
+    let told = engine.tell_group(&attempt.namespace, command, attempt.deadline);
     let committed = match stragglers.meanwhile(told).await {
         Ok(NsmOutcome::Stored(manifests)) => manifests,
         // Nothing was put.
@@ -141,8 +146,8 @@ fn put_ids(changes: &[Change]) -> Vec<ObjectId> {
 async fn find_out(attempt: &Attempt, ids: Vec<ObjectId>) -> Result<Option<Vec<Manifest>>, ClientError> {
     let mut found = Vec::new();
     for object in ids {
-        let query = NsmQuery::ManifestById { namespace: attempt.namespace.id, object };
-        match attempt.engine.ask_group(&attempt.namespace.group, query, attempt.deadline).await? {
+        let query = || NsmQuery::ManifestById { namespace: attempt.namespace.id, object };
+        match attempt.engine.ask_group(&attempt.namespace, query, attempt.deadline).await? {
             NsmAnswer::Manifest(manifest) => found.extend(manifest.map(|manifest| *manifest)),
             _ => return Err(unexpected("Manifest")),
         }

@@ -86,7 +86,7 @@ pub(super) fn finish(
 /// Waits for the stragglers and adds those that were stored to their manifests; then their tags go too.
 async fn add_late(
     engine: &Arc<Engine>,
-    namespace: &Namespace,
+    namespace: &Arc<Namespace>,
     epoch: GcEpoch,
     objects: BTreeMap<ObjectId, Arc<Manifest>>,
     stragglers: Stragglers,
@@ -115,10 +115,12 @@ async fn add_late(
     }
     for (object, stored) in arrived {
         let count = u64::try_from(stored.len()).unwrap_or(u64::MAX);
-        let fragments = stored.iter().map(|(osd, at)| (at.chunk, at.fragment, osd.id)).collect();
-        let command = NsmCommand::AddLateFragments { namespace: namespace.id, object, fragments, epoch };
+        let command = || {
+            let fragments = stored.iter().map(|(osd, at)| (at.chunk, at.fragment, osd.id)).collect();
+            NsmCommand::AddLateFragments { namespace: namespace.id, object, fragments, epoch }
+        };
         let deadline = engine.deadline_in(engine.config.request_timeout());
-        let outcome = match engine.tell_group(&namespace.group, command, deadline).await {
+        let outcome = match engine.tell_group(namespace, command, deadline).await {
             Ok(NsmOutcome::Updated(manifest)) => Ok(manifest),
             Ok(_) => Err(unexpected("Updated")),
             Err(error) => Err(error),

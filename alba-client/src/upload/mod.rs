@@ -212,12 +212,13 @@ fn may_succeed_when_repeated(error: &ClientError) -> bool {
             NsmError::InvalidGcEpoch(_)
             | NsmError::NonUniqueObjectId
             | NsmError::NamespaceMoved(_)
-            | NsmError::NamespaceFrozen(_)
             | NsmError::InvalidFragmentSpread
             | NsmError::InactiveOsd(_)
             | NsmError::InvalidBucket
             | NsmError::PresetViolated(_) => true,
             NsmError::Unknown(_)
+            // The commit has waited for it to the end.
+            | NsmError::NamespaceFrozen(_)
             | NsmError::ObjectNotFound
             | NsmError::OverwriteNotAllowed(_)
             | NsmError::InvalidVersion(_)
