@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::answer::{Answer, Output};
 use crate::commands::{
-    backend, ca, groups, maintenance, metadata, namespaces, objects, osds, presets, proxy,
+    backend, ca, groups, maintenance, metadata, moves, namespaces, objects, osds, presets, proxy,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -69,6 +69,7 @@ enum Command {
     DeleteNamespace(namespaces::Delete),
     ShowNamespace(namespaces::Show),
     ListNamespaces(namespaces::List),
+    MoveNamespace(moves::Move),
     UploadObject(objects::Upload),
     DownloadObject(objects::Download),
     DeleteObject(objects::Delete),
@@ -176,6 +177,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::DeleteNamespace(command) => command.run(session).await,
         Command::ShowNamespace(command) => command.run(session).await,
         Command::ListNamespaces(command) => command.run(session).await,
+        Command::MoveNamespace(command) => command.run(session).await,
         Command::UploadObject(command) => command.run(session).await,
         Command::DownloadObject(command) => command.run(session).await,
         Command::DeleteObject(command) => command.run(session).await,

@@ -5,6 +5,7 @@ pub(crate) mod ca;
 pub(crate) mod groups;
 pub(crate) mod maintenance;
 pub(crate) mod metadata;
+pub(crate) mod moves;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
 pub(crate) mod osds;
