@@ -191,11 +191,7 @@ impl<'a> KvTxn<'a> {
         }
         for (key, slot) in self.changes.iter().skip(self.accepted) {
             if key.starts_with(prefix) {
-                changes.push(Change {
-                    key: key.clone(),
-                    old: self.store.get(key)?,
-                    new: slot.value.clone(),
-                });
+                changes.push(Change { key: key.clone(), old: self.store.get(key)?, new: slot.value.clone() });
             }
         }
         changes.sort_unstable_by(|one, other| one.key.cmp(&other.key));
@@ -330,6 +326,66 @@ mod tests {
         assert!(txn.add("n", -1).is_err());
     }
 
+    #[test]
+    fn what_a_command_changed_is_told_from_what_others_did() {
+        let store = MemKv::new();
+        let mut batch = WriteBatch::default();
+        batch.put("a1", "stored");
+        store.commit(batch, Durability::Sync).unwrap();
+        let mut txn = KvTxn::new(&store);
+        txn.put("a2", "earlier");
+        txn.put("a4", "earlier");
+        txn.accept();
+        for value in ["x", "now"] {
+            txn.put("a3", value);
+            txn.put("a2", value);
+            txn.put("b", value);
+        }
+        txn.delete("a1");
+        let change = |key: &str, old: Option<&str>, new: Option<&str>| Change {
+            key: key.into(),
+            old: old.map(Into::into),
+            new: new.map(Into::into),
+        };
+        let expected = [
+            change("a1", Some("stored"), None),
+            change("a2", Some("earlier"), Some("now")),
+            change("a3", None, Some("now")),
+        ];
+        assert_eq!(txn.changed(b"a").unwrap(), expected);
+        assert_eq!(txn.written(), 2 + 5 + 5 + 4);
+        txn.reject();
+        assert_eq!((txn.changed(b"a").unwrap(), txn.written()), (Vec::new(), 0));
+        assert_eq!(txn.get(b"a2").unwrap().as_deref(), Some(&b"earlier"[..]));
+    }
+
+    #[test]
+    fn a_common_value_is_parsed_once_and_follows_changes() {
+        let store = MemKv::new();
+        let mut batch = WriteBatch::default();
+        batch.put("a", "1");
+        store.commit(batch, Durability::Sync).unwrap();
+        let mut txn = KvTxn::new(&store);
+        let parsed = std::cell::Cell::new(0);
+        let read = |txn: &KvTxn<'_>, key: &[u8]| {
+            let parse = |value: &[u8]| {
+                parsed.set(parsed.get() + 1);
+                Ok(value.to_vec())
+            };
+            txn.common(key, parse).unwrap().map(|value| Vec::clone(&value))
+        };
+        for _ in 0..3 {
+            assert_eq!((read(&txn, b"a").as_deref(), read(&txn, b"b")), (Some(&b"1"[..]), None));
+        }
+        assert_eq!(parsed.get(), 1);
+        txn.put("a", "2");
+        txn.put("b", "3");
+        assert_eq!(read(&txn, b"a").as_deref(), Some(&b"2"[..]));
+        assert_eq!(read(&txn, b"b").as_deref(), Some(&b"3"[..]));
+        txn.reject();
+        assert_eq!((read(&txn, b"a").as_deref(), read(&txn, b"b")), (Some(&b"1"[..]), None));
+    }
+
     fn key() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(0_u8..4, 1..3)
     }
@@ -367,6 +423,13 @@ mod tests {
                 }
                 if n == 1 {
                     txn.accept();
+                    // What is taken back leaves nothing, also in what was put in order before.
+                    for key in layers[2].keys().chain([&first]) {
+                        txn.put(key.clone(), "taken back");
+                    }
+                    txn.scan(Bound::Unbounded, Bound::Unbounded, false, 1).unwrap();
+                    txn.delete(last.clone());
+                    txn.reject();
                 }
             }
             let lower = if first_included { Bound::Included(&first[..]) } else { Bound::Excluded(&first[..]) };

@@ -35,6 +35,8 @@ pub(crate) const KINDS: [(&str, Kind); 3] =
 /// What came of it.
 pub(crate) struct Load {
     pub(crate) per_second: f64,
+    /// CPU seconds per put.
+    pub(crate) cpu: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
 }
@@ -77,7 +79,7 @@ async fn load(
     let patience = Duration::from_secs(60);
     group.propose(Input::Internal(objects::namespace()), env.deadline_in(patience)).await.unwrap();
     let numbers = Arc::new(AtomicU64::new(0));
-    let (began, time) = (Instant::now(), bench.seconds);
+    let (began, cpu, time) = (Instant::now(), crate::cpu_seconds(), bench.seconds);
     let mut running = Vec::new();
     for client in 0..clients {
         let (group, numbers, env) = (group.clone(), numbers.clone(), env.clone());
@@ -106,8 +108,9 @@ async fn load(
         times.extend(client.await.unwrap());
     }
     let seconds = began.elapsed().as_secs_f64();
+    let cpu = crate::cpu_seconds() - cpu;
     times.sort_unstable();
     let at = |part: usize| times[(times.len() - 1) * part / 100];
     let count = f64::from(u32::try_from(times.len()).unwrap());
-    Load { per_second: count / seconds, p50: at(50), p99: at(99) }
+    Load { per_second: count / seconds, cpu: cpu / count, p50: at(50), p99: at(99) }
 }

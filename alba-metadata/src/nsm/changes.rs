@@ -67,7 +67,8 @@ pub(super) fn digest_change(digest: &mut Digest, key: &[u8], old: Option<&[u8]>,
 /// namespace, after the command.
 pub(super) fn note(txn: &mut KvTxn<'_>, namespace: NamespaceId) -> Result<(), KvError> {
     let state = txn.common(&keys::state(namespace), decode::<State>)?;
-    let Some(mut state) = state.filter(|state| state.moving.is_some()).map(|state| State::clone(&state)) else {
+    let Some(mut state) = state.filter(|state| state.moving.is_some()).map(|state| State::clone(&state))
+    else {
         return Ok(());
     };
     let Some(Moving::Outgoing(outgoing)) = &mut state.moving else { return Ok(()) };

@@ -34,8 +34,7 @@ pub(super) fn apply(
         last.insert(name_of(update), position);
     }
     let puts = |update: &ObjectUpdate| !matches!(update, ObjectUpdate::Delete { .. });
-    let timestamp =
-        if updates.iter().any(puts) { access::stamp(txn, namespace, &state, now)? } else { now };
+    let timestamp = if updates.iter().any(puts) { access::stamp(txn, namespace, &state, now)? } else { now };
     let target = Target { namespace, header: &header, inline_limit: state.inline_limit, epoch };
     let mut stored = Vec::new();
     for (position, update) in updates.iter().enumerate() {

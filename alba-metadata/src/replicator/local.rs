@@ -191,12 +191,13 @@ impl<M: Model> Local<M> {
     ) -> Result<Self, ReplicationError> {
         let first = {
             let open = open.clone();
-            blocking(env.spawn.as_ref(), move || opened(&open)).await.map_err(|_| ReplicationError::Stopped)??
+            blocking(env.spawn.as_ref(), move || opened(&open))
+                .await
+                .map_err(|_| ReplicationError::Stopped)??
         };
         let state = Mutex::new(StoreState { kv: Some(first), failed: None, generation: 0 });
         let safe = watch::channel(Safe { generation: 0, number: 0 }).0;
-        let store =
-            Arc::new(Store { group: group.clone(), open, state, applied: AtomicU64::new(0), safe });
+        let store = Arc::new(Store { group: group.clone(), open, state, applied: AtomicU64::new(0), safe });
         let (queue, waiting) = mpsc::channel(limits.queue.max(1));
         let (committed, commits) = watch::channel(0);
         let (applied, to_sync) = mpsc::channel(UNSAFE_BATCHES - 1);
@@ -265,8 +266,7 @@ impl<M: Model> Replicator<M> for Local<M> {
             Err(_) => return Err(ReplicationError::Timeout),
         };
         let mut safe = self.store.safe.subscribe();
-        let reached =
-            safe.wait_for(|safe| safe.generation != seen.generation || safe.number >= seen.number);
+        let reached = safe.wait_for(|safe| safe.generation != seen.generation || safe.number >= seen.number);
         match within(clock, deadline, reached).await {
             Ok(Ok(safe)) if safe.generation == seen.generation => Ok(0),
             Ok(Ok(_)) => Err(self.store.failure().into()),
@@ -315,10 +315,8 @@ async fn apply_loop<M: Model>(
         let done = {
             let store = store.clone();
             let reopen_after = limits.reopen_after;
-            blocking(env.spawn.as_ref(), move || {
-                apply_batch::<M>(&store, began, wall, reopen_after, &inputs)
-            })
-            .await
+            blocking(env.spawn.as_ref(), move || apply_batch::<M>(&store, began, wall, reopen_after, &inputs))
+                .await
         };
         match done {
             Ok(Ok((outputs, changed, opening, number))) => {
