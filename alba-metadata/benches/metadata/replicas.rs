@@ -89,10 +89,7 @@ impl Cluster {
                 group: GroupId::new("nsm-0").unwrap(),
                 address: listener.local_addr().unwrap().to_string(),
                 peers: addresses.iter().map(ToString::to_string).collect(),
-                limits: RaftLimits {
-                    entries_in_flight: std::env::var("IN_FLIGHT").map_or(4, |n| n.parse().unwrap()),
-                    ..RaftLimits::default()
-                },
+                limits: RaftLimits::default(),
             };
             let raft = Arc::new(Raft::start(env, config, home, Peers::new(env)));
             let serving = serve(env.clone(), listener, Arc::new(Door(raft.clone())), ServerLimits::default());
