@@ -14,7 +14,7 @@ use alba_core::wire::rpc::{RequestId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::txn::{KvTxn, counter};
-use crate::value::{Key, damaged, get_long, load, piece_of, put_long, save, scan_prefix};
+use crate::value::{Key, damaged, get_long, load, piece_of, put_long, save, scan_prefix, take_long};
 
 /// More sessions than this: the one unused for longest is forgotten.
 pub const MAX_SESSIONS: u64 = 4096;
@@ -34,6 +34,9 @@ const MAX_AGE: u64 = 24 * 3600 * 1_000_000;
 
 /// The time of last use is written when it is older than this (microseconds): most commands write less.
 const USE_GRAIN: u64 = 60 * 1_000_000;
+
+/// Replies that are looked up one by one when they are forgotten.
+const FEW: u64 = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
@@ -127,20 +130,29 @@ fn forget(txn: &mut KvTxn<'_>, session: SessionId) -> Result<(), KvError> {
 
 /// Forgets the replies of `from..to`.
 fn forget_replies(txn: &mut KvTxn<'_>, session: SessionId, from: u64, to: u64) -> Result<(), KvError> {
-    let (first, end) = (reply_key(session, from), reply_key(session, to));
-    // Pieces of at most SESSION_BYTES and one reply more.
-    let found = txn.scan(Bound::Included(&first), Bound::Excluded(&end), false, usize::MAX)?;
     let mut freed = 0;
-    let mut whole = 0;
-    for (key, value) in found {
-        // A reply's pieces follow each other; its length is known at the last.
-        let (last, bytes) = piece_of(&key, &value)?;
-        whole += bytes;
-        if last {
-            freed += counted(whole);
-            whole = 0;
+    if to.saturating_sub(from) <= FEW {
+        // What nearly every command does; a scan costs more than a few reads.
+        for sequence in from..to {
+            if let Some(bytes) = take_long(txn, &reply_key(session, sequence))? {
+                freed += counted(bytes);
+            }
         }
-        txn.delete(key);
+    } else {
+        let (first, end) = (reply_key(session, from), reply_key(session, to));
+        // Pieces of at most SESSION_BYTES and one reply more.
+        let found = txn.scan(Bound::Included(&first), Bound::Excluded(&end), false, usize::MAX)?;
+        let mut whole = 0;
+        for (key, value) in found {
+            // A reply's pieces follow each other; its length is known at the last.
+            let (last, bytes) = piece_of(&key, &value)?;
+            whole += bytes;
+            if last {
+                freed += counted(whole);
+                whole = 0;
+            }
+            txn.delete(key);
+        }
     }
     if freed > 0 {
         let freed = i64::try_from(freed).map_err(damaged)?;

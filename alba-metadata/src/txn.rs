@@ -1,10 +1,15 @@
 //! A transaction over a store: an overlay of changes, so that many commands share one commit and a command that fails
 //! leaves nothing.
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::rc::Rc;
 
-use alba_core::kv::{Entry, KvError, KvRead, WriteBatch};
+use alba_core::kv::{KvError, KvRead, WriteBatch};
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 
 /// No value is longer, in bytes: an external engine may be behind the models one day (architecture §5).
 pub const MAX_VALUE: usize = 90 << 10;
@@ -20,32 +25,115 @@ pub struct Change {
     pub new: Option<Vec<u8>>,
 }
 
-type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// What a key is changed to.
+#[derive(Debug, Clone)]
+struct Slot {
+    value: Option<Vec<u8>>,
+    /// The command that changed it last.
+    command: u64,
+}
 
-/// Changes on top of a store. What the current command changed is apart from what earlier ones did, until
-/// [`Self::accept`] or [`Self::reject`].
+/// Changes on top of a store. What the current command changed can be taken back, until [`Self::accept`].
+///
+/// A batch makes many point accesses and few scans: the changes are in a hash table, and in order only as far as a scan
+/// needed it.
 pub struct KvTxn<'a> {
     store: &'a dyn KvRead,
-    accepted: Changes,
-    current: Changes,
+    changes: IndexMap<Vec<u8>, Slot>,
+    /// Number of the current command.
+    command: u64,
+    /// Changes that there were before the current command: those behind them are its own.
+    accepted: usize,
+    /// What the current command changed of them, as it was before.
+    replaced: Vec<(usize, Slot)>,
+    ordered: RefCell<Ordered>,
+    /// Parsed values of the store, which does not change meanwhile: what all commands of a batch look at.
+    parsed: RefCell<HashMap<Vec<u8>, Option<Rc<dyn Any>>>>,
 }
+
+/// The keys of the first `upto` changes.
+#[derive(Default)]
+struct Ordered {
+    keys: BTreeSet<Vec<u8>>,
+    upto: usize,
+}
+
+/// Most values that are kept parsed.
+const MAX_PARSED: usize = 4096;
 
 impl<'a> KvTxn<'a> {
     /// No changes yet.
     pub fn new(store: &'a dyn KvRead) -> Self {
-        Self { store, accepted: Changes::new(), current: Changes::new() }
+        Self {
+            store,
+            changes: IndexMap::new(),
+            command: 0,
+            accepted: 0,
+            replaced: Vec::new(),
+            ordered: RefCell::default(),
+            parsed: RefCell::default(),
+        }
+    }
+
+    fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let slot = Slot { value, command: self.command };
+        match self.changes.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(slot);
+            }
+            Entry::Occupied(mut entry) => {
+                let before = entry.insert(slot);
+                if before.command != self.command {
+                    self.replaced.push((entry.index(), before));
+                }
+            }
+        }
+    }
+
+    /// The changes of the current command.
+    fn current(&self) -> impl Iterator<Item = (&Vec<u8>, &Slot)> {
+        let replaced = self.replaced.iter().filter_map(|(index, _)| self.changes.get_index(*index));
+        let own = self.changes.get_range(self.accepted..);
+        replaced.chain(own.into_iter().flat_map(|own| own.iter()))
+    }
+
+    /// The parsed value of a key that many commands of a batch look at and few change: parsed once. A key is always parsed
+    /// to the same type.
+    pub fn common<T: 'static>(
+        &self,
+        key: &[u8],
+        parse: impl Fn(&[u8]) -> Result<T, KvError>,
+    ) -> Result<Option<Rc<T>>, KvError> {
+        if let Some(change) = self.changes.get(key) {
+            return change.value.as_deref().map(|value| parse(value).map(Rc::new)).transpose();
+        }
+        let mut parsed = self.parsed.borrow_mut();
+        match parsed.get(key) {
+            Some(None) => return Ok(None),
+            Some(Some(value)) => {
+                if let Ok(value) = value.clone().downcast::<T>() {
+                    return Ok(Some(value));
+                }
+            }
+            None => {}
+        }
+        let value = self.store.get(key)?.map(|value| parse(&value).map(Rc::new)).transpose()?;
+        if parsed.len() < MAX_PARSED {
+            parsed.insert(key.to_vec(), value.clone().map(|value| -> Rc<dyn Any> { value }));
+        }
+        Ok(value)
     }
 
     /// Sets a key. The models see to it that no value exceeds [`MAX_VALUE`].
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
         let value = value.into();
         debug_assert!(value.len() < MAX_VALUE, "a value of {} bytes", value.len());
-        self.current.insert(key.into(), Some(value));
+        self.set(key.into(), Some(value));
     }
 
     /// Removes a key.
     pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
-        self.current.insert(key.into(), None);
+        self.set(key.into(), None);
     }
 
     /// Adds to a counter. A counter is a bare u64 LE, the form that engines with an atomic add of their own know; one
@@ -67,41 +155,61 @@ impl<'a> KvTxn<'a> {
 
     /// Keeps what the current command changed.
     pub fn accept(&mut self) {
-        // Not `append`: that walks all of what was accepted before, for each command of a batch.
-        self.accepted.extend(std::mem::take(&mut self.current));
+        self.command += 1;
+        self.accepted = self.changes.len();
+        self.replaced.clear();
     }
 
     /// Forgets what the current command changed.
     pub fn reject(&mut self) {
-        self.current.clear();
+        for (index, before) in self.replaced.drain(..) {
+            if let Some((_, slot)) = self.changes.get_index_mut(index) {
+                *slot = before;
+            }
+        }
+        let ordered = self.ordered.get_mut();
+        if let Some(own) = self.changes.get_range(self.accepted.min(ordered.upto)..ordered.upto) {
+            for key in own.keys() {
+                ordered.keys.remove(key);
+            }
+        }
+        ordered.upto = ordered.upto.min(self.accepted);
+        self.changes.truncate(self.accepted);
     }
 
-    /// What the current command changed behind a prefix: keys with what was there before and what is there now. Not
-    /// everything in it need differ.
+    /// What the current command changed behind a prefix: keys with what was there before and what is there now, in
+    /// order. Not everything in it need differ.
     pub fn changed(&self, prefix: &[u8]) -> Result<Vec<Change>, KvError> {
         let mut changes = Vec::new();
-        let range = self.current.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
-        for (key, new) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-            let old = match self.accepted.get(key) {
-                Some(accepted) => accepted.clone(),
-                None => self.store.get(key)?,
-            };
-            changes.push(Change { key: key.clone(), old, new: new.clone() });
+        for (index, before) in &self.replaced {
+            if let Some((key, slot)) = self.changes.get_index(*index)
+                && key.starts_with(prefix)
+            {
+                let (old, new) = (before.value.clone(), slot.value.clone());
+                changes.push(Change { key: key.clone(), old, new });
+            }
         }
+        for (key, slot) in self.changes.iter().skip(self.accepted) {
+            if key.starts_with(prefix) {
+                changes.push(Change { key: key.clone(), old: self.store.get(key)?, new: slot.value.clone() });
+            }
+        }
+        changes.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         Ok(changes)
     }
 
     /// Bytes of keys and values that the current command sets or removes.
     pub fn written(&self) -> u64 {
-        let bytes = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
-            u64::try_from(key.len() + value.as_ref().map_or(0, Vec::len)).unwrap_or(u64::MAX)
+        let bytes = |(key, slot): (&Vec<u8>, &Slot)| {
+            u64::try_from(key.len() + slot.value.as_ref().map_or(0, Vec::len)).unwrap_or(u64::MAX)
         };
-        self.current.iter().map(bytes).sum()
+        self.current().map(bytes).sum()
     }
 
     /// All accepted changes, for one atomic commit.
-    pub fn into_batch(self) -> WriteBatch {
-        WriteBatch(self.accepted)
+    pub fn into_batch(mut self) -> WriteBatch {
+        self.reject();
+        WriteBatch(self.changes.into_iter().map(|(key, slot)| (key, slot.value)).collect())
     }
 }
 
@@ -129,8 +237,8 @@ fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
 
 impl KvRead for KvTxn<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        match self.current.get(key).or_else(|| self.accepted.get(key)) {
-            Some(change) => Ok(change.clone()),
+        match self.changes.get(key) {
+            Some(change) => Ok(change.value.clone()),
             None => self.store.get(key),
         }
     }
@@ -141,15 +249,21 @@ impl KvRead for KvTxn<'_> {
         upper: Bound<&[u8]>,
         reverse: bool,
         limit: usize,
-    ) -> Result<Vec<Entry>, KvError> {
+    ) -> Result<Vec<alba_core::kv::Entry>, KvError> {
         if is_empty(lower, upper) || limit == 0 {
             return Ok(Vec::new());
         }
-        let mut changed: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
-        for layer in [&self.accepted, &self.current] {
-            let range = layer.range::<[u8], _>((lower, upper));
-            changed.extend(range.map(|(key, value)| (key.as_slice(), value.as_deref())));
+        let mut ordered = self.ordered.borrow_mut();
+        if let Some(more) = self.changes.get_range(ordered.upto..) {
+            ordered.keys.extend(more.keys().cloned());
+            ordered.upto = self.changes.len();
         }
+        let changed: Vec<(&[u8], Option<&[u8]>)> = ordered
+            .keys
+            .range::<[u8], _>((lower, upper))
+            .filter_map(|key| self.changes.get_key_value(key))
+            .map(|(key, slot)| (key.as_slice(), slot.value.as_deref()))
+            .collect();
         // Of the stored entries at most `changed.len()` are hidden: so many more are enough to fill the page.
         let mut stored = self.store.scan(lower, upper, reverse, limit.saturating_add(changed.len()))?;
         if changed.is_empty() {
@@ -212,6 +326,66 @@ mod tests {
         assert!(txn.add("n", -1).is_err());
     }
 
+    #[test]
+    fn what_a_command_changed_is_told_from_what_others_did() {
+        let store = MemKv::new();
+        let mut batch = WriteBatch::default();
+        batch.put("a1", "stored");
+        store.commit(batch, Durability::Sync).unwrap();
+        let mut txn = KvTxn::new(&store);
+        txn.put("a2", "earlier");
+        txn.put("a4", "earlier");
+        txn.accept();
+        for value in ["x", "now"] {
+            txn.put("a3", value);
+            txn.put("a2", value);
+            txn.put("b", value);
+        }
+        txn.delete("a1");
+        let change = |key: &str, old: Option<&str>, new: Option<&str>| Change {
+            key: key.into(),
+            old: old.map(Into::into),
+            new: new.map(Into::into),
+        };
+        let expected = [
+            change("a1", Some("stored"), None),
+            change("a2", Some("earlier"), Some("now")),
+            change("a3", None, Some("now")),
+        ];
+        assert_eq!(txn.changed(b"a").unwrap(), expected);
+        assert_eq!(txn.written(), 2 + 5 + 5 + 4);
+        txn.reject();
+        assert_eq!((txn.changed(b"a").unwrap(), txn.written()), (Vec::new(), 0));
+        assert_eq!(txn.get(b"a2").unwrap().as_deref(), Some(&b"earlier"[..]));
+    }
+
+    #[test]
+    fn a_common_value_is_parsed_once_and_follows_changes() {
+        let store = MemKv::new();
+        let mut batch = WriteBatch::default();
+        batch.put("a", "1");
+        store.commit(batch, Durability::Sync).unwrap();
+        let mut txn = KvTxn::new(&store);
+        let parsed = std::cell::Cell::new(0);
+        let read = |txn: &KvTxn<'_>, key: &[u8]| {
+            let parse = |value: &[u8]| {
+                parsed.set(parsed.get() + 1);
+                Ok(value.to_vec())
+            };
+            txn.common(key, parse).unwrap().map(|value| Vec::clone(&value))
+        };
+        for _ in 0..3 {
+            assert_eq!((read(&txn, b"a").as_deref(), read(&txn, b"b")), (Some(&b"1"[..]), None));
+        }
+        assert_eq!(parsed.get(), 1);
+        txn.put("a", "2");
+        txn.put("b", "3");
+        assert_eq!(read(&txn, b"a").as_deref(), Some(&b"2"[..]));
+        assert_eq!(read(&txn, b"b").as_deref(), Some(&b"3"[..]));
+        txn.reject();
+        assert_eq!((read(&txn, b"a").as_deref(), read(&txn, b"b")), (Some(&b"1"[..]), None));
+    }
+
     fn key() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(0_u8..4, 1..3)
     }
@@ -249,6 +423,13 @@ mod tests {
                 }
                 if n == 1 {
                     txn.accept();
+                    // What is taken back leaves nothing, also in what was put in order before.
+                    for key in layers[2].keys().chain([&first]) {
+                        txn.put(key.clone(), "taken back");
+                    }
+                    txn.scan(Bound::Unbounded, Bound::Unbounded, false, 1).unwrap();
+                    txn.delete(last.clone());
+                    txn.reject();
                 }
             }
             let lower = if first_included { Bound::Included(&first[..]) } else { Bound::Excluded(&first[..]) };

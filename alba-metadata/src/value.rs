@@ -27,6 +27,14 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, KvErro
         .map_err(|error| KvError::Damaged(format!("a value that cannot be written: {error}")))
 }
 
+/// How long [`encode`] would be, in bytes.
+pub(crate) fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, KvError> {
+    let size = postcard::ser_flavors::Size::default();
+    let body = postcard::serialize_with_flavor(value, size)
+        .map_err(|error| KvError::Damaged(format!("a value that cannot be written: {error}")))?;
+    Ok(body + 1)
+}
+
 /// The reverse of [`encode`].
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, KvError> {
     match bytes.split_first() {
@@ -110,13 +118,24 @@ pub(crate) fn get_long(store: &(impl KvRead + ?Sized), key: &[u8]) -> Result<Opt
 
 /// Removes a long value.
 pub(crate) fn delete_long(txn: &mut KvTxn<'_>, key: &[u8]) -> Result<(), KvError> {
-    if let Some(first) = txn.get(&piece_key(key, 0))? {
-        let (pieces, _) = piece(&first)?;
-        for number in 0..pieces {
-            txn.delete(piece_key(key, number));
-        }
+    take_long(txn, key).map(drop)
+}
+
+/// Removes a long value, if there is one, and says how many bytes it had.
+pub(crate) fn take_long(txn: &mut KvTxn<'_>, key: &[u8]) -> Result<Option<usize>, KvError> {
+    let first_key = piece_key(key, 0);
+    let Some(first) = txn.get(&first_key)? else { return Ok(None) };
+    let (pieces, bytes) = piece(&first)?;
+    let mut whole = bytes.len();
+    txn.delete(first_key);
+    for number in 1..pieces {
+        let next_key = piece_key(key, number);
+        let next = txn.get(&next_key)?;
+        let next = next.ok_or_else(|| KvError::Damaged(format!("piece {number} of {pieces} is missing")))?;
+        whole += piece(&next)?.1.len();
+        txn.delete(next_key);
     }
-    Ok(())
+    Ok(Some(whole))
 }
 
 /// At most `limit` entries whose keys begin with `prefix`, in order.

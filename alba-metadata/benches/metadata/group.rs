@@ -13,14 +13,30 @@ use alba_metadata::machine::{Input, Output};
 use alba_metadata::nsm::Nsm;
 use alba_metadata::replicator::{Local, LocalLimits, Replicator, StoreOpener};
 
+use crate::replicas::Cluster;
 use crate::{Bench, objects};
 
-/// Sizes of groups.
-pub(crate) const REPLICAS: [usize; 1] = [1];
+/// Bytes of block cache of each store.
+pub(crate) const CACHE: u64 = 32 << 20;
+
+/// What a put goes through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// One store without replication.
+    Local,
+    /// So many replicas.
+    Raft(usize),
+}
+
+/// All of them, with their names.
+pub(crate) const KINDS: [(&str, Kind); 3] =
+    [("local", Kind::Local), ("raft-1", Kind::Raft(1)), ("raft-3", Kind::Raft(3))];
 
 /// What came of it.
 pub(crate) struct Load {
     pub(crate) per_second: f64,
+    /// CPU seconds per put.
+    pub(crate) cpu: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
 }
@@ -28,20 +44,30 @@ pub(crate) struct Load {
 fn opener(directory: &Path) -> StoreOpener {
     let directory = directory.to_owned();
     Arc::new(move || {
-        let kv: Arc<dyn Kv> = Arc::new(FjallKv::open(&directory, 32 << 20)?);
+        let kv: Arc<dyn Kv> = Arc::new(FjallKv::open(&directory, CACHE)?);
         Ok(kv)
     })
 }
 
 /// Puts for the bench's time.
-pub(crate) async fn puts(bench: &Bench, _replicas: usize, clients: usize) -> Load {
+pub(crate) async fn puts(bench: &Bench, kind: Kind, clients: usize) -> Load {
     let env = real::env();
     let directory = bench.directory();
-    let group = GroupId::new("nsm-0").unwrap();
-    let local = Local::<Nsm>::start(env.clone(), &group, opener(directory.path()), LocalLimits::default())
-        .await
-        .unwrap();
-    load(bench, clients, env, Arc::new(local)).await
+    match kind {
+        Kind::Local => {
+            let group = GroupId::new("nsm-0").unwrap();
+            let open = opener(directory.path());
+            let local = Local::<Nsm>::start(env.clone(), &group, open, LocalLimits::default()).await.unwrap();
+            load(bench, clients, env, Arc::new(local)).await
+        }
+        Kind::Raft(count) => {
+            let cluster = Cluster::start(&env, directory.path(), count).await;
+            let leader = cluster.leader().await;
+            let load = load(bench, clients, env, leader).await;
+            cluster.stop().await;
+            load
+        }
+    }
 }
 
 async fn load(
@@ -53,7 +79,7 @@ async fn load(
     let patience = Duration::from_secs(60);
     group.propose(Input::Internal(objects::namespace()), env.deadline_in(patience)).await.unwrap();
     let numbers = Arc::new(AtomicU64::new(0));
-    let (began, time) = (Instant::now(), bench.seconds);
+    let (began, cpu, time) = (Instant::now(), crate::cpu_seconds(), bench.seconds);
     let mut running = Vec::new();
     for client in 0..clients {
         let (group, numbers, env) = (group.clone(), numbers.clone(), env.clone());
@@ -82,8 +108,9 @@ async fn load(
         times.extend(client.await.unwrap());
     }
     let seconds = began.elapsed().as_secs_f64();
+    let cpu = crate::cpu_seconds() - cpu;
     times.sort_unstable();
     let at = |part: usize| times[(times.len() - 1) * part / 100];
     let count = f64::from(u32::try_from(times.len()).unwrap());
-    Load { per_second: count / seconds, p50: at(50), p99: at(99) }
+    Load { per_second: count / seconds, cpu: cpu / count, p50: at(50), p99: at(99) }
 }

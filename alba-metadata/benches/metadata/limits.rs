@@ -28,8 +28,8 @@ pub(crate) fn fdatasync(bench: &Bench) -> f64 {
     f64::from(done) / began.elapsed().as_secs_f64()
 }
 
-/// Puts per second when their changes, made before, go into the store in batches of `clients`.
-pub(crate) fn store(bench: &Bench, clients: usize) -> f64 {
+/// Puts per second, and CPU seconds per put, when their changes, made before, go into the store in batches of `clients`.
+pub(crate) fn store(bench: &Bench, clients: usize) -> (f64, f64) {
     let model = MemKv::new();
     apply(&model, 1, &[Input::Internal(objects::namespace())]);
     let mut number = 0;
@@ -45,7 +45,7 @@ pub(crate) fn store(bench: &Bench, clients: usize) -> f64 {
     }
     let directory = bench.directory();
     let kv = FjallKv::open(directory.path(), 32 << 20).unwrap();
-    let (began, mut puts) = (Instant::now(), 0_u32);
+    let (began, cpu, mut puts) = (Instant::now(), crate::cpu_seconds(), 0_u32);
     for batch in batches {
         kv.commit(batch, Durability::Sync).unwrap();
         puts += u32::try_from(clients).unwrap();
@@ -53,7 +53,8 @@ pub(crate) fn store(bench: &Bench, clients: usize) -> f64 {
             break;
         }
     }
-    f64::from(puts) / began.elapsed().as_secs_f64()
+    let seconds = began.elapsed().as_secs_f64();
+    (f64::from(puts) / seconds, (crate::cpu_seconds() - cpu) / f64::from(puts))
 }
 
 /// Applies inputs in one batch and gives the batch.

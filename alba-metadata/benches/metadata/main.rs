@@ -1,9 +1,10 @@
 //! Metadata commits beside what disk and store can do, in the same run:
 //! `cargo bench -p alba-metadata --bench metadata [-- <part of a name>]`. One JSON line per measurement.
 //!
-//! `metadata/put/<replicas>/<clients>`: commits of an object with nine fragments per second through a whole group, with p50 and
-//! p99 as lines of their own; limits: `store`, the same changes in batches as large as there are clients committed into fjall
-//! alone, and `fdatasync`, a raw append of 4 KiB and its sync. `metadata/list/<names>`: a page of 200 names.
+//! `metadata/put/<kind>/<clients>`: commits of an object with nine fragments per second through a whole group, with p50 and
+//! p99 and the CPU time of the process per put (clients and all replicas, background work of the stores) as lines of their own. Kinds: `local` (one store without replication), `raft-1` and `raft-3` (replicas in this process,
+//! each with its own log and store, over TCP on loopback). The clients run in this process too. Limits: `store`, the same changes (without sessions) in batches as large as there are clients committed into
+//! fjall alone, and `fdatasync`, a raw append of 4 KiB and its sync. `metadata/list/<names>`: a page of 200 names.
 //! `metadata/restart/<objects>` and `metadata/size/<objects>`: opening the store again until it answers, and its bytes.
 //! ALBA_BENCH_SECONDS (3) per measurement, ALBA_BENCH_OBJECTS (1000000) to list, in ALBA_BENCH_DIR (the build's directory).
 
@@ -20,6 +21,7 @@
 mod group;
 mod limits;
 mod objects;
+mod replicas;
 mod scale;
 
 use std::path::PathBuf;
@@ -61,6 +63,14 @@ impl Bench {
     }
 }
 
+/// CPU time of this process so far, in seconds: what a busy machine does not distort much. Zero where there is no /proc.
+pub(crate) fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 14 and 15 of proc(5), in ticks of 10 ms; the name before them may hold anything but its closing bracket.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 /// One line. A limit is what the same machine gave without us, in the same run.
 pub(crate) fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64)>) {
     match limit {
@@ -75,20 +85,24 @@ pub(crate) fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64
 fn main() {
     let bench = Bench::from_environment();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
-    if bench.wants("metadata/put") {
-        for replicas in group::REPLICAS {
-            for clients in CLIENTS {
-                if bench.wants(&format!("metadata/put/{replicas}/{clients}")) {
-                    let fdatasync = limits::fdatasync(&bench);
-                    let store = limits::store(&bench, clients);
-                    let load = runtime.block_on(group::puts(&bench, replicas, clients));
-                    let name = format!("metadata/put/{replicas}/{clients}");
-                    print(&name, load.per_second, "commits/s", Some(("store", store)));
-                    print(&name, load.per_second, "commits/s", Some(("fdatasync", fdatasync)));
-                    print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
-                    print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
-                }
-            }
+    for clients in CLIENTS {
+        let name = |kind: &str| format!("metadata/put/{kind}/{clients}");
+        let wanted: Vec<_> = group::KINDS.into_iter().filter(|(kind, _)| bench.wants(&name(kind))).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let fdatasync = limits::fdatasync(&bench);
+        let (store, store_cpu) = limits::store(&bench, clients);
+        print(&name("store"), store, "commits/s", None);
+        print(&format!("{}/cpu", name("store")), store_cpu * 1e6, "us", None);
+        for (kind, what) in wanted {
+            let load = runtime.block_on(group::puts(&bench, what, clients));
+            let name = name(kind);
+            print(&name, load.per_second, "commits/s", Some(("store", store)));
+            print(&name, load.per_second, "commits/s", Some(("fdatasync", fdatasync)));
+            print(&format!("{name}/cpu"), load.cpu * 1e6, "us", None);
+            print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
+            print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
         }
     }
     if bench.wants("metadata/list") || bench.wants("metadata/restart") || bench.wants("metadata/size") {

@@ -1,6 +1,8 @@
 //! What a namespace may be asked in its present state: recovering, trashed, being moved. One table, so that no command or
 //! query is forgotten.
 
+use std::rc::Rc;
+
 use alba_core::ids::NamespaceId;
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Timestamp;
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Header, Refused, keys, refuse};
 use crate::txn::KvTxn;
-use crate::value::{load, save};
+use crate::value::{decode, load, save};
 
 /// A namespace's state beside its header. Absent means the default; it outlives the namespace only when a move did
 /// something here, so that a late step of an ended move has no effect.
@@ -105,6 +107,21 @@ pub(super) fn admit(
     }
 }
 
+/// The same for a client's write, of which a batch has many.
+pub(super) fn admit_write(
+    txn: &KvTxn<'_>,
+    namespace: NamespaceId,
+) -> Result<(Rc<Header>, Rc<State>), Refused> {
+    let Some(header) = txn.common(&keys::header(namespace), decode::<Header>)? else {
+        return refuse(NsmError::NamespaceMoved(namespace));
+    };
+    let state = txn.common(&keys::state(namespace), decode::<State>)?.unwrap_or_default();
+    match allows(&state, namespace, Want::Write) {
+        Ok(()) => Ok((header, state)),
+        Err(error) => refuse(error),
+    }
+}
+
 fn allows(state: &State, namespace: NamespaceId, want: Want) -> Result<(), NsmError> {
     if let Some(Moving::Outgoing(outgoing)) = &state.moving {
         match (&outgoing.stage, want) {
@@ -150,14 +167,15 @@ pub(super) fn takes_messages(
 pub(super) fn stamp(
     txn: &mut KvTxn<'_>,
     namespace: NamespaceId,
-    state: &mut State,
+    state: &State,
     now: Timestamp,
 ) -> Result<Timestamp, KvError> {
     if now > state.floor {
         return Ok(now);
     }
+    let mut state = state.clone();
     state.floor = Timestamp(state.floor.0.saturating_add(1));
-    save_state(txn, namespace, state)?;
+    save_state(txn, namespace, &state)?;
     Ok(state.floor)
 }
 

@@ -11,7 +11,7 @@ use alba_core::wire::rpc::nsm::{Cursor, Digest, MAX_PAGE_BYTES, MovePage};
 use super::access::{self, Moving, Outgoing, Stage, State};
 use super::keys::{self, Table};
 use crate::txn::KvTxn;
-use crate::value::{PRESENT, VERSION, damaged, last_number, scan_prefix};
+use crate::value::{PRESENT, VERSION, damaged, decode, last_number, scan_prefix};
 
 /// Most keys with a noted change: with the longest names about 2 GiB, with usual ones 100 MiB.
 pub(super) const MAX_NOTED: u64 = 1 << 20;
@@ -66,7 +66,11 @@ pub(super) fn digest_change(digest: &mut Digest, key: &[u8], old: Option<&[u8]>,
 /// Notes what the current command changed in a namespace, when it is being moved away. Called once per command and
 /// namespace, after the command.
 pub(super) fn note(txn: &mut KvTxn<'_>, namespace: NamespaceId) -> Result<(), KvError> {
-    let mut state = access::state(txn, namespace)?;
+    let state = txn.common(&keys::state(namespace), decode::<State>)?;
+    let Some(mut state) = state.filter(|state| state.moving.is_some()).map(|state| State::clone(&state))
+    else {
+        return Ok(());
+    };
     let Some(Moving::Outgoing(outgoing)) = &mut state.moving else { return Ok(()) };
     if outgoing.overflowed || matches!(outgoing.stage, Stage::HandedOver(_)) {
         return Ok(());

@@ -9,7 +9,7 @@ use super::access::{self, Want};
 use super::keys::Table;
 use super::{Refused, keys, refuse};
 use crate::txn::KvTxn;
-use crate::value::{damaged, load, save};
+use crate::value::{damaged, decode, load, save};
 
 /// Valid epochs: `min ..= newest`, never none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ pub(super) fn start(txn: &mut KvTxn<'_>, namespace: NamespaceId) -> Result<(), K
 pub(super) fn get(store: &(impl KvRead + ?Sized), namespace: NamespaceId) -> Result<Epochs, KvError> {
     load(store, &keys::table(namespace, Table::Epochs))?
         .ok_or_else(|| damaged("a namespace without gc epochs"))
+}
+
+/// The same, for the writes of a batch.
+pub(super) fn common(txn: &KvTxn<'_>, namespace: NamespaceId) -> Result<Epochs, KvError> {
+    let epochs = txn.common(&keys::table(namespace, Table::Epochs), decode::<Epochs>)?;
+    epochs.map(|epochs| *epochs).ok_or_else(|| damaged("a namespace without gc epochs"))
 }
 
 /// Opens `epoch`, which must be the next. Opening the newest again is a repeat.

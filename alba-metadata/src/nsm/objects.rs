@@ -1,6 +1,6 @@
 //! Changes of single objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alba_core::ids::{
     ChunkIndex, FragmentIndex, GcEpoch, NamespaceId, ObjectId, ObjectName, ObjectVersion, OsdId,
@@ -8,6 +8,7 @@ use alba_core::ids::{
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Manifest;
 use alba_core::policy::Bucket;
+use alba_core::wire::rpc::abm::OsdInfo;
 use alba_core::wire::rpc::nsm::{FragmentKey, NsmError, NsmOutcome};
 
 use super::access::{self, Want};
@@ -16,6 +17,7 @@ use super::keys::Table;
 use super::{Refused, checks, epochs, inline, keys, refuse};
 use crate::model::Fault;
 use crate::txn::KvTxn;
+use crate::value::decode;
 
 /// Do all of these OSDs take new fragments?
 pub(super) fn check_linked(
@@ -24,7 +26,7 @@ pub(super) fn check_linked(
     osds: BTreeSet<OsdId>,
 ) -> Result<(), Refused> {
     for osd in osds {
-        if txn.get(&keys::of_osd(namespace, Table::ActiveOsds, osd))?.is_none() {
+        if txn.common(&keys::of_osd(namespace, Table::ActiveOsds, osd), |_| Ok(()))?.is_none() {
             return refuse(NsmError::InactiveOsd(osd));
         }
     }
@@ -33,6 +35,24 @@ pub(super) fn check_linked(
 
 /// The bucket a manifest belongs in.
 pub(super) fn bucket_of(
+    txn: &KvTxn<'_>,
+    namespace: NamespaceId,
+    manifest: &Manifest,
+) -> Result<Bucket, KvError> {
+    if inline::is_inline(manifest) {
+        return inline::bucket();
+    }
+    let mut nodes = BTreeMap::new();
+    for osd in indexes::osds_of(manifest) {
+        if let Some(info) = txn.common(&keys::of_osd(namespace, Table::OsdInfos, osd), decode::<OsdInfo>)? {
+            nodes.insert(osd, info);
+        }
+    }
+    Ok(manifest.bucket(|osd| nodes.get(&osd).map(|info| info.place.node())))
+}
+
+/// The same, of a store as it is.
+pub(super) fn bucket_in(
     store: &(impl KvRead + ?Sized),
     namespace: NamespaceId,
     manifest: &Manifest,
@@ -155,7 +175,7 @@ pub(super) fn add_late_fragments(
         }
     }
     checks::spread(&manifest).map_err(Fault::Refused)?;
-    epochs::get(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
+    epochs::common(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
     check_linked(txn, namespace, fragments.iter().map(|(_, _, osd)| *osd).collect())?;
     let bucket = bucket_of(txn, namespace, &manifest)?;
     checks::satisfies(&bucket, &header.preset).map_err(Fault::Refused)?;

@@ -57,7 +57,7 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
     for record in records(store, namespace)? {
         let manifest = &record.manifest;
         let id = manifest.object_id;
-        let mut bucket = objects::bucket_of(store, namespace, manifest)?;
+        let mut bucket = objects::bucket_in(store, namespace, manifest)?;
         if !pending.is_disjoint(&indexes::osds_of(manifest)) {
             // Put right in steps.
             bucket = record.bucket;

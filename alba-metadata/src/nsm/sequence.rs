@@ -7,11 +7,11 @@ use alba_core::ids::{GcEpoch, NamespaceId, ObjectName};
 use alba_core::manifest::{Manifest, Timestamp};
 use alba_core::wire::rpc::nsm::{InlineValue, NsmError, NsmOutcome, ObjectAssert, ObjectUpdate, Overwrite};
 
-use super::access::{self, Want};
+use super::access;
 use super::{Header, MAX_COMMAND, Refused, indexes, inline, objects, refuse};
 use crate::model::Fault;
 use crate::txn::KvTxn;
-use crate::value::encode;
+use crate::value::encoded_len;
 
 pub(super) fn apply(
     txn: &mut KvTxn<'_>,
@@ -21,11 +21,11 @@ pub(super) fn apply(
     updates: &[ObjectUpdate],
     epoch: GcEpoch,
 ) -> Result<NsmOutcome, Refused> {
-    let len = encode(&(namespace, asserts, updates, epoch))?.len();
+    let len = encoded_len(&(namespace, asserts, updates, epoch))?;
     if len > MAX_COMMAND {
         return refuse(NsmError::TooLarge(format!("a sequence of {len} bytes; at most {MAX_COMMAND}")));
     }
-    let (header, mut state) = access::admit(txn, namespace, Want::Write)?;
+    let (header, state) = access::admit_write(txn, namespace)?;
     for assert in asserts {
         check(txn, namespace, assert)?;
     }
@@ -34,8 +34,7 @@ pub(super) fn apply(
         last.insert(name_of(update), position);
     }
     let puts = |update: &ObjectUpdate| !matches!(update, ObjectUpdate::Delete { .. });
-    let timestamp =
-        if updates.iter().any(puts) { access::stamp(txn, namespace, &mut state, now)? } else { now };
+    let timestamp = if updates.iter().any(puts) { access::stamp(txn, namespace, &state, now)? } else { now };
     let target = Target { namespace, header: &header, inline_limit: state.inline_limit, epoch };
     let mut stored = Vec::new();
     for (position, update) in updates.iter().enumerate() {
@@ -122,7 +121,7 @@ fn put(
     if !allowed {
         return refuse(NsmError::OverwriteNotAllowed(manifest.name.clone()));
     }
-    super::epochs::get(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
+    super::epochs::common(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
     // The time stamp needs no check: it is the command's own, later than that of every command before.
     objects::check_linked(txn, namespace, indexes::osds_of(manifest))?;
     let bucket = objects::bucket_of(txn, namespace, manifest)?;

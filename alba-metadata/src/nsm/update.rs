@@ -39,7 +39,7 @@ pub(super) fn apply(
     }
     let changed = change(&old.manifest, fragments, &header.preset).map_err(Fault::Refused)?;
     checks::spread(&changed.manifest).map_err(Fault::Refused)?;
-    epochs::get(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
+    epochs::common(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
     let only_removals = changed.new.is_empty();
     check_linked(txn, namespace, changed.new)?;
     let bucket = bucket_of(txn, namespace, &changed.manifest)?;

@@ -1,10 +1,11 @@
-use std::sync::Arc;
+use std::ops::Bound;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use alba_core::env::sim::Simulation;
 use alba_core::env::{Deadline, Env};
 use alba_core::ids::{GroupId, ObjectId};
-use alba_core::kv::{Kv, SimKvDevice};
+use alba_core::kv::{Durability, Entry, Kv, KvRead, SimKv, SimKvDevice, WriteBatch};
 use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::RequestId;
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery, Overwrite};
@@ -156,6 +157,112 @@ fn a_failed_store_refuses_then_is_opened_again_and_the_retry_gets_the_first_answ
         assert!(exists(&local, &env, "a").await && exists(&local, &env, "b").await);
     })
     .unwrap();
+}
+
+/// A store whose syncs wait while the gate is shut.
+struct Gated {
+    kv: SimKv,
+    shut: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gated {
+    fn set(&self, shut: bool) {
+        *self.shut.lock().unwrap() = shut;
+        self.changed.notify_all();
+    }
+}
+
+impl KvRead for Gated {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(key)
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<Entry>, KvError> {
+        self.kv.scan(lower, upper, reverse, limit)
+    }
+}
+
+impl Kv for Gated {
+    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
+        self.kv.snapshot()
+    }
+
+    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
+        self.kv.commit(batch, durability)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        let shut = self.shut.lock().unwrap();
+        // A test that fails must still end.
+        drop(self.changed.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
+        self.kv.sync()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_hears_of_a_command_before_it_is_safe() {
+    let env = alba_core::env::real::env();
+    let device = SimKvDevice::new();
+    let gated = Arc::new(Gated { kv: device.open(), shut: Mutex::new(false), changed: Condvar::new() });
+    let group = GroupId::new("nsm-0").unwrap();
+    let store: Arc<dyn Kv> = gated.clone();
+    let open: StoreOpener = Arc::new(move || Ok(store.clone()));
+    let local = Local::<Nsm>::start(env.clone(), &group, open, LocalLimits::default()).await.unwrap();
+    let local = Arc::new(local);
+    local.propose(Input::Internal(NsmCommand::Deliver(messages())), soon(&env)).await.unwrap();
+    let rows = || gated.scan(Bound::Unbounded, Bound::Unbounded, false, usize::MAX).unwrap().len();
+    gated.set(true);
+    let mut waiting = Vec::new();
+    for id in 0..2_u8 {
+        let before = rows();
+        let clock = env.clone();
+        let (local, env) = (local.clone(), env.clone());
+        let command = Input::Internal(put_command(&format!("object {id}"), id));
+        waiting.push(tokio::spawn(async move { local.propose(command, soon(&env)).await }));
+        let until = soon(&clock);
+        while rows() == before {
+            // The second is applied while the first is not safe yet.
+            assert!(!until.left(clock.clock.as_ref()).is_zero(), "it is not applied");
+            tokio::task::yield_now().await;
+        }
+    }
+    let query = || NsmQuery::Manifests { namespace: NS, names: vec![name("object 0")] };
+    let shortly = env.deadline_in(Duration::from_millis(100));
+    let early = local.query(query(), Consistency::Linearizable, shortly).await;
+    assert!(matches!(early, Err(ReplicationError::Timeout)), "{early:?}");
+    assert!(waiting.iter().all(|put| !put.is_finished()));
+    gated.set(false);
+    for put in waiting {
+        assert!(matches!(put.await.unwrap().unwrap().0, Output::Done(Ok(NsmOutcome::Stored(_)))));
+    }
+    assert!(exists(&local, &env, "object 0").await);
+    // What a failed sync leaves behind is not told either.
+    gated.set(true);
+    let before = rows();
+    let command = Input::Internal(put_command("object 3", 3));
+    let put = tokio::spawn({
+        let (local, env) = (local.clone(), env.clone());
+        async move { local.propose(command, soon(&env)).await }
+    });
+    while rows() == before {
+        tokio::task::yield_now().await;
+    }
+    let read = tokio::spawn({
+        let (local, env, query) = (local.clone(), env.clone(), query());
+        async move { local.query(query, Consistency::Linearizable, soon(&env)).await }
+    });
+    device.fail();
+    gated.set(false);
+    assert!(matches!(put.await.unwrap(), Err(ReplicationError::Store(_))));
+    let read = read.await.unwrap();
+    assert!(matches!(read, Err(ReplicationError::Store(_))), "{read:?}");
 }
 
 #[test]
