@@ -48,7 +48,7 @@ pub struct KvTxn<'a> {
     replaced: Vec<(usize, Slot)>,
     ordered: RefCell<Ordered>,
     /// Parsed values of the store, which does not change meanwhile: what all commands of a batch look at.
-    parsed: RefCell<HashMap<Vec<u8>, Option<Rc<dyn Any>>>>,
+    parsed: RefCell<HashMap<Vec<u8>, Parsed>>,
 }
 
 /// The keys of the first `upto` changes.
@@ -57,6 +57,9 @@ struct Ordered {
     keys: BTreeSet<Vec<u8>>,
     upto: usize,
 }
+
+/// A parsed value; none: the key is absent.
+type Parsed = Option<Rc<dyn Any>>;
 
 /// Most values that are kept parsed.
 const MAX_PARSED: usize = 4096;

@@ -62,6 +62,9 @@ struct Applied<M: Model> {
     began: Moment,
 }
 
+/// What came of a batch, whether it changed something, where it was applied, and its number.
+type Written<M> = (Vec<OutputOf<M>>, bool, Opening, u64);
+
 /// One opening of the store. A failure ends it, and what of it was not safe by then is answered with the error.
 #[derive(Clone)]
 struct Opening {
@@ -376,7 +379,7 @@ fn apply_batch<M: Model>(
     wall: u64,
     reopen_after: Duration,
     inputs: &[Input<M::Command>],
-) -> Result<(Vec<OutputOf<M>>, bool, Opening, u64), KvError> {
+) -> Result<Written<M>, KvError> {
     let opening = store.sound_or_reopened(now, reopen_after)?;
     let number = store.applied.fetch_add(1, Ordering::SeqCst) + 1;
     let run = || {

@@ -207,6 +207,7 @@ impl Kv for Gated {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "on the real environment; the tasks give their results back")]
 async fn nobody_hears_of_a_command_before_it_is_safe() {
     let env = alba_core::env::real::env();
     let device = SimKvDevice::new();
