@@ -25,6 +25,7 @@ use bytes::Bytes;
 use super::*;
 
 mod delivery;
+mod meta;
 mod moves;
 
 const LIMIT: Duration = Duration::from_secs(3600);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use alba_client::metadata::MetadataClient;
+use super::meta::Meta;
 use alba_core::env::{Directory, MetaError, NamespaceStore};
 use alba_core::ids::{GcEpoch, ObjectId, ObjectName, PresetName};
 use alba_core::kv::{Durability, Entry, KvError, KvRead, SimKv, WriteBatch};
@@ -127,12 +127,12 @@ impl Moves {
         }
     }
 
-    fn client(&self) -> (Env, Arc<MetadataClient>) {
+    fn client(&self) -> (Env, Arc<Meta>) {
         let env = self.world.sim.node(2).env();
-        (env.clone(), MetadataClient::connect(env, vec![self.world.address()]))
+        (env.clone(), Meta::connect(env, vec![self.world.address()]))
     }
 
-    async fn record(&self, meta: &MetadataClient, env: &Env) -> NamespaceRecord {
+    async fn record(&self, meta: &Meta, env: &Env) -> NamespaceRecord {
         let query = AbmQuery::Namespace(ns());
         match Directory::query(meta, query, env.deadline_in(LIMIT)).await.unwrap() {
             AbmAnswer::Namespace(Some(record)) => record,
@@ -274,7 +274,7 @@ fn sequence(record: &NamespaceRecord, updates: Vec<ObjectUpdate>) -> NsmCommand 
 
 struct Writer {
     env: Env,
-    meta: Arc<MetadataClient>,
+    meta: Arc<Meta>,
     number: u8,
     record: NamespaceRecord,
     shared: Arc<Shared>,
