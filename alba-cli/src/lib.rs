@@ -31,7 +31,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let run: fn(Vec<OsString>) -> ExitCode = match args.get(1).and_then(|name| name.to_str()) {
         // With commands of its own: `alba asd-server format`.
         Some("asd-server") => |args| asd_server::main(args),
-        Some("metadata") => daemon::main::<alba_metadata::MetadataDaemon>,
+        // `alba metadata backup`.
+        Some("metadata") => |args| alba_metadata::main(args),
         Some("proxy") => daemon::main::<alba_proxy::ProxyDaemon>,
         _ => return args::run(args),
     };

@@ -17,6 +17,7 @@ use alba_core::net::rpc::{ServerLimits, serve};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::scheduled::Schedule;
 use crate::raft::{Home, RaftConfig, RaftLimits, States};
 use crate::replicator::{LocalLimits, StoreOpener};
 use crate::server::{AsdDevices, Node, NodeConfig, Replicated};
@@ -60,6 +61,15 @@ pub struct MetadataConfig {
     /// Where metrics and health are served; none: nowhere.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
+    /// Where each group's leader writes backups by itself; none: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_dir: Option<PathBuf>,
+    /// Seconds between two backups of a group.
+    #[serde(default = "default_backup_every")]
+    pub backup_every: u64,
+    /// Backups that are kept of each group; older ones are removed.
+    #[serde(default = "default_backup_keep")]
+    pub backup_keep: usize,
     /// Block cache per group, in bytes.
     #[serde(default = "default_cache")]
     pub cache_bytes: u64,
@@ -78,6 +88,14 @@ fn default_listen() -> SocketAddr {
 fn default_groups() -> Vec<GroupId> {
     // Both are valid names.
     ["abm", "nsm-0"].into_iter().filter_map(|name| GroupId::new(name).ok()).collect()
+}
+
+fn default_backup_every() -> u64 {
+    3600
+}
+
+fn default_backup_keep() -> usize {
+    24
 }
 
 fn default_cache() -> u64 {
@@ -99,7 +117,8 @@ impl Daemon for MetadataDaemon {
     type Config = MetadataConfig;
     const NAME: &'static str = "metadata";
     const ABOUT: &'static str = "ALBA's metadata server: the ABM and NSM groups of a backend. With nodes = [\"ip:port\", ...] \
-        in the configuration of each of three or five servers the groups are replicated over them";
+        in the configuration of each of three or five servers the groups are replicated over them. Commands of its own, \
+        each with --help: backup, restore, fsck, export";
 
     fn check(config: &MetadataConfig) -> Result<(), String> {
         if config.groups.is_empty() {
@@ -132,6 +151,9 @@ impl Daemon for MetadataDaemon {
                  give tls_ca, tls_cert and tls_key, use a loopback address, or set insecure_listen = true",
                 config.listen
             ));
+        }
+        if config.backup_every == 0 || config.backup_keep == 0 {
+            return Err("backup_every and backup_keep must be at least 1".to_owned());
         }
         if config.max_connections == 0 || config.max_bytes_in_flight < 1 << 20 {
             return Err("max_connections must be at least 1, max_bytes_in_flight at least 1048576".to_owned());
@@ -191,6 +213,10 @@ impl Daemon for MetadataDaemon {
             bytes: config.max_bytes_in_flight,
             ..ServerLimits::default()
         };
+        let _backups = config.backup_dir.clone().map(|directory| {
+            let every = Duration::from_secs(config.backup_every);
+            node.backups(&Schedule { directory, every, keep: config.backup_keep })
+        });
         tracing::info!(%listening, groups = ?config.groups, "serving");
         let watch = async {
             loop {
@@ -214,7 +240,7 @@ impl Daemon for MetadataDaemon {
 }
 
 /// One process per data directory. The lock goes with the process, however it ends.
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
     let path = data_dir.join("LOCK");
     let file = files::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     match file.try_lock() {
@@ -227,7 +253,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
 }
 
 /// QUIC with the configured certificates; none: plain TCP.
-fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn Net>>> {
+pub(crate) fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn Net>>> {
     let (Some(authority), Some(certificate), Some(key)) = (&config.tls_ca, &config.tls_cert, &config.tls_key)
     else {
         return Ok(None);
@@ -239,10 +265,10 @@ fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn 
 }
 
 /// The directory of a replica's own files, inside its group's; that of its log is beside it.
-const REPLICA: &str = "replica";
+pub(crate) const REPLICA: &str = "replica";
 
 /// The places of a replica: `replica/` (name, snapshots), `log/`, `state-N/`.
-fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
+pub(crate) fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
     let disk = |name: &str| -> anyhow::Result<Arc<dyn Disk>> {
         let path = directory.join(name);
         files::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -256,9 +282,9 @@ fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
 }
 
 /// Stores in directories `state-N`.
-struct StatesIn {
-    directory: PathBuf,
-    cache_bytes: u64,
+pub(crate) struct StatesIn {
+    pub(crate) directory: PathBuf,
+    pub(crate) cache_bytes: u64,
 }
 
 /// What the names of their directories begin with.

@@ -6,6 +6,8 @@
 //! and makes it durable; [`server`] hosts groups and delivers the ABM's messages.
 
 pub mod abm;
+pub mod backup;
+mod command;
 mod daemon;
 mod listing;
 pub mod machine;
@@ -18,4 +20,17 @@ pub mod session;
 pub mod txn;
 mod value;
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 pub use daemon::{MetadataConfig, MetadataDaemon};
+
+/// Runs the program from its arguments (the first is its name): the daemon, or one of the commands `backup`, `restore`,
+/// `fsck` and `export`.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match args.get(1).and_then(|word| word.to_str()) {
+        Some(word) if command::is_command(word) => command::main(args),
+        _ => alba_core::daemon::main::<MetadataDaemon>(args),
+    }
+}

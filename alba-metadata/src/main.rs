@@ -1,7 +1,7 @@
-//! The metadata daemon as a program of its own.
+//! The metadata daemon as a program of its own, with its commands.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    alba_core::daemon::main::<alba_metadata::MetadataDaemon>(std::env::args_os())
+    alba_metadata::main(std::env::args_os())
 }

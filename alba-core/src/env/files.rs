@@ -49,6 +49,16 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Moves a file or directory so that it is at its new place after a crash too. What it holds must be synced before.
+pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let directory = match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)?.sync_all()
+}
+
 /// Opens `path` for appending, for another process to log to. A log of more than `longest` bytes is first put aside as
 /// `path.old`, replacing the one that was put aside before.
 pub fn append_log(path: &Path, longest: u64) -> io::Result<File> {

@@ -1,6 +1,7 @@
 //! The ABM: who and where (features §1.3 to §1.5, §2.2, §3.7). It never touches a device or a group: what they must learn
 //! goes into the outbox, and its next step happens when delivery is marked.
 
+pub mod export;
 mod groups;
 mod jobs;
 mod keys;

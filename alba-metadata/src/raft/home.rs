@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::types::NodeId;
 
 /// The file with the replica's name and where its state is.
-const RECORD: &str = "replica";
+pub(super) const RECORD: &str = "replica";
 
 /// First byte of the small files here; the rest is postcard and, last, CRC32C (u32 LE) of all before it.
 const VERSION: u8 = 1;
@@ -81,7 +81,7 @@ pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 }
 
 /// CRC32C.
-pub(super) fn crc(bytes: &[u8]) -> u32 {
+pub(crate) fn crc(bytes: &[u8]) -> u32 {
     match ChecksumAlgorithm::Crc32c.of(bytes) {
         Checksum::Crc32c(crc) => crc,
         // The algorithm above gives nothing else.

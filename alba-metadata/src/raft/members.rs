@@ -219,6 +219,14 @@ pub(super) async fn admit<M: Model>(
     wanted.insert(id);
     change(context, ChangeMembers::ReplaceAllVoters(wanted)).await?;
     tracing::info!(group = %context.config.group, id, address, ?replaced, "a replica votes from now on");
+    // Those that did not vote stay in a change of the voters: such are the names that a restored group has for its other
+    // addresses. Should the leader stop before this, they stay as members without effect.
+    let membership = context.membership();
+    let left: BTreeSet<_> =
+        replaced.into_iter().filter(|id| membership.membership().get_node(id).is_some()).collect();
+    if !left.is_empty() {
+        change(context, ChangeMembers::RemoveNodes(left)).await?;
+    }
     Ok(id)
 }
 

@@ -5,6 +5,7 @@
 //! * [`propose`] packs inputs into entries, [`state`] applies them, [`outputs`] brings what came of them back.
 //! * [`read`]: linearizable reads. [`elect`]: when to stand for election. [`members`]: who belongs to the group.
 //! * [`guard`] keeps log and state consistent, [`snapshot`] writes, sends and installs whole states.
+//! * [`seed`] makes the first replica of a group of a restored state.
 //! * [`runtime`]: the library on the environment of its node, also a simulated one.
 //! * [`message`], [`network`], [`peers`], [`handle`]: what replicas say to each other.
 //!
@@ -27,6 +28,7 @@ mod peers;
 mod propose;
 mod read;
 mod runtime;
+pub(crate) mod seed;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -39,11 +41,14 @@ use std::time::Duration;
 use alba_core::ids::GroupId;
 
 pub use group::{AnyRaft, Raft};
+pub(crate) use home::crc;
 pub use home::{Home, States};
 pub use members::MembershipError;
 pub use payload::FORMAT as PAYLOAD_FORMAT;
 pub use peers::Peers;
 pub use snapshot::SnapshotFile;
+pub(crate) use snapshot::{entries_of, frame, put_entry};
+pub(crate) use state::{is_own as is_replicas_own, position_of};
 
 /// What a replica is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

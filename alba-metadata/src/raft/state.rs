@@ -50,6 +50,24 @@ pub(super) fn index_of(store: &(impl KvRead + ?Sized)) -> Result<u64, KvError> {
     Ok(applied_of(store)?.log.map_or(0, |log| log.index))
 }
 
+/// Term and index of the last entry that was applied; none in a group of one copy.
+pub(crate) fn position_of(store: &(impl KvRead + ?Sized)) -> Result<Option<(u64, u64)>, KvError> {
+    Ok(applied_of(store)?.log.map(|log| (log.leader_id.term, log.index)))
+}
+
+/// Is it a key of the replica, and not of the group's state?
+pub(crate) fn is_own(key: &[u8]) -> bool {
+    key == APPLIED
+}
+
+/// Makes a state one of a replica that has applied so far.
+pub(super) fn put_applied(kv: &dyn Kv, applied: &Applied) -> Result<(), KvError> {
+    let mut txn = KvTxn::new(kv);
+    save(&mut txn, APPLIED, applied)?;
+    txn.accept();
+    kv.commit(txn.into_batch(), Durability::Sync)
+}
+
 /// What the state machine shares with the rest of the replica.
 pub(super) struct State<M: Model> {
     pub(super) env: Env,

@@ -1,5 +1,6 @@
-//! An operator's questions and wishes about replicated groups.
+//! An operator's questions and wishes about groups.
 
+use alba_core::env::Deadline;
 use alba_core::ids::GroupId;
 use alba_core::wire::rpc::admin::{AdminError, AdminReply, AdminRequest};
 use alba_core::wire::rpc::{Refusal, Reply};
@@ -8,7 +9,20 @@ use super::{ABM, Node, refused};
 use crate::raft::MembershipError;
 
 impl Node {
-    pub(super) async fn admin(&self, group: &GroupId, request: AdminRequest) -> Reply {
+    pub(super) async fn admin(&self, group: &GroupId, request: AdminRequest, deadline: Deadline) -> Reply {
+        match request {
+            AdminRequest::Open { what, consistency } => {
+                return self.open_stream(group, what, consistency, deadline).await;
+            }
+            AdminRequest::Next { stream, number } => {
+                return self.next_piece(group, stream, number, deadline).await;
+            }
+            AdminRequest::Close { stream } => return self.close_stream(stream),
+            AdminRequest::Status
+            | AdminRequest::AddReplica { .. }
+            | AdminRequest::RemoveReplica { .. }
+            | AdminRequest::Snapshot => {}
+        }
         let Some(raft) = self.rafts.get(group) else {
             let hosted =
                 self.groups.nsm.contains_key(group) || (group.as_str() == ABM && self.groups.abm.is_some());
@@ -40,6 +54,10 @@ impl Node {
                 Ok(()) => Reply::Admin(Ok(AdminReply::Done)),
                 Err(error) => refused(&error),
             },
+            // Answered above, for every group.
+            AdminRequest::Open { .. } | AdminRequest::Next { .. } | AdminRequest::Close { .. } => {
+                Reply::Admin(Err(AdminError::StreamUnknown))
+            }
         }
     }
 }

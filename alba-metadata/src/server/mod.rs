@@ -15,6 +15,7 @@ mod relocate;
 mod remote;
 #[cfg(test)]
 mod replicated_tests;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::abm::{Abm, Readiness, readiness};
+use crate::backup::scheduled::{self, Schedule};
 use crate::machine::{Input, Output, OutputOf};
 use crate::model::Model;
 use crate::nsm::Nsm;
@@ -103,6 +105,7 @@ pub struct Node {
     alba_id: Arc<OnceLock<AlbaId>>,
     devices: Arc<dyn Devices>,
     troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
+    streams: streams::Streams,
     _tasks: Vec<AbortOnDrop>,
 }
 
@@ -184,7 +187,31 @@ impl Node {
             let tidy = lead::tidy(env.clone(), id.clone(), group.clone(), troubles.clone());
             tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
         }
-        Ok(Arc::new(Self { env, groups, rafts, alba_id, devices, troubles, _tasks: tasks }))
+        let streams = streams::Streams::new(&env);
+        Ok(Arc::new(Self { env, groups, rafts, alba_id, devices, troubles, streams, _tasks: tasks }))
+    }
+
+    /// Makes backups of the groups that are led from here, as long as what this gives lives.
+    pub(crate) fn backups(&self, schedule: &Schedule) -> Vec<AbortOnDrop> {
+        fn of<M: Model>(
+            env: &Env,
+            group: &GroupId,
+            replicator: &Arc<dyn Replicator<M>>,
+            schedule: &Schedule,
+        ) -> AbortOnDrop {
+            let leads = replicator.leadership();
+            let (group, replicator, schedule) = (group.clone(), replicator.clone(), schedule.clone());
+            let duty = {
+                let env = env.clone();
+                move || scheduled::run(env.clone(), group.clone(), replicator.clone(), schedule.clone())
+            };
+            let leading = lead::while_leading(env.clone(), leads, "metadata-backup", duty);
+            env.spawn.spawn("metadata-backups", Box::pin(leading)).abort_on_drop()
+        }
+        let abm = self.groups.abm.iter().filter_map(|abm| Some((abm_id().ok()?, abm)));
+        let abm = abm.map(|(id, abm)| of(&self.env, &id, abm, schedule));
+        let nsm = self.groups.nsm.iter().map(|(id, nsm)| of(&self.env, id, nsm, schedule));
+        abm.chain(nsm).collect()
     }
 
     /// The backend's id, as soon as this server has heard of it.
@@ -377,7 +404,7 @@ impl Handler for Node {
                 None => unknown_group(),
                 Some(raft) => Reply::Replicate(raft.receive(&bytes).await.into()).into(),
             },
-            Request::Admin(group, request) => self.admin(&group, request).await.into(),
+            Request::Admin(group, request) => self.admin(&group, request, deadline).await.into(),
         }
     }
 }

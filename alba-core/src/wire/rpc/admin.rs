@@ -1,7 +1,11 @@
-//! What an operator asks of a replicated group. Questions are answered by any replica; changes by the leader only.
+//! What an operator asks of a group. Questions are answered by any replica; changes of the members by the leader only.
+//! Streams (backup, check, export) work with groups of one copy too.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::Consistency;
 
 /// A request about one group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +25,36 @@ pub enum AdminRequest {
     },
     /// Writes a snapshot now and cuts the log, on the asked replica.
     Snapshot,
+    /// Begins to read the whole group in one state, on the asked replica.
+    Open {
+        /// What is made of the state.
+        what: StreamKind,
+        /// How new the state must be.
+        consistency: Consistency,
+    },
+    /// The next piece of a stream. One that nobody asked for a minute ends.
+    Next {
+        /// Which.
+        stream: u64,
+        /// Counts the pieces from 0. The one before may be asked for again, after a lost answer.
+        number: u64,
+    },
+    /// Ends a stream before its end. Repeating it is harmless.
+    Close {
+        /// Which.
+        stream: u64,
+    },
+}
+
+/// What is made of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamKind {
+    /// The bytes of a backup file.
+    Backup,
+    /// One JSON line for each counter or index entry that does not follow from the records.
+    Check,
+    /// The rows as JSON lines.
+    Export,
 }
 
 /// An answer.
@@ -35,6 +69,20 @@ pub enum AdminReply {
     },
     /// Done, or (`Snapshot`) begun.
     Done,
+    /// To `Open`.
+    Opened {
+        /// Its name for `Next` and `Close`.
+        stream: u64,
+    },
+    /// To `Next`: the pieces in order make up the stream.
+    Piece {
+        /// What comes next; may be empty.
+        bytes: Bytes,
+        /// Was it the last?
+        last: bool,
+    },
+    /// To `Next`: not there yet, ask again.
+    Wait,
 }
 
 /// A group as one of its replicas knows it.
@@ -101,4 +149,10 @@ pub enum AdminError {
     /// Not done in time; it may still happen.
     #[error("{0}")]
     Failed(String),
+    /// It has ended, or was never begun here.
+    #[error("no such stream: it ended, or nobody asked for a minute")]
+    StreamUnknown,
+    /// As many as may be read at once.
+    #[error("{0} streams are being read already: try again later")]
+    TooManyStreams(usize),
 }

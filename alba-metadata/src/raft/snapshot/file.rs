@@ -79,7 +79,7 @@ fn len_of(bytes: &[u8]) -> u64 {
 }
 
 /// Appends an entry to a block's body.
-pub(super) fn put_entry(body: &mut Vec<u8>, key: &[u8], value: &[u8]) -> io::Result<()> {
+pub(crate) fn put_entry(body: &mut Vec<u8>, key: &[u8], value: &[u8]) -> io::Result<()> {
     let key_len = u16::try_from(key.len()).map_err(|_| damaged("a key longer than any store takes"))?;
     let value_len = u32::try_from(value.len()).map_err(|_| damaged("a value of 4 GiB"))?;
     body.extend_from_slice(&key_len.to_le_bytes());
@@ -89,7 +89,8 @@ pub(super) fn put_entry(body: &mut Vec<u8>, key: &[u8], value: &[u8]) -> io::Res
     Ok(())
 }
 
-fn entries_of(mut body: Bytes) -> io::Result<Vec<Entry>> {
+/// The entries of a block's body.
+pub(crate) fn entries_of(mut body: Bytes) -> io::Result<Vec<Entry>> {
     let short = |_| damaged("a snapshot's entry is cut off");
     let mut entries = Vec::new();
     while !body.is_empty() {
@@ -158,7 +159,8 @@ impl Writer {
     }
 }
 
-fn frame(kind: u8, body: Vec<u8>) -> io::Result<Vec<Bytes>> {
+/// `length ‖ CRC32C ‖ kind ‖ body`.
+pub(crate) fn frame(kind: u8, body: Vec<u8>) -> io::Result<Vec<Bytes>> {
     let len = u32::try_from(body.len()).map_err(|_| damaged("a block of 4 GiB"))?;
     let mut checked = vec![kind];
     checked.extend_from_slice(&body);

@@ -11,6 +11,7 @@ mod install;
 
 pub(super) use build::{build, newest, remove_others};
 pub use file::SnapshotFile;
+pub(crate) use file::{entries_of, frame, put_entry};
 pub(super) use incoming::{Incoming, Offer};
 pub(super) use install::{adopt, install};
 
