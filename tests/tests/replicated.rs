@@ -50,7 +50,7 @@ fn kill(cluster: &Cluster, name: &str) {
 async fn a_user_goes_on_while_metadata_servers_are_killed_and_come_back() {
     let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
     options.restart = true;
-    options.more = vec!["--metadata-nodes".to_owned(), "3".to_owned()];
+    options.more = ["--metadata-nodes", "3", "--nsm-groups", "2"].map(str::to_owned).into();
     let mut cluster = Cluster::start("replicated", options);
     assert_eq!(cluster.ready.metadata.len(), 3);
     let groups: std::collections::BTreeSet<_> = replicas(&cluster)
@@ -58,7 +58,7 @@ async fn a_user_goes_on_while_metadata_servers_are_killed_and_come_back() {
         .iter()
         .map(|replica| replica["group"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(groups.into_iter().collect::<Vec<_>>(), ["abm", "nsm-0"]);
+    assert_eq!(groups.into_iter().collect::<Vec<_>>(), ["abm", "nsm-0", "nsm-1"]);
 
     let mut user = User::new(cluster.proxy(), "demo");
     let file = cluster.scratch().join("file");
@@ -78,9 +78,17 @@ async fn a_user_goes_on_while_metadata_servers_are_killed_and_come_back() {
         wait::until("all replicas follow", Duration::from_secs(90), || {
             let all = replicas(&cluster)?;
             let behind = |replica: &Value| replica["lag"].as_u64().is_none_or(|lag| lag > 5);
-            if all.len() == 6 && !all.iter().any(behind) { Ok(()) } else { Err(format!("{all:?}")) }
+            if all.len() == 9 && !all.iter().any(behind) { Ok(()) } else { Err(format!("{all:?}")) }
         });
     }
+
+    // Its metadata moves to the other group, which nobody who reads or writes has to know.
+    cluster.alba(&["move-namespace", "demo", "nsm-1"]).unwrap();
+    content::write_file(&file, "after the move", SIZE).unwrap();
+    user.upload("after the move", &file, false).await.unwrap();
+    stored.push("after the move".to_owned());
+    user.download(&stored[0], &file).await.unwrap();
+    content::check_file(&file, &stored[0], SIZE).unwrap();
 
     // All at once, and from the disk.
     cluster.kill_everything(|_| ());
