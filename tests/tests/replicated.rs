@@ -91,7 +91,10 @@ async fn a_user_goes_on_while_metadata_servers_are_killed_and_come_back() {
     content::check_file(&file, &stored[0], SIZE).unwrap();
 
     // All at once, and from the disk.
-    cluster.kill_everything(|_| ());
+    // The supervisor first, whatever its number is: it would start others again while they are being killed.
+    cluster.kill_everything(|all| {
+        all.sort_by_key(|process| process.args.get(1).is_none_or(|command| command != "up"));
+    });
     cluster.up();
     let mut user = User::new(cluster.proxy(), "demo");
     for name in &stored {
