@@ -8,7 +8,7 @@ use alba_client::metadata::MetadataClient;
 use alba_core::env::Directory;
 use alba_core::ids::GroupId;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery};
-use alba_core::wire::rpc::admin::{AdminReply, AdminRequest, GroupStatus};
+use alba_core::wire::rpc::admin::{AdminError, AdminReply, AdminRequest, GroupStatus};
 use clap::Args;
 use serde_json::json;
 
@@ -44,7 +44,11 @@ impl Groups {
     /// How a group is; none of one that is not replicated.
     async fn status(&self, session: &Session, group: &GroupId) -> Result<Option<GroupStatus>, CliError> {
         let asked = self.metadata.admin(group, AdminRequest::Status, session.deadline()).await?;
-        match asked.map_err(|error| CliError::failure(format!("group {group}: {error}")))? {
+        let answer = match asked {
+            Err(AdminError::NotReplicated) => return Ok(None),
+            answer => answer.map_err(|error| CliError::failure(format!("group {group}: {error}")))?,
+        };
+        match answer {
             AdminReply::Status(status) if status.replica == 0 => Ok(None),
             AdminReply::Status(status) => {
                 // Only the leader knows how far the others are; when it does not answer, this is what there is.

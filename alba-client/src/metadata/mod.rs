@@ -44,6 +44,12 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// callers up for so long; an answer that takes longer is had by the repetition.
 const ATTEMPT_TIME: Duration = Duration::from_millis(2500);
 
+/// The same where the server itself waits for others: until a namespace can be written to, for a device.
+const WAITING_TIME: Duration = Duration::from_secs(8);
+
+/// The same for a change of a group's members, which copies the whole state first.
+const MEMBERS_TIME: Duration = Duration::from_secs(3600);
+
 /// How many rounds a group's storage may refuse before the caller hears of it.
 const STORAGE_ATTEMPTS: u32 = 4;
 
@@ -366,7 +372,7 @@ impl MetadataClient {
             Err(error) => return Ok(Attempt::Again(error.to_string())),
         };
         let request = request();
-        match connection.call(&request, deadline.capped(clock, ATTEMPT_TIME)).await {
+        match connection.call(&request, deadline.capped(clock, attempt_time(&request))).await {
             Ok(Answer { reply: Reply::Refused(refusal), index }) => match refusal {
                 Refusal::UnknownGroup => Ok(Attempt::Again(format!("{server} does not host the group"))),
                 Refusal::NotLeader { leader } => Ok(match leader.and_then(|leader| leader.parse().ok()) {
@@ -425,6 +431,20 @@ impl MetadataClient {
         }
         clock.sleep_until(clock.now().plus(pause)).await;
         Ok(())
+    }
+}
+
+/// A call that ends before its answer can be there would take its connection for dead, and with it the calls of others.
+fn attempt_time(request: &Request) -> Duration {
+    match request {
+        Request::ClaimOsd(_)
+        | Request::Abm(_, AbmCommand::CreateNamespace { .. } | AbmCommand::DeleteNamespace { .. }) => {
+            WAITING_TIME
+        }
+        Request::Admin(_, AdminRequest::AddReplica { .. } | AdminRequest::RemoveReplica { .. }) => {
+            MEMBERS_TIME
+        }
+        _ => ATTEMPT_TIME,
     }
 }
 
