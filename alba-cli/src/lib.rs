@@ -7,6 +7,7 @@ mod answer;
 mod args;
 mod authority;
 mod client_file;
+mod cluster_key;
 mod commands;
 mod demo;
 mod down;

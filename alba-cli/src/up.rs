@@ -214,6 +214,7 @@ impl Cluster {
         let metadata: Vec<SocketAddr> = of(Role::Metadata).map(|process| process.listen).collect();
         let proxies: Vec<SocketAddr> = of(Role::Proxy).map(|process| process.listen).collect();
         let client = config_files::client(&paths, proxies.clone(), metadata.clone())?;
+        crate::cluster_key::ensure(&paths.cluster_key(), &*env.rng)?;
 
         let mut programs = BTreeMap::new();
         for process in &planned {

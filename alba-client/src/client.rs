@@ -60,6 +60,7 @@ impl Client {
         let deadline = env.deadline_in(config.request_timeout());
         let directory: Arc<dyn Directory> = metadata.clone();
         let client = Self::with_parts(env, config, directory, metadata, Arc::new(osds));
+        client.engine.keys.check().map_err(|error| ClientError::Config(error.to_string()))?;
         client.alba_id(deadline).await?;
         Ok(client)
     }

@@ -24,6 +24,10 @@ pub struct ClientConfig {
     /// PEM file with the own private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
+    /// File of the cluster's key, which opens the keys of presets that encrypt; readable for its owner only. `alba ca init`
+    /// makes it. Not needed where no preset encrypts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_key: Option<PathBuf>,
     /// Limit of one call to one OSD.
     #[serde(default = "defaults::osd_timeout_ms")]
     pub osd_timeout_ms: u64,
@@ -92,6 +96,7 @@ impl Default for ClientConfig {
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
+            cluster_key: None,
             osd_timeout_ms: defaults::osd_timeout_ms(),
             request_timeout_ms: defaults::request_timeout_ms(),
             upload_slack: defaults::upload_slack(),

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::buffers::Buffers;
 use crate::counters::Counters;
+use crate::keys::Keys;
 use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
 use crate::osd_pool::OsdPool;
@@ -30,6 +31,7 @@ pub(crate) struct Engine {
     pub(crate) cache: ManifestCache,
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
+    pub(crate) keys: Keys,
     uploads: Arc<Semaphore>,
     upload_slots: u32,
 }
@@ -56,6 +58,7 @@ impl Engine {
             buffers: Buffers::new(Arc::clone(&env.clock), config.max_bytes_in_flight),
             uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
             counters: Counters::default(),
+            keys: Keys::new(config.cluster_key.clone()),
             upload_slots,
             env,
             config,

@@ -3,6 +3,7 @@
 use std::io;
 
 use alba_core::checksum::{Checksum, ChecksumAlgorithm};
+use alba_core::encryption::KeyError;
 use alba_core::env::{DeadlineExceeded, MetaError, TaskGone};
 use alba_core::ids::{ChunkIndex, IdError, NamespaceName, ObjectName, OsdId, PresetName};
 use thiserror::Error;
@@ -112,6 +113,9 @@ pub enum ClientError {
         /// What does not fit.
         reason: String,
     },
+    /// The key that the data is encrypted with cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// No such OSD in this backend.
     #[error("OSD {0} is not known to this backend")]
     OsdUnknown(OsdId),

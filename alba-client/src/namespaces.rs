@@ -24,6 +24,24 @@ pub(crate) struct Namespace {
     pub(crate) group: GroupId,
     /// When the group was last asked, and what it said.
     info: Mutex<Option<(Moment, Arc<NamespaceInfo>)>>,
+    /// When the group last refused to keep a small object in the metadata.
+    inline_refused: Mutex<Option<Moment>>,
+}
+
+/// How long small objects go to OSDs after the group refused one.
+const NO_INLINE: Duration = Duration::from_secs(60);
+
+impl Namespace {
+    /// May the group be asked to keep small objects in the metadata?
+    pub(crate) fn takes_inline(&self, now: Moment) -> bool {
+        let refused = *self.inline_refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_none_or(|refused| now.since(refused) >= NO_INLINE)
+    }
+
+    /// It refused.
+    pub(crate) fn inline_refused(&self, now: Moment) {
+        *self.inline_refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
 }
 
 /// See the module.
@@ -153,6 +171,7 @@ impl Namespaces {
             id: record.id,
             group: record.group,
             info: Mutex::new(None),
+            inline_refused: Mutex::new(None),
         });
         self.kept().insert(&namespace);
         namespace

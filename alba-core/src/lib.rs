@@ -9,6 +9,7 @@ pub mod blake3_tree;
 pub mod checksum;
 pub mod config;
 pub mod daemon;
+pub mod encryption;
 pub mod env;
 pub mod erasure;
 pub mod fragment;

@@ -11,7 +11,7 @@ use crate::ids::{ChunkIndex, FragmentIndex, NodeId, ObjectId, ObjectName, Object
 use crate::layout::{ChunkMap, LayoutError, fragment_len};
 use crate::placement::bucket_of;
 use crate::policy::{Bucket, CodeShape};
-use crate::preset::Compression;
+use crate::preset::{Compression, FragmentEncryption};
 
 mod stored;
 
@@ -48,6 +48,17 @@ pub enum EncryptInfo {
         /// SHA-256 of the key.
         key_sha256: [u8; 32],
     },
+}
+
+impl From<&FragmentEncryption> for EncryptInfo {
+    fn from(encryption: &FragmentEncryption) -> Self {
+        match encryption {
+            FragmentEncryption::None => Self::None,
+            FragmentEncryption::Aes256Ctr { key_sha256, .. } => {
+                Self::Aes256 { mode: CipherMode::Ctr, key_sha256: *key_sha256 }
+            }
+        }
+    }
 }
 
 /// The block cipher mode of the wire format.

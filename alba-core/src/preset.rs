@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::checksum::ChecksumAlgorithm;
+use crate::encryption::{ClusterKey, FragmentKey, WrappedKey};
 use crate::ids::OsdId;
 use crate::layout::{FRAGMENT_MULTIPLE, MAX_CHUNK_SIZE};
 use crate::policy::Policy;
@@ -57,6 +58,30 @@ impl Compression {
     }
 }
 
+/// How fragments are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FragmentEncryption {
+    /// Not at all.
+    None,
+    /// AES-256 in CTR mode, every fragment under a counter block of its own.
+    Aes256Ctr {
+        /// SHA-256 of the key: what manifests name it by.
+        key_sha256: [u8; 32],
+        /// The key, for those who have the cluster's.
+        key: WrappedKey,
+    },
+}
+
+impl FragmentEncryption {
+    /// With this key, wrapped by the cluster's.
+    pub fn aes_256_ctr(key: &FragmentKey, cluster: &ClusterKey) -> Self {
+        Self::Aes256Ctr { key_sha256: key.sha256(), key: cluster.wrap(key) }
+    }
+}
+
+/// Largest object in bytes that may live in the metadata: a group's log and store are made for small records.
+pub const MAX_INLINE: u32 = 4 << 10;
+
 /// Which OSDs may hold the fragments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OsdSet {
@@ -93,6 +118,11 @@ pub struct Preset {
     pub fragment_checksum: ChecksumAlgorithm,
     /// Of whole objects.
     pub object_checksum: ObjectChecksums,
+    /// Of packed fragments, before they are summed up.
+    pub fragment_encryption: FragmentEncryption,
+    /// Objects up to this many bytes live in the metadata, where its group has three replicas or more; 0: none. At most
+    /// [`MAX_INLINE`].
+    pub inline_limit: u32,
 }
 
 /// A preset as it comes from outside: the same fields, any values.
@@ -104,15 +134,24 @@ struct Unchecked {
     compression: Compression,
     fragment_checksum: ChecksumAlgorithm,
     object_checksum: ObjectChecksums,
+    fragment_encryption: FragmentEncryption,
+    inline_limit: u32,
 }
 
 impl TryFrom<Unchecked> for Preset {
     type Error = PresetError;
 
     fn try_from(fields: Unchecked) -> Result<Self, PresetError> {
-        let Unchecked { policies, fragment_size, osds, compression, fragment_checksum, object_checksum } =
-            fields;
-        let preset = Self { policies, fragment_size, osds, compression, fragment_checksum, object_checksum };
+        let preset = Self {
+            policies: fields.policies,
+            fragment_size: fields.fragment_size,
+            osds: fields.osds,
+            compression: fields.compression,
+            fragment_checksum: fields.fragment_checksum,
+            object_checksum: fields.object_checksum,
+            fragment_encryption: fields.fragment_encryption,
+            inline_limit: fields.inline_limit,
+        };
         preset.check()?;
         Ok(preset)
     }
@@ -163,6 +202,9 @@ pub enum PresetError {
         /// What works.
         instead: &'static str,
     },
+    /// The key that it names cannot be used.
+    #[error("fragment_encryption: {0}")]
+    Key(String),
 }
 
 impl PresetError {
@@ -208,6 +250,10 @@ impl Preset {
             let rule = format!("the default must be among the allowed ones: {}", names.join(", "));
             return Err(PresetError::invalid("object_checksum.default", default.name(), rule));
         }
+        if self.inline_limit > MAX_INLINE {
+            let rule = format!("at most {MAX_INLINE} bytes; 0 keeps every object on OSDs");
+            return Err(PresetError::invalid("inline_limit", self.inline_limit, rule));
+        }
         Ok(())
     }
 
@@ -232,6 +278,8 @@ impl Preset {
                 default: ChecksumAlgorithm::Crc32c,
                 verify_upload: true,
             },
+            fragment_encryption: FragmentEncryption::None,
+            inline_limit: 0,
         }
     }
 }

@@ -105,6 +105,7 @@ impl From<ClientError> for Refusal {
             | ClientError::NotEnoughFragments { .. }
             | ClientError::ChunkNotStored { .. }
             | ClientError::Undecodable { .. }
+            | ClientError::Key(_)
             | ClientError::OsdUnknown(_)
             | ClientError::Source { .. }
             | ClientError::Sink { .. }

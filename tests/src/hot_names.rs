@@ -60,6 +60,7 @@ pub async fn create_namespace(client: &MetadataClient, env: &Env) {
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        ..Preset::built_in()
     };
     let info = OsdInfo {
         long_id: LongId::new("osd").unwrap(),

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::answer::Answer;
 use crate::authority::Authority;
+use crate::cluster_key;
 use crate::error::CliError;
 use crate::session::Session;
 
@@ -22,7 +23,8 @@ pub(crate) struct Ca {
 
 #[derive(Debug, Subcommand)]
 enum CaCommand {
-    /// Make the authority: ca.pem, which every member trusts, and ca.key, which stays here
+    /// Make the authority: ca.pem, which every member trusts, and ca.key, which stays here; and cluster.key, which opens the keys
+    /// of presets that encrypt: hosts with proxies or agents need a copy, nobody else may have one, and you need a safe one
     Init {
         /// Where to keep it
         #[arg(long, value_name = "DIR")]
@@ -42,12 +44,15 @@ enum CaCommand {
 }
 
 impl Ca {
-    pub(crate) async fn run(self, _session: &Session) -> Result<Answer, CliError> {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
         match self.command {
             CaCommand::Init { dir } => {
                 Authority::create(&dir)?;
-                let ca = dir.join("ca.pem");
-                Answer::new(json!({ "ca": ca }), format!("made the authority {}", ca.display()))
+                let (ca, key) = (dir.join("ca.pem"), dir.join("cluster.key"));
+                cluster_key::ensure(&key, &*session.env.rng)?;
+                let text =
+                    format!("made the authority {}\nmade the cluster's key {}", ca.display(), key.display());
+                Answer::new(json!({ "ca": ca, "cluster_key": key }), text)
             }
             CaCommand::Issue { name, dir, out } => {
                 let plain = !name.is_empty()

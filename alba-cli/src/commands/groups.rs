@@ -97,7 +97,6 @@ fn kind(message: &Message) -> &'static str {
             NsmMessage::RecoverNamespace { .. } => "RecoverNamespace",
             NsmMessage::SetTrashed { .. } => "SetTrashed",
             NsmMessage::SetOsdUse { .. } => "SetOsdUse",
-            NsmMessage::SetInlineLimit { .. } => "SetInlineLimit",
         },
         Message::Osd(message) => match message {
             OsdMessage::Identify { .. } => "Identify",

@@ -1,11 +1,12 @@
 //! Presets.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use alba_core::encryption::{ClusterKey, FragmentKey, KeyError};
 use alba_core::ids::{OsdId, PresetName};
 use alba_core::policy::Policy;
-use alba_core::preset::Preset;
+use alba_core::preset::{FragmentEncryption, Preset};
 use alba_core::units::ByteCount;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmQuery};
 use clap::Args;
@@ -31,6 +32,11 @@ const EXAMPLE: &str = r#"  {
   }"#;
 
 /// Create a preset from JSON (comments allowed) on standard input or in a file
+///
+/// With "fragment_encryption": ["aes-ctr-256", "FILE"] fragments are encrypted with the key in FILE, of exactly 32 bytes (head -c 32
+/// /dev/urandom makes one). The metadata keeps it wrapped by the cluster key of the client configuration, so that FILE is not
+/// needed any more; every client that has the cluster key can read and write. With "inline_limit" objects up to that many bytes live in the
+/// metadata, where its group has three replicas or more.
 #[derive(Debug, Args)]
 #[command(after_help = format!("Example:\n  alba create-preset wide --input-url ./wide.json\n\nwith wide.json:\n{EXAMPLE}"))]
 pub(crate) struct Create {
@@ -43,7 +49,8 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
-        let preset = parse(&input(self.input_url.as_deref())?)?;
+        let config = session.config()?.client;
+        let preset = parse(&input(self.input_url.as_deref())?, config.cluster_key.as_deref())?;
         let client = session.client().await?;
         let command = AbmCommand::CreatePreset { name: self.name.clone(), preset: Box::new(preset) };
         Backend::new(&client, session.deadline()).command(command).await?;
@@ -71,9 +78,16 @@ fn input(url: Option<&str>) -> Result<String, CliError> {
 /// Longest preset in bytes.
 const LONGEST: u64 = 1 << 20;
 
-fn parse(text: &str) -> Result<Preset, CliError> {
+fn parse(text: &str, cluster_key: Option<&Path>) -> Result<Preset, CliError> {
+    let wrapped = |file: &str| {
+        let wrap = || {
+            let cluster = ClusterKey::read(cluster_key.ok_or(KeyError::NoClusterKey)?)?;
+            Ok(FragmentEncryption::aes_256_ctr(&FragmentKey::read(Path::new(file))?, &cluster))
+        };
+        wrap().map_err(|error: KeyError| error.to_string())
+    };
     // Refused here as the ABM refuses what it alone can see: Invalid_preset.
-    Preset::from_json(text).map_err(|error| AbmError::PresetInvalid(error.to_string()).into())
+    Preset::from_json_with(text, wrapped).map_err(|error| AbmError::PresetInvalid(error.to_string()).into())
 }
 
 /// What may change of a preset.
@@ -243,7 +257,26 @@ mod tests {
 
     #[test]
     fn the_example_of_the_help_is_a_preset() {
-        assert_eq!(parse(EXAMPLE).map(|preset| preset.policies.len()), Ok(2));
+        assert_eq!(parse(EXAMPLE, None).map(|preset| preset.policies.len()), Ok(2));
+    }
+
+    #[test]
+    fn a_key_needs_the_clusters_and_does_not_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = dir.path().join(name);
+            let mut file = alba_core::env::files::create_with_mode(&path, 0o600).unwrap();
+            std::io::Write::write_all(&mut file, content).unwrap();
+            path
+        };
+        let key = file("key", &[5; 32]);
+        let cluster = file("cluster.key", ClusterKey::new([6; 32]).to_text().as_bytes());
+        let text = EXAMPLE.replace("[\"none\"]\n", &format!("[\"aes-ctr-256\", {key:?}]\n"));
+        let preset = parse(&text, Some(&cluster)).unwrap();
+        assert!(matches!(preset.fragment_encryption, FragmentEncryption::Aes256Ctr { .. }));
+        assert!(parse(&text, None).unwrap_err().message.contains("cluster_key"));
+        let short = file("key", &[5; 31]);
+        assert!(parse(&text, Some(&cluster)).unwrap_err().message.contains("exactly 32 bytes"), "{short:?}");
     }
 
     #[test]
@@ -258,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_preset_that_breaks_the_rules_is_refused_as_the_abm_would() {
-        let error = parse(&EXAMPLE.replace("[5, 4, 8, 3]", "[5, 4, 10, 3]")).unwrap_err();
+        let error = parse(&EXAMPLE.replace("[5, 4, 8, 3]", "[5, 4, 10, 3]"), None).unwrap_err();
         assert_eq!((error.kind.name(), error.code, error.exit), ("albamgr_exn", 17, 1));
         assert!(error.message.contains("10"), "{error}");
     }

@@ -57,6 +57,11 @@ impl Paths {
         self.root.join("config").join(format!("{name}.toml"))
     }
 
+    /// The cluster's key.
+    pub(super) fn cluster_key(&self) -> PathBuf {
+        self.root.join("tls").join("cluster.key")
+    }
+
     /// Of one process.
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
@@ -90,13 +95,16 @@ pub(super) fn program(
         let MemberFiles { ca, cert, key } = paths.member(&process.name)?;
         // Below the data directory, which is UTF-8.
         let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
-        let files = [("tls_ca", text(&ca)), ("tls_cert", text(&cert)), ("tls_key", text(&key))];
+        let mut files = vec![("tls_ca", text(&ca)), ("tls_cert", text(&cert)), ("tls_key", text(&key))];
+        if process.role == Role::Proxy {
+            files.push(("cluster_key", text(&paths.cluster_key())));
+        }
         match process.role {
             Role::Metadata => files.into_iter().for_each(|(key, file)| drop(set(key, file))),
             // Of the object engine in it.
             _ => drop(set(
                 "client",
-                Value::Table(files.map(|(key, file)| (key.to_owned(), file)).into_iter().collect()),
+                Value::Table(files.into_iter().map(|(key, file)| (key.to_owned(), file)).collect()),
             )),
         }
     }
@@ -156,6 +164,7 @@ pub(super) fn client(
         tls_ca: Some(ca),
         tls_cert: Some(cert),
         tls_key: Some(key),
+        cluster_key: Some(paths.cluster_key()),
         ..ClientConfig::default()
     };
     let file = ClientFile { proxies, client };

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use alba_core::encryption::FragmentKey;
 use alba_core::env::Deadline;
 use alba_core::env::osd::Priority;
-use alba_core::fragment::{data_fragments, unpack};
+use alba_core::fragment::{Cipher, data_fragments, unpack};
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, OsdId};
 use alba_core::layout::fragment_len;
 use alba_core::manifest::{Chunk, EncryptInfo, Manifest, PackedFragment};
@@ -35,6 +36,8 @@ pub(super) struct ChunkReader<'a> {
     pub(super) chunk: &'a Chunk,
     /// Plain bytes of each of its fragments.
     pub(super) fragment_len: u32,
+    /// What it is encrypted with.
+    pub(super) key: Option<&'a FragmentKey>,
     pub(super) deadline: Deadline,
 }
 
@@ -44,6 +47,7 @@ impl<'a> ChunkReader<'a> {
         engine: &'a Engine,
         object: &'a StoredObject,
         index: ChunkIndex,
+        key: Option<&'a FragmentKey>,
         deadline: Deadline,
     ) -> Result<Self, ClientError> {
         let manifest = &*object.manifest;
@@ -60,27 +64,33 @@ impl<'a> ChunkReader<'a> {
                 shape.total()
             )));
         }
-        if manifest.encryption != EncryptInfo::None {
-            return Err(undecodable("it is encrypted, which this version cannot read".to_owned()));
+        if key.is_none() && manifest.encryption != EncryptInfo::None {
+            return Err(undecodable("it is encrypted, and there is no key".to_owned()));
         }
         let fragment_len = fragment_len(chunk.size, shape).map_err(|error| undecodable(error.to_string()))?;
-        Ok(Self { engine, namespace: object.namespace, manifest, index, chunk, fragment_len, deadline })
+        Ok(Self { engine, namespace: object.namespace, manifest, index, chunk, fragment_len, key, deadline })
     }
 
     fn k(&self) -> usize {
         self.manifest.scheme.shape.k()
     }
 
-    /// Can parts of a fragment be read without reading it whole?
-    pub(super) fn is_plain(&self) -> bool {
-        self.manifest.scheme.compression == Compression::None && self.manifest.encryption == EncryptInfo::None
+    /// Can parts of a fragment be read without reading it whole? What is encrypted can be decrypted from anywhere.
+    pub(super) fn has_parts(&self) -> bool {
+        self.manifest.scheme.compression == Compression::None
+    }
+
+    /// What a fragment is encrypted with.
+    pub(super) fn cipher(&self, fragment: FragmentIndex) -> Option<Cipher<'a>> {
+        let counter = self.chunk.fragments.get(fragment.index())?.ctr?;
+        Some(Cipher { key: self.key?, counter })
     }
 
     /// Bytes of memory that reading the whole chunk may take: every fragment, and a second copy of the data when it
-    /// must be decompressed.
+    /// must be decrypted or decompressed.
     pub(super) fn footprint(&self) -> u64 {
         let packed: u64 = self.chunk.fragments.iter().map(|fragment| u64::from(fragment.packed_len)).sum();
-        let unpacked = if self.is_plain() { 0 } else { u64::from(self.chunk.size) };
+        let unpacked = if self.has_parts() && self.key.is_none() { 0 } else { u64::from(self.chunk.size) };
         packed + unpacked
     }
 
@@ -153,12 +163,17 @@ impl<'a> ChunkReader<'a> {
         };
         let compression = self.manifest.scheme.compression;
         let plain_len = usize::try_from(self.fragment_len).map_err(|error| error.to_string())?;
+        if self.key.is_some() != entry.ctr.is_some() {
+            return Err("a counter block and encryption belong together".to_owned());
+        }
+        let key = self.key.cloned();
         let unpacked = engine
             .compute(packed_len, move || {
                 let verified = PackedFragment(stored.value)
                     .verify(&entry)
                     .map_err(|_| "its checksum is not the manifest's".to_owned())?;
-                unpack(&verified, compression, plain_len).map_err(|error| error.to_string())
+                let cipher = key.as_ref().zip(entry.ctr).map(|(key, counter)| Cipher { key, counter });
+                unpack(&verified, compression, cipher, plain_len).map_err(|error| error.to_string())
             })
             .await
             .map_err(|error| error.to_string())?;

@@ -5,6 +5,7 @@
 //! of its chunk are good (invariant 5).
 
 mod chunk;
+mod inline;
 mod race;
 mod slices;
 mod whole;

@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alba_core::env::Deadline;
 use alba_core::env::osd::{Priority, ValueSlice};
+use alba_core::fragment::Cipher;
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceName, ObjectName};
 use alba_core::layout::{CheckedSlices, ChunkMap, Piece, SliceError, SliceRequest, check_slices};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, Either, Fuse, FutureExt};
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::chunk::{ChunkReader, Lost};
+use super::inline::{self, Now};
 use super::race::race;
 use super::{Found, find, find_newer};
 use crate::engine::Engine;
+use crate::keys::Keys;
 use crate::osd_pool::CallSize;
 use crate::{ClientError, Consistency, Slice, SlicesRead, StoredObject};
 
@@ -83,12 +86,20 @@ async fn read_entry(
     asked: Vec<SliceRequest>,
     deadline: Deadline,
 ) -> Result<(Vec<Bytes>, StoredObject), ClientError> {
-    match read_object(engine, &found, &asked, deadline).await {
+    let found = if found.object.manifest.chunks.is_empty() {
+        match inline::read(engine, namespace, &found, deadline).await? {
+            Now::Here(object, plain) => return Ok((parts(&plain, &asked, &object)?, object)),
+            Now::Elsewhere(found) => found,
+        }
+    } else {
+        found
+    };
+    match read_object(engine, namespace, &found, &asked, deadline).await {
         Err(error @ ClientError::NotEnoughFragments { .. }) if found.from_cache => {
             let Some(newer) = find_newer(engine, namespace, &found.object, deadline).await? else {
                 return Err(error);
             };
-            let data = read_object(engine, &newer, &asked, deadline).await?;
+            let data = read_object(engine, namespace, &newer, &asked, deadline).await?;
             Ok((data, newer.object))
         }
         Err(error) => Err(error),
@@ -96,11 +107,23 @@ async fn read_entry(
     }
 }
 
+/// Slices of an object that is at hand.
+fn parts(plain: &Bytes, asked: &[SliceRequest], object: &StoredObject) -> Result<Vec<Bytes>, ClientError> {
+    check(asked, object)?;
+    let part = |slice: &SliceRequest| {
+        let from = usize::try_from(slice.offset).ok()?;
+        let to = from.checked_add(usize::try_from(slice.len).ok()?)?;
+        plain.get(from..to).map(Bytes::copy_from_slice)
+    };
+    asked.iter().map(|slice| part(slice).ok_or(ClientError::SliceOutsideObject)).collect()
+}
+
 /// A piece with its position in the answer.
 type Placed = (usize, Piece);
 
 async fn read_object(
     engine: &Engine,
+    namespace: &NamespaceName,
     found: &Found,
     asked: &[SliceRequest],
     deadline: Deadline,
@@ -120,9 +143,11 @@ async fn read_object(
         by_chunk.entry(piece.chunk).or_default().push((position, *piece));
     }
     let mut answer = vec![Bytes::new(); plan.len()];
+    let key = Keys::of_object(engine, namespace, &manifest.encryption, deadline).await?;
+    let key = key.as_deref();
     let mut reads = stream::iter(by_chunk)
         .map(|(chunk, pieces)| async move {
-            let reader = ChunkReader::new(engine, object, chunk, deadline)?;
+            let reader = ChunkReader::new(engine, object, chunk, key, deadline)?;
             read_chunk(&reader, pieces).await
         })
         .buffer_unordered(CHUNKS_AT_ONCE);
@@ -156,7 +181,7 @@ async fn read_chunk(
         missing.entry(placed.1.fragment).or_default().push(placed);
     }
     // Whole fragments are read where parts cannot be: that takes room beside the answer's own.
-    let whole = !reader.is_plain();
+    let whole = !reader.has_parts();
     let _room = if whole {
         engine.buffers.work(reader.footprint(), reader.deadline).await?
     } else {
@@ -262,7 +287,7 @@ async fn read_fragment(
     let raced = race(&*reader.engine.env.clock, copies, 1, pause, |copy| {
         // Asked for whole it is checked against the manifest.
         let all = pieces.len() == 1 && pieces.iter().all(|piece| piece.len == reader.fragment_len);
-        if reader.is_plain() && !all {
+        if reader.has_parts() && !all {
             Either::Left(read_ranges(reader, copy, &pieces, bytes))
         } else {
             let pieces = &pieces;
@@ -317,5 +342,19 @@ async fn read_ranges(
         .ok_or_else(|| lost(format!("OSD {osd} does not have it")))?;
     let fits = answer.len() == ranges.len()
         && answer.iter().zip(&ranges).all(|(bytes, range)| u32::try_from(bytes.len()) == Ok(range.len));
+    let answer = match reader.cipher(fragment) {
+        Some(cipher) if fits => decrypt(cipher, answer, &ranges),
+        _ => answer,
+    };
     if fits { Ok(answer) } else { Err(lost(format!("OSD {osd} gave another length than asked for"))) }
+}
+
+/// Ranges of an encrypted fragment in the clear.
+fn decrypt(cipher: Cipher<'_>, parts: Vec<Bytes>, ranges: &[ValueSlice]) -> Vec<Bytes> {
+    let part = |(part, range): (Bytes, &ValueSlice)| {
+        let mut plain = BytesMut::from(&part[..]);
+        cipher.key.apply(&cipher.counter, u64::from(range.offset), &mut plain);
+        plain.freeze()
+    };
+    parts.into_iter().zip(ranges).map(part).collect()
 }

@@ -11,9 +11,11 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::chunk::ChunkReader;
+use super::inline::{self, Now};
 use super::{Found, find, find_newer};
 use crate::buffers::Room;
 use crate::engine::{Engine, alongside};
+use crate::keys::Keys;
 use crate::{ClientError, Consistency, ObjectSink, StoredObject};
 
 /// Chunks fetched or waiting for the sink at once, if there is room for them.
@@ -30,13 +32,24 @@ pub(crate) async fn download(
 ) -> Result<StoredObject, ClientError> {
     let found = find(engine, namespace, std::slice::from_ref(name), consistency, deadline).await?;
     let found = found.into_iter().next().flatten().ok_or_else(|| ClientError::ObjectUnknown(name.clone()))?;
-    match read(engine, &found, sink, deadline).await {
+    let found = if found.object.manifest.chunks.is_empty() {
+        match inline::read(engine, namespace, &found, deadline).await? {
+            Now::Here(object, plain) => {
+                write(&object, plain, sink).await?;
+                return Ok(object);
+            }
+            Now::Elsewhere(found) => found,
+        }
+    } else {
+        found
+    };
+    match read(engine, namespace, &found, sink, deadline).await {
         Err(error @ ClientError::NotEnoughFragments { .. }) if found.from_cache => {
             let Some(newer) = find_newer(engine, namespace, &found.object, deadline).await? else {
                 return Err(error);
             };
             sink.restart().await.map_err(|error| ClientError::sink(&error))?;
-            read(engine, &newer, sink, deadline).await?;
+            read(engine, namespace, &newer, sink, deadline).await?;
             Ok(newer.object)
         }
         Err(error) => Err(error),
@@ -51,8 +64,20 @@ struct Fetched {
     _room: Room,
 }
 
+/// An object that is at hand into the sink.
+async fn write(object: &StoredObject, plain: Bytes, sink: &mut dyn ObjectSink) -> Result<(), ClientError> {
+    let expected = object.manifest.checksum;
+    let found = expected.algorithm().of(&plain);
+    if found != expected {
+        return Err(ClientError::ChecksumMismatch { object: object.manifest.name.clone(), expected, found });
+    }
+    sink.write_at(0, plain).await.map_err(|error| ClientError::sink(&error))?;
+    sink.finish().await.map_err(|error| ClientError::sink(&error))
+}
+
 async fn read(
     engine: &Engine,
+    namespace: &NamespaceName,
     found: &Found,
     sink: &mut dyn ObjectSink,
     deadline: Deadline,
@@ -63,6 +88,8 @@ async fn read(
         object: manifest.name.clone(),
         reason: "too many chunks".to_owned(),
     })?;
+    let key = Keys::of_object(engine, namespace, &manifest.encryption, deadline).await?;
+    let key = key.as_deref();
     let mut hasher = Some(manifest.checksum.algorithm().hasher());
     let mut fetches = FuturesUnordered::new();
     let mut ready: BTreeMap<u32, Result<Fetched, ClientError>> = BTreeMap::new();
@@ -72,7 +99,7 @@ async fn read(
     let mut all_had = true;
     while written < count {
         if next < count && fetches.len() + ready.len() < CHUNKS_AHEAD {
-            let reader = ChunkReader::new(engine, object, ChunkIndex(next), deadline)?;
+            let reader = ChunkReader::new(engine, object, ChunkIndex(next), key, deadline)?;
             let room = engine.buffers.work(reader.footprint(), deadline);
             // Room is taken in the order of the chunks: a later one must never hold what an earlier one waits for.
             let room = if ready.contains_key(&written) {

@@ -216,6 +216,7 @@ impl Osd for TestOsd {
 
 struct Object {
     manifest: Manifest,
+    value: Option<InlineValue>,
 }
 
 /// The state of the namespace, and what the next commands shall meet.
@@ -232,6 +233,8 @@ pub(super) struct Group {
     /// Which group each sequence was sent to.
     pub(super) sent_to: Vec<GroupId>,
     pub(super) queries: usize,
+    /// Has it the replicas that objects in the metadata need?
+    pub(super) takes_inline: bool,
 }
 
 pub(super) struct Backend {
@@ -322,6 +325,7 @@ pub(super) fn preset(policies: &[[u32; 4]], fragment_size: u32, compression: Com
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        ..Preset::built_in()
     }
 }
 
@@ -417,7 +421,15 @@ impl Group {
                         }
                     }
                 }
-                ObjectUpdate::PutInline { .. } => panic!("not sent by the engine"),
+                ObjectUpdate::PutInline { manifest, value, .. } => {
+                    if !self.takes_inline {
+                        return Err(NsmError::PresetViolated("too few replicas".into()));
+                    }
+                    assert!(
+                        manifest.chunks.is_empty() && manifest.size <= self.info.preset.inline_limit.into()
+                    );
+                    assert!(value.checksum.matches(&value.packed));
+                }
                 ObjectUpdate::Delete { name, must_exist } => {
                     if *must_exist && !self.objects.contains_key(name) {
                         return Err(NsmError::ObjectNotFound);
@@ -437,6 +449,12 @@ impl Group {
         }
         let mut stored = Vec::new();
         for (position, update) in updates.into_iter().enumerate() {
+            let (update, value) = match update {
+                ObjectUpdate::PutInline { manifest, value, overwrite } => {
+                    (ObjectUpdate::Put { manifest, overwrite }, Some(value))
+                }
+                update => (update, None),
+            };
             match update {
                 ObjectUpdate::Put { manifest, .. } => {
                     if last[&manifest.name] != position {
@@ -445,10 +463,10 @@ impl Group {
                     self.clock += 1;
                     let mut manifest = *manifest;
                     manifest.timestamp = Timestamp(self.clock);
-                    self.objects.insert(manifest.name.clone(), Object { manifest: manifest.clone() });
+                    self.objects.insert(manifest.name.clone(), Object { manifest: manifest.clone(), value });
                     stored.push(manifest);
                 }
-                ObjectUpdate::PutInline { .. } => panic!("not sent by the engine"),
+                ObjectUpdate::PutInline { .. } => unreachable!("made a put above"),
                 ObjectUpdate::Delete { name, .. } => {
                     if last[&name] == position {
                         self.objects.remove(&name);
@@ -534,6 +552,12 @@ impl NamespaceStore for Backend {
             NsmQuery::Manifests { names, .. } => NsmAnswer::Manifests(
                 names.iter().map(|n| group.objects.get(n).map(|o| o.manifest.clone())).collect(),
             ),
+            NsmQuery::Contents { names, .. } => NsmAnswer::Contents(
+                names
+                    .iter()
+                    .map(|n| group.objects.get(n).map(|o| (o.manifest.clone(), o.value.clone())))
+                    .collect(),
+            ),
             NsmQuery::ManifestById { object, .. } => NsmAnswer::Manifest(
                 group
                     .objects
@@ -598,6 +622,7 @@ impl Fixture {
             records: vec![record()],
             sent_to: Vec::new(),
             queries: 0,
+            takes_inline: true,
         };
         let backend = Arc::new(Backend {
             osds: Mutex::default(),

@@ -3,6 +3,7 @@
 mod backend;
 mod files;
 mod reading;
+mod sealed;
 mod sequences;
 mod writing;
 

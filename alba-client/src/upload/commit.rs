@@ -25,6 +25,7 @@ use alba_core::wire::rpc::nsm::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::inline::Small;
 use super::late::{self, Leftovers, Stragglers};
 use super::object::{Attempt, Uploaded};
 use crate::namespaces::unexpected;
@@ -34,6 +35,8 @@ use crate::{ClientError, StoredObject};
 pub(super) enum Change {
     /// An object, step 1 of which is done.
     Put { uploaded: Box<Uploaded>, overwrite: Overwrite },
+    /// An object that is to live in the metadata: stored by step 2 itself.
+    PutInline { small: Box<Small>, overwrite: Overwrite },
     /// A name to be removed.
     Delete { name: ObjectName, must_exist: bool },
 }
@@ -42,6 +45,7 @@ impl Change {
     fn name(&self) -> &ObjectName {
         match self {
             Self::Put { uploaded, .. } => &uploaded.manifest.name,
+            Self::PutInline { small, .. } => &small.manifest.name,
             Self::Delete { name, .. } => name,
         }
     }
@@ -111,6 +115,18 @@ pub(super) async fn commit(
                 };
                 objects.push(StoredObject { namespace, manifest });
             }
+            Change::PutInline { small, .. } => {
+                let manifest = match committed.remove(&small.manifest.object_id) {
+                    Some(stored) => {
+                        if let Some(ticket) = tickets.remove(&name) {
+                            engine.cache.insert_written(ticket, namespace, Arc::clone(&stored));
+                        }
+                        stored
+                    }
+                    None => Arc::new(small.manifest),
+                };
+                objects.push(StoredObject { namespace, manifest });
+            }
             Change::Delete { name, .. } => engine.cache.remove(namespace, &name),
         }
     }
@@ -126,6 +142,11 @@ fn update(change: &Change) -> ObjectUpdate {
         Change::Put { uploaded, overwrite } => {
             ObjectUpdate::Put { manifest: Box::new(uploaded.manifest.clone()), overwrite: *overwrite }
         }
+        Change::PutInline { small, overwrite } => ObjectUpdate::PutInline {
+            manifest: Box::new(small.manifest.clone()),
+            value: small.value.clone(),
+            overwrite: *overwrite,
+        },
         Change::Delete { name, must_exist } => {
             ObjectUpdate::Delete { name: name.clone(), must_exist: *must_exist }
         }
@@ -135,6 +156,7 @@ fn update(change: &Change) -> ObjectUpdate {
 fn put_ids(changes: &[Change]) -> Vec<ObjectId> {
     let puts = changes.iter().filter_map(|change| match change {
         Change::Put { uploaded, .. } => Some(uploaded.manifest.object_id),
+        Change::PutInline { small, .. } => Some(small.manifest.object_id),
         Change::Delete { .. } => None,
     });
     puts.collect()

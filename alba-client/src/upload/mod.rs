@@ -3,6 +3,7 @@
 
 mod commit;
 mod fragments;
+mod inline;
 mod late;
 mod object;
 mod plan;
@@ -18,7 +19,7 @@ use alba_core::env::{Deadline, MetaError};
 use alba_core::ids::{NamespaceName, ObjectName, OsdId};
 use alba_core::wire::rpc::nsm::{NsmError, ObjectAssert, Overwrite};
 use futures_util::future::FutureExt;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, is_moved};
@@ -118,7 +119,8 @@ async fn change(
     let namespace = engine.namespaces.resolve(name, deadline).await?;
     let mut slot = Some(engine.upload_slot(deadline).await?);
     let avoid = Arc::new(Mutex::new(BTreeSet::new()));
-    let first = prepare(engine, &namespace, FRESH, &avoid, deadline).await;
+    let inline = namespace.takes_inline(engine.env.clock.now());
+    let first = prepare(engine, &namespace, FRESH, &avoid, inline, deadline).await;
     let error = match first {
         Ok(attempt) => match run(&attempt, asserts.clone(), &mut wanted, &mut slot).await {
             Ok(stored) => return Ok(stored),
@@ -131,13 +133,19 @@ async fn change(
     }
     engine.counters.uploads_retried.add(1);
     tracing::info!(namespace = %namespace.name, %error, "upload failed, one more attempt");
+    let violated = matches!(error, ClientError::Meta(MetaError::Nsm(NsmError::PresetViolated(_))));
+    if inline && violated {
+        // Its group may have too few replicas for that: fragments are always right.
+        namespace.inline_refused(engine.env.clock.now());
+    }
+    let inline = inline && !violated;
     let namespace = if is_moved(&error) {
         engine.namespaces.resolve_again(&namespace, deadline).await?.ok_or(error)?
     } else {
         namespace
     };
     // Everything is asked afresh: OSDs, preset, epoch. OSDs that failed are avoided.
-    let attempt = prepare(engine, &namespace, Duration::ZERO, &avoid, deadline).await?;
+    let attempt = prepare(engine, &namespace, Duration::ZERO, &avoid, inline, deadline).await?;
     run(&attempt, asserts, &mut wanted, &mut slot).await.map_err(plain)
 }
 
@@ -146,11 +154,14 @@ async fn prepare(
     namespace: &Arc<Namespace>,
     max_age: Duration,
     avoid: &Arc<Mutex<BTreeSet<OsdId>>>,
+    inline: bool,
     deadline: Deadline,
 ) -> Result<Attempt, ClientError> {
     engine.pool.refresh(max_age, deadline).await?;
     let info = engine.namespaces.info(namespace, max_age, deadline).await?;
     Ok(Attempt {
+        key: engine.keys.of_preset(&info.preset.fragment_encryption)?,
+        inline,
         engine: Arc::clone(engine),
         namespace: Arc::clone(namespace),
         epoch: info.newest_epoch,
@@ -175,6 +186,14 @@ async fn run(
                 let (name, source): (&ObjectName, &mut dyn ObjectSource) = (name, &mut **source);
                 let (checksum, overwrite) = (*checksum, *overwrite);
                 let put = async move {
+                    if let Some(small) = inline::pack_object(attempt, name, source, checksum).await? {
+                        let small = Box::new(small);
+                        return Ok((
+                            position,
+                            Change::PutInline { small, overwrite },
+                            FuturesUnordered::new(),
+                        ));
+                    }
                     let (uploaded, late) = upload_object(attempt, name, source, checksum).await?;
                     Ok::<_, ClientError>((
                         position,

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alba_core::checksum::{Checksum, Hasher};
+use alba_core::encryption::{CounterBlock, FragmentKey};
 use alba_core::env::{Deadline, Moment};
-use alba_core::fragment::{Packed, pack_chunk};
+use alba_core::fragment::{Packed, counters_needed, pack_chunk};
 use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectName, ObjectVersion, OsdId};
 use alba_core::layout::{ChunkExtent, ObjectLayout};
 use alba_core::manifest::{Chunk, CodingMatrix, EncryptInfo, Fragment, Manifest, Scheme, Timestamp};
 use alba_core::osd_keys::FragmentAddress;
 use alba_core::preset::{Compression, Preset};
+use alba_core::wire::llio::WireError;
+use alba_core::wire::recovery::RecoveryInfo;
 use alba_core::wire::rpc::nsm::NamespaceInfo;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -38,8 +41,11 @@ const OWED_FRAGMENTS: usize = 4;
 /// fill the buffers with what it does not take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A manifest with more fragments than this would not fit in a command of 1 MiB: each takes at most 55 bytes there.
+/// A manifest with more fragments than this would not fit in a command of 1 MiB: each takes at most 55 bytes there…
 const MAX_FRAGMENTS: u64 = 18_000;
+
+/// … and 16 more for its counter block when it is encrypted.
+const MAX_ENCRYPTED_FRAGMENTS: u64 = 14_000;
 
 /// What all uploads of one attempt share.
 pub(super) struct Attempt {
@@ -50,6 +56,10 @@ pub(super) struct Attempt {
     pub(super) epoch: GcEpoch,
     /// OSDs that failed: in this attempt and in the one before.
     pub(super) avoid: Arc<Mutex<BTreeSet<OsdId>>>,
+    /// Of the preset, when it encrypts.
+    pub(super) key: Option<FragmentKey>,
+    /// May small objects go into the metadata?
+    pub(super) inline: bool,
     pub(super) deadline: Deadline,
 }
 
@@ -72,13 +82,13 @@ pub(super) struct Uploaded {
 }
 
 /// The checksum that an upload computes, expects and stores (wire-protocol §2.5).
-struct ChecksumRule {
+pub(super) struct ChecksumRule {
     hasher: Option<Hasher>,
     expected: Option<Checksum>,
 }
 
 impl ChecksumRule {
-    fn new(preset: &Preset, given: Option<Checksum>) -> Result<Self, ClientError> {
+    pub(super) fn new(preset: &Preset, given: Option<Checksum>) -> Result<Self, ClientError> {
         let rules = &preset.object_checksum;
         match given {
             None => Ok(Self { hasher: Some(rules.default.hasher()), expected: None }),
@@ -92,8 +102,15 @@ impl ChecksumRule {
         }
     }
 
+    /// Takes all of the data at once.
+    pub(super) fn add(&mut self, data: &[u8]) {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(data);
+        }
+    }
+
     /// What the manifest shall say, once all data went through the hasher.
-    fn finish(&mut self, name: &ObjectName) -> Result<Checksum, ClientError> {
+    pub(super) fn finish(&mut self, name: &ObjectName) -> Result<Checksum, ClientError> {
         let found = self.hasher.take().map(Hasher::finish);
         match (self.expected, found) {
             (Some(expected), Some(found)) if expected != found => {
@@ -121,9 +138,10 @@ pub(super) async fn upload_object(
         .map_err(|error| too_large(error.to_string()))?;
     let total = u64::try_from(plan.policy.shape().total()).unwrap_or(u64::MAX);
     let fragments = u64::from(layout.chunk_count()).saturating_mul(total);
-    if fragments > MAX_FRAGMENTS {
+    let most = if attempt.key.is_some() { MAX_ENCRYPTED_FRAGMENTS } else { MAX_FRAGMENTS };
+    if fragments > most {
         return Err(too_large(format!(
-            "it would have {fragments} fragments of at most {} bytes, a manifest holds {MAX_FRAGMENTS}; use a preset \
+            "it would have {fragments} fragments of at most {} bytes, a manifest holds {most}; use a preset \
              with larger fragments",
             preset.fragment_size
         )));
@@ -171,6 +189,16 @@ struct ObjectWriter<'a> {
 struct Sealed {
     checksum: Checksum,
     len: u32,
+    ctr: Option<CounterBlock>,
+}
+
+/// A counter block that nothing was or will be encrypted with.
+pub(super) fn counter(engine: &Engine) -> CounterBlock {
+    let [first, second] = [0, 1].map(|_| engine.env.rng.u64().to_le_bytes());
+    let mut counter = [0; 16];
+    counter[..8].copy_from_slice(&first);
+    counter[8..].copy_from_slice(&second);
+    counter
 }
 
 /// Takes an answer into account; says whether the chunk it belongs to cannot be stored any more.
@@ -222,7 +250,7 @@ impl ObjectWriter<'_> {
             let buffer = BytesMut::zeroed(as_len(extent.size)?);
             let chunk = self.meanwhile(read(source, extent, buffer)).await??;
             let packed = self.pack(extent, chunk).await?;
-            let recovery = self.recovery(extent, &packed).await?;
+            let recovery = self.recovery(extent, packed.clone()).await?;
             self.wait_for_debtors().await?;
             self.last_started = self.attempt.engine.env.clock.now();
             self.start(extent, &packed, &recovery, room);
@@ -236,13 +264,14 @@ impl ObjectWriter<'_> {
         Ok(())
     }
 
-    /// Room for a chunk: its data, its parity, and both once more when they are compressed.
+    /// Room for a chunk: its data, its parity, and both once more when they are compressed or encrypted.
     async fn room(attempt: &Attempt, layout: ObjectLayout, extent: ChunkExtent) -> Result<Room, ClientError> {
         let shape = layout.shape();
         let copies =
             if shape.is_replication() { 1 } else { u64::from(shape.as_u8().0) + u64::from(shape.as_u8().1) };
         let plain = u64::from(extent.size) / u64::from(shape.as_u8().0) * copies;
-        let times = if attempt.info.preset.compression == Compression::None { 1 } else { 2 };
+        let as_is = attempt.info.preset.compression == Compression::None && attempt.key.is_none();
+        let times = if as_is { 1 } else { 2 };
         attempt.engine.buffers.work(plain * times, attempt.deadline).await
     }
 
@@ -300,12 +329,16 @@ impl ObjectWriter<'_> {
         let hasher = self.checksum.hasher.take();
         let len = as_len(extent.len)?;
         let attempt = self.attempt;
+        let encryption = attempt.key.clone().map(|key| {
+            (key, (0..counters_needed(shape)).map(|_| counter(&attempt.engine)).collect::<Vec<_>>())
+        });
         let work = attempt.engine.compute(u64::from(extent.size), move || {
             let hasher = hasher.map(|mut hasher| {
                 hasher.update(chunk.get(..len).unwrap_or_default());
                 hasher
             });
-            (hasher, pack_chunk(&chunk, shape, compression, algorithm))
+            let encryption = encryption.as_ref().map(|(key, counters)| (key, &counters[..]));
+            (hasher, pack_chunk(&chunk, shape, compression, encryption, algorithm))
         });
         let (hasher, packed) = self.meanwhile(work).await??;
         self.checksum.hasher = hasher;
@@ -318,7 +351,7 @@ impl ObjectWriter<'_> {
 
     /// Starts the writes of a chunk. OSDs that failed or hang since the object's first chunk are left out while enough
     /// others remain.
-    fn start(&mut self, extent: ChunkExtent, packed: &[Packed], recovery: &Bytes, room: Room) {
+    fn start(&mut self, extent: ChunkExtent, packed: &[Packed], recovery: &[Bytes], room: Room) {
         let engine = &self.attempt.engine;
         let now = engine.env.clock.now();
         let owes = |osd: &Member| self.progress.owes(osd.id, OWED_FRAGMENTS);
@@ -335,7 +368,11 @@ impl ObjectWriter<'_> {
         let room = Arc::new(room);
         self.progress.start(extent.index, targets.iter().map(|(index, osd)| (*index, osd.id)), now);
         for (fragment, osd) in targets {
-            let Some(packed) = packed.get(fragment.index()) else { continue };
+            let (Some(packed), Some(recovery)) =
+                (packed.get(fragment.index()), recovery.get(fragment.index()))
+            else {
+                continue;
+            };
             let write = FragmentWrite {
                 namespace: self.attempt.namespace.id,
                 epoch: self.attempt.epoch,
@@ -350,7 +387,7 @@ impl ObjectWriter<'_> {
             };
             self.writes.push(write.start(Arc::clone(engine), osd, Arc::clone(&room)));
         }
-        let sealed = packed.iter().map(|p| Sealed { checksum: p.checksum, len: p.len }).collect();
+        let sealed = packed.iter().map(|p| Sealed { checksum: p.checksum, len: p.len, ctr: p.ctr }).collect();
         self.chunks.push((extent.size, sealed));
     }
 
@@ -362,17 +399,38 @@ impl ObjectWriter<'_> {
         }
     }
 
-    /// The recovery info of a chunk; compressing it takes a while.
-    async fn recovery(&mut self, extent: ChunkExtent, packed: &[Packed]) -> Result<Bytes, ClientError> {
+    /// The recovery info of a chunk's fragments; compressing it takes a while. It is the same for all of them unless each has a
+    /// counter block to tell.
+    async fn recovery(
+        &mut self,
+        extent: ChunkExtent,
+        packed: Vec<Packed>,
+    ) -> Result<Vec<Bytes>, ClientError> {
         let attempt = self.attempt;
         let is_last = extent.index.0 + 1 == self.layout.chunk_count();
         let object = is_last.then(|| {
             let now = Timestamp(attempt.engine.env.clock.wall_micros());
             recovery::of_object(&self.scheme(), self.layout.size(), self.final_checksum, now)
         });
-        let info = recovery::of_chunk(self.name, extent.size, packed, object);
-        let encoded = self.meanwhile(attempt.engine.compute(u64::MAX, move || info.encode())).await??;
-        encoded.map_err(|error| ClientError::Internal(format!("recovery info of {}: {error}", self.name)))
+        let info = recovery::of_chunk(self.name, extent.size, &packed, object);
+        let encryption = attempt
+            .key
+            .clone()
+            .map(|key| (key, packed.iter().map(|_| counter(&attempt.engine)).collect::<Vec<_>>()));
+        let work = attempt.engine.compute(u64::MAX, move || match encryption {
+            None => Ok(vec![info.encode()?; packed.len()]),
+            Some((key, counters)) => packed
+                .iter()
+                .zip(counters)
+                .map(|(packed, counter)| {
+                    RecoveryInfo { ctr: packed.ctr, ..info.clone() }.encode_encrypted(&key, counter)
+                })
+                .collect(),
+        });
+        let encoded = self.meanwhile(work).await??;
+        encoded.map_err(|error: WireError| {
+            ClientError::Internal(format!("recovery info of {}: {error}", self.name))
+        })
     }
 
     /// Waits for the writes under way: for `least`, and `factor` times as long as the last chunk took so far.
@@ -407,7 +465,7 @@ impl ObjectWriter<'_> {
                         version,
                         checksum: sealed.checksum,
                         packed_len: sealed.len,
-                        ctr: None,
+                        ctr: sealed.ctr,
                     })
                     .collect(),
             })
@@ -418,7 +476,7 @@ impl ObjectWriter<'_> {
             size: self.layout.size(),
             checksum: self.final_checksum,
             scheme: self.scheme(),
-            encryption: EncryptInfo::None,
+            encryption: EncryptInfo::from(&self.attempt.info.preset.fragment_encryption),
             chunks,
             version,
             max_disks_per_node: self.plan.policy.max_per_node(),

@@ -1,14 +1,15 @@
 //! Fragments: packed, verified, unpacked.
 //!
-//! Packing is chunk → erasure code → compress → checksum, each of the k + m fragments on its own (wire-protocol §6.3),
+//! Packing is chunk → erasure code → compress → encrypt → checksum, each of the k + m fragments on its own (wire-protocol §6.3),
 //! so that a partial read touches one fragment and repair can check packed bytes without decoding them. Only bytes that
 //! had the manifest's checksum ([`VerifiedFragment`]) can be unpacked, and unpacking never allocates more than the
 //! manifest says the plain fragment has.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use crate::checksum::{Checksum, ChecksumAlgorithm};
+use crate::encryption::{CounterBlock, FragmentKey};
 use crate::erasure::CodeError;
 use crate::ids::{ObjectVersion, OsdId};
 use crate::manifest::{Fragment, VerifiedFragment};
@@ -29,12 +30,23 @@ pub struct Packed {
     pub len: u32,
     /// Of the bytes.
     pub checksum: Checksum,
+    /// What they are encrypted from.
+    pub ctr: Option<CounterBlock>,
+}
+
+/// What one fragment is encrypted with.
+#[derive(Debug, Clone, Copy)]
+pub struct Cipher<'a> {
+    /// The preset's key.
+    pub key: &'a FragmentKey,
+    /// Its own first counter block: used for this fragment and never for other bytes.
+    pub counter: CounterBlock,
 }
 
 impl Packed {
     /// Its entry in the manifest: stored at `location`, or a hole.
     pub fn entry(&self, location: Option<OsdId>, version: ObjectVersion) -> Fragment {
-        Fragment { location, version, checksum: self.checksum, packed_len: self.len, ctr: None }
+        Fragment { location, version, checksum: self.checksum, packed_len: self.len, ctr: self.ctr }
     }
 }
 
@@ -48,6 +60,14 @@ pub enum PackError {
         codec: &'static str,
         /// What it says.
         reason: String,
+    },
+    /// Not one counter block for each fragment (one in all for replicas).
+    #[error("{found} counter blocks for {expected} fragments")]
+    Counters {
+        /// Fragments to be encrypted.
+        expected: usize,
+        /// Counter blocks given.
+        found: usize,
     },
     /// Longer than a manifest can say.
     #[error("a packed fragment of {0} bytes is longer than 4294967295")]
@@ -79,38 +99,70 @@ pub enum UnpackError {
     },
 }
 
-/// Compresses and sums up one plain fragment. Copies nothing when there is no compression.
+/// The bytes encrypted, or decrypted: CTR does the same for both.
+fn crypt(bytes: &Bytes, cipher: Cipher<'_>) -> Bytes {
+    let mut buffer = BytesMut::from(&bytes[..]);
+    cipher.key.apply(&cipher.counter, 0, &mut buffer);
+    buffer.freeze()
+}
+
+/// Compresses, encrypts and sums up one plain fragment. Copies nothing when there is nothing to compress or encrypt.
 pub fn pack(
     plain: &Bytes,
     compression: Compression,
+    cipher: Option<Cipher<'_>>,
     checksum: ChecksumAlgorithm,
 ) -> Result<Packed, PackError> {
-    let bytes = codec::compress(plain, compression)?;
+    let mut bytes = codec::compress(plain, compression)?;
+    if let Some(cipher) = cipher {
+        bytes = crypt(&bytes, cipher);
+    }
     let len = u32::try_from(bytes.len()).map_err(|_| PackError::TooLong(bytes.len()))?;
-    Ok(Packed { checksum: checksum.of(&bytes), len, bytes })
+    Ok(Packed { checksum: checksum.of(&bytes), len, bytes, ctr: cipher.map(|cipher| cipher.counter) })
+}
+
+/// Counter blocks that [`pack_chunk`] wants: one for each fragment of different bytes.
+pub fn counters_needed(shape: CodeShape) -> usize {
+    if shape.is_replication() { 1 } else { shape.total() }
 }
 
 /// Codes a padded chunk and packs its k + m fragments, in order. Of replicas the first is packed, the rest share its
-/// bytes.
+/// bytes. With a key there must be [`counters_needed`] fresh counter blocks.
 pub fn pack_chunk(
     chunk: &Bytes,
     shape: CodeShape,
     compression: Compression,
+    encryption: Option<(&FragmentKey, &[CounterBlock])>,
     checksum: ChecksumAlgorithm,
 ) -> Result<Vec<Packed>, PackError> {
-    if shape.is_replication() {
-        return Ok(vec![pack(chunk, compression, checksum)?; shape.total()]);
+    let expected = counters_needed(shape);
+    if let Some((_, counters)) = encryption
+        && counters.len() != expected
+    {
+        return Err(PackError::Counters { expected, found: counters.len() });
     }
-    encode_chunk(chunk, shape)?.iter().map(|plain| pack(plain, compression, checksum)).collect()
+    let cipher = |index: usize| {
+        let (key, counters) = encryption?;
+        Some(Cipher { key, counter: *counters.get(index)? })
+    };
+    if shape.is_replication() {
+        return Ok(vec![pack(chunk, compression, cipher(0), checksum)?; shape.total()]);
+    }
+    let plain = encode_chunk(chunk, shape)?;
+    plain.iter().enumerate().map(|(index, plain)| pack(plain, compression, cipher(index), checksum)).collect()
 }
 
-/// The plain bytes of a fragment: exactly `plain_len`. Copies nothing when there is no compression.
+/// The plain bytes of a fragment: exactly `plain_len`. Copies nothing when there is nothing to decrypt or decompress.
 pub fn unpack(
     packed: &VerifiedFragment,
     compression: Compression,
+    cipher: Option<Cipher<'_>>,
     plain_len: usize,
 ) -> Result<Bytes, UnpackError> {
-    codec::decompress(packed.bytes(), compression, plain_len)
+    match cipher {
+        Some(cipher) => codec::decompress(&crypt(packed.bytes(), cipher), compression, plain_len),
+        None => codec::decompress(packed.bytes(), compression, plain_len),
+    }
 }
 
 #[cfg(test)]

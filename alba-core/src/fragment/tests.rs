@@ -22,7 +22,7 @@ fn verified(packed: &Packed) -> VerifiedFragment {
 fn raw(bytes: impl Into<Bytes>) -> VerifiedFragment {
     let bytes = bytes.into();
     let len = u32::try_from(bytes.len()).unwrap();
-    verified(&Packed { checksum: Checksum::None, len, bytes })
+    verified(&Packed { checksum: Checksum::None, len, bytes, ctr: None })
 }
 
 #[test]
@@ -34,24 +34,27 @@ fn each_codec_has_its_golden_bytes() {
         (Compression::Lz4, "240000003f61626303000860616263616263".to_owned()),
         (Compression::Zstd, "28b52ffd20244d00001861626301008e6e08".to_owned()),
     ] {
-        let packed = pack(&text, codec, ChecksumAlgorithm::Crc32c).unwrap();
+        let packed = pack(&text, codec, None, ChecksumAlgorithm::Crc32c).unwrap();
         assert_eq!(hex::encode(&packed.bytes), golden, "{}", codec.name());
         let page = include_str!("../../../docs/formats/objects.md");
         assert!(codec == Compression::None || page.contains(&golden), "{} is documented", codec.name());
         let stored = raw(hex::decode(golden).unwrap());
-        assert_eq!(unpack(&stored, codec, text.len()).unwrap(), text, "{}", codec.name());
+        assert_eq!(unpack(&stored, codec, None, text.len()).unwrap(), text, "{}", codec.name());
     }
     // The vector of the specification.
-    assert_eq!(unpack(&raw(hex::decode("0308616263").unwrap()), Compression::Snappy, 3).unwrap(), "abc");
+    assert_eq!(
+        unpack(&raw(hex::decode("0308616263").unwrap()), Compression::Snappy, None, 3).unwrap(),
+        "abc"
+    );
 }
 
 #[test]
 fn nothing_is_copied_without_compression() {
     let chunk = Bytes::from(vec![7; 64]);
-    let packed = pack_chunk(&chunk, shape(2, 1), Compression::None, ChecksumAlgorithm::Blake3).unwrap();
+    let packed = pack_chunk(&chunk, shape(2, 1), Compression::None, None, ChecksumAlgorithm::Blake3).unwrap();
     assert_eq!(packed[0].bytes.as_ptr(), chunk.as_ptr());
     assert_eq!(packed[1].bytes.as_ptr(), chunk[32..].as_ptr());
-    let plain = unpack(&verified(&packed[1]), Compression::None, 32).unwrap();
+    let plain = unpack(&verified(&packed[1]), Compression::None, None, 32).unwrap();
     assert_eq!(plain.as_ptr(), chunk[32..].as_ptr());
 }
 
@@ -59,10 +62,10 @@ fn nothing_is_copied_without_compression() {
 fn replicas_are_packed_once() {
     let chunk = Bytes::from(vec![7; 65]);
     for codec in CODECS {
-        let packed = pack_chunk(&chunk, shape(1, 2), codec, ChecksumAlgorithm::Sha1).unwrap();
+        let packed = pack_chunk(&chunk, shape(1, 2), codec, None, ChecksumAlgorithm::Sha1).unwrap();
         assert_eq!(packed.len(), 3);
         assert!(packed.iter().all(|p| *p == packed[0] && p.bytes.as_ptr() == packed[0].bytes.as_ptr()));
-        assert_eq!(unpack(&verified(&packed[2]), codec, 65).unwrap(), chunk);
+        assert_eq!(unpack(&verified(&packed[2]), codec, None, 65).unwrap(), chunk);
     }
 }
 
@@ -70,23 +73,25 @@ fn replicas_are_packed_once() {
 fn a_bomb_is_an_error_and_not_an_allocation() {
     let bomb = Bytes::from(vec![0; 16 << 20]);
     for codec in CODECS {
-        let packed = verified(&pack(&bomb, codec, ChecksumAlgorithm::None).unwrap());
-        assert!(unpack(&packed, codec, 64).is_err(), "{} larger", codec.name());
-        let small = verified(&pack(&Bytes::from_static(b"0123"), codec, ChecksumAlgorithm::None).unwrap());
-        assert!(unpack(&small, codec, 64).is_err(), "{} smaller", codec.name());
-        assert!(unpack(&small, codec, 0).is_err(), "{} empty", codec.name());
+        let packed = verified(&pack(&bomb, codec, None, ChecksumAlgorithm::None).unwrap());
+        assert!(unpack(&packed, codec, None, 64).is_err(), "{} larger", codec.name());
+        let small =
+            verified(&pack(&Bytes::from_static(b"0123"), codec, None, ChecksumAlgorithm::None).unwrap());
+        assert!(unpack(&small, codec, None, 64).is_err(), "{} smaller", codec.name());
+        assert!(unpack(&small, codec, None, 0).is_err(), "{} empty", codec.name());
     }
     // An announced length of 4 GiB.
     let lz4 = raw(hex::decode("ffffffff3061626300").unwrap());
     assert_eq!(
-        unpack(&lz4, Compression::Lz4, 3),
+        unpack(&lz4, Compression::Lz4, None, 3),
         Err(UnpackError::Length { expected: 3, found: 0xffff_ffff })
     );
 }
 
 #[test]
 fn verification_comes_before_unpacking() {
-    let packed = pack(&Bytes::from_static(b"data"), Compression::None, ChecksumAlgorithm::Blake3).unwrap();
+    let packed =
+        pack(&Bytes::from_static(b"data"), Compression::None, None, ChecksumAlgorithm::Blake3).unwrap();
     let entry = packed.entry(None, ObjectVersion(0));
     let damaged = PackedFragment(Bytes::from_static(b"dada"));
     assert_eq!(damaged.clone().verify(&entry), Err(damaged));
@@ -165,13 +170,13 @@ proptest! {
         // From incompressible to all alike.
         chunk.iter_mut().for_each(|byte| *byte >>= level * 2);
         let chunk = Bytes::from(chunk);
-        let packed = pack_chunk(&chunk, shape, codec, ChecksumAlgorithm::Crc32c).unwrap();
+        let packed = pack_chunk(&chunk, shape, codec, None, ChecksumAlgorithm::Crc32c).unwrap();
         prop_assert_eq!(packed.len(), shape.total());
         let plain_len = chunk.len() / shape.k();
         let mut present: Vec<(FragmentIndex, Bytes)> = (0..)
             .map(FragmentIndex)
             .zip(&packed)
-            .map(|(index, packed)| (index, unpack(&verified(packed), codec, plain_len).unwrap()))
+            .map(|(index, packed)| (index, unpack(&verified(packed), codec, None, plain_len).unwrap()))
             .collect();
         while present.len() > shape.k() {
             let gone = rng.next_u64() % u64::try_from(present.len()).unwrap();
@@ -182,8 +187,35 @@ proptest! {
 
     #[test]
     fn garbage_never_unpacks_to_another_length(bytes in proptest::collection::vec(any::<u8>(), 0..80), len in 0_usize..100, codec in codec()) {
-        if let Ok(plain) = unpack(&raw(bytes), codec, len) {
+        if let Ok(plain) = unpack(&raw(bytes), codec, None, len) {
             prop_assert_eq!(plain.len(), len);
         }
+    }
+}
+
+#[test]
+fn encrypted_fragments_have_counters_of_their_own_and_need_the_key() {
+    let key = FragmentKey::new([3; 32]);
+    let chunk = Bytes::from(vec![7; 64]);
+    let counters: Vec<CounterBlock> = (1..=3).map(|n| [n; 16]).collect();
+    for codec in [Compression::None, Compression::Zstd] {
+        let with = |shape, counters| {
+            pack_chunk(&chunk, shape, codec, Some((&key, counters)), ChecksumAlgorithm::Blake3)
+        };
+        let packed = with(shape(2, 1), &counters).unwrap();
+        for (packed, counter) in packed.iter().zip(&counters) {
+            assert_eq!(packed.entry(None, ObjectVersion(0)).ctr, Some(*counter));
+            let cipher = |key| Some(Cipher { key, counter: *counter });
+            assert_eq!(unpack(&verified(packed), codec, cipher(&key), 32).unwrap(), chunk.slice(..32));
+            let other = FragmentKey::new([4; 32]);
+            assert_ne!(unpack(&verified(packed), codec, cipher(&other), 32).ok(), Some(chunk.slice(..32)));
+            assert_ne!(unpack(&verified(packed), codec, None, 32).ok(), Some(chunk.slice(..32)));
+        }
+        // Equal bytes, unlike once encrypted.
+        assert_ne!(packed[0].bytes, packed[1].bytes);
+        let copies = with(shape(1, 2), &counters[..1]).unwrap();
+        assert!(copies.iter().all(|copy| *copy == copies[0]));
+        assert_eq!(with(shape(1, 2), &counters), Err(PackError::Counters { expected: 1, found: 3 }));
+        assert_eq!(with(shape(2, 1), &counters[..2]), Err(PackError::Counters { expected: 3, found: 2 }));
     }
 }

@@ -3,7 +3,9 @@
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-use super::{Compression, MAX_FRAGMENT_SIZE, ObjectChecksums, OsdSet, Preset, PresetError};
+use super::{
+    Compression, FragmentEncryption, MAX_FRAGMENT_SIZE, ObjectChecksums, OsdSet, Preset, PresetError,
+};
 use crate::checksum::ChecksumAlgorithm;
 use crate::ids::{OsdId, PresetName};
 use crate::layout::FRAGMENT_MULTIPLE;
@@ -22,7 +24,11 @@ const OBJECT_CHECKSUM: (&str, &str) = (
     "object_checksum",
     "{\"allowed\": [checksums], \"default\": checksum, \"verify_upload\": true or false}",
 );
-const FRAGMENT_ENCRYPTION: (&str, &str) = ("fragment_encryption", "[\"none\"]");
+const FRAGMENT_ENCRYPTION: (&str, &str) =
+    ("fragment_encryption", "[\"none\"] or [\"aes-ctr-256\", \"a file of 32 bytes, the key\"]");
+/// Ours; the original's presets don't have it.
+const INLINE_LIMIT: (&str, &str) =
+    ("inline_limit", "the largest object that lives in the metadata, in bytes; 0 for none");
 const REQUIRED: [(&str, &str); 7] =
     [POLICIES, FRAGMENT_SIZE, OSDS, COMPRESSION, FRAGMENT_CHECKSUM, OBJECT_CHECKSUM, FRAGMENT_ENCRYPTION];
 
@@ -32,9 +38,17 @@ const DEFAULT: (&str, &str) = ("object_checksum.default", CHECKSUMS);
 const VERIFY: (&str, &str) = ("object_checksum.verify_upload", "true or false");
 
 impl Preset {
-    /// Parses the JSON of a preset. Comments (`//`, `/* */`, `#`) are allowed, the read-only fields of a listing are
-    /// ignored, anything else unknown is refused.
+    /// Parses the JSON of a preset that encrypts nothing, see [`Preset::from_json_with`].
     pub fn from_json(text: &str) -> Result<Self, PresetError> {
+        Self::from_json_with(text, |_| Err("keys cannot be read here".to_owned()))
+    }
+
+    /// Parses the JSON of a preset. Comments (`//`, `/* */`, `#`) are allowed, the read-only fields of a listing are
+    /// ignored, anything else unknown is refused. `wrapped` makes of the name of a key's file what the preset keeps of it.
+    pub fn from_json_with(
+        text: &str,
+        wrapped: impl FnOnce(&str) -> Result<FragmentEncryption, String>,
+    ) -> Result<Self, PresetError> {
         let mut fields = Fields::parse(text)?;
         let preset = Self {
             policies: policies(fields.take(POLICIES)?)?,
@@ -43,13 +57,14 @@ impl Preset {
             compression: compression(&fields.take(COMPRESSION)?)?,
             fragment_checksum: checksum(FRAGMENT_CHECKSUM, &fields.take(FRAGMENT_CHECKSUM)?)?,
             object_checksum: object_checksum(fields.take(OBJECT_CHECKSUM)?)?,
+            fragment_encryption: encryption(&fields.take(FRAGMENT_ENCRYPTION)?, wrapped)?,
+            inline_limit: fields.take_optional(INLINE_LIMIT).map_or(Ok(0), |limit| inline_limit(&limit))?,
         };
-        encryption(&fields.take(FRAGMENT_ENCRYPTION)?)?;
         preset.check()?;
         Ok(preset)
     }
 
-    /// The same JSON again: [`Preset::from_json`] takes it back.
+    /// The same JSON again: [`Preset::from_json`] takes it back, but for a key, of which only the hash is shown.
     pub fn to_json(&self) -> Value {
         let algorithm = |algorithm: ChecksumAlgorithm| json!([algorithm.name()]);
         let policies: Vec<[u32; 4]> = self.policies.iter().map(|policy| (*policy).into()).collect();
@@ -60,7 +75,7 @@ impl Preset {
             }
         };
         let ObjectChecksums { allowed, default, verify_upload } = &self.object_checksum;
-        json!({
+        let mut preset = json!({
             "policies": policies,
             "fragment_size": self.fragment_size,
             "osds": osds,
@@ -71,8 +86,17 @@ impl Preset {
                 "default": algorithm(*default),
                 "verify_upload": verify_upload,
             },
-            "fragment_encryption": ["none"],
-        })
+            "fragment_encryption": match &self.fragment_encryption {
+                FragmentEncryption::None => json!(["none"]),
+                FragmentEncryption::Aes256Ctr { key_sha256, .. } => {
+                    json!(["aes-ctr-256", format!("sha-256:{}", hex::encode(key_sha256))])
+                }
+            },
+        });
+        if self.inline_limit != 0 {
+            preset[INLINE_LIMIT.0] = json!(self.inline_limit);
+        }
+        preset
     }
 
     /// An entry of `list-presets`.
@@ -117,8 +141,9 @@ impl Fields {
         json.end().map_err(not_json)?;
         let mut fields = Map::new();
         for (field, value) in members {
-            if !READ_ONLY.contains(&field.as_str()) && REQUIRED.iter().all(|(name, _)| *name != field) {
-                let known = REQUIRED.map(|(name, _)| name).join(", ");
+            let known = || REQUIRED.into_iter().chain([INLINE_LIMIT]).map(|(name, _)| name);
+            if !READ_ONLY.contains(&field.as_str()) && known().all(|name| name != field) {
+                let known = known().collect::<Vec<_>>().join(", ");
                 return Err(PresetError::UnknownField { field, known });
             }
             if fields.insert(field.clone(), value).is_some() {
@@ -130,6 +155,10 @@ impl Fields {
 
     fn take(&mut self, (field, rule): (&'static str, &'static str)) -> Result<Value, PresetError> {
         self.0.remove(field).ok_or(PresetError::MissingField { field, rule })
+    }
+
+    fn take_optional(&mut self, (field, _): (&'static str, &'static str)) -> Option<Value> {
+        self.0.remove(field)
     }
 }
 
@@ -219,17 +248,26 @@ fn object_checksum(value: Value) -> Result<ObjectChecksums, PresetError> {
     })
 }
 
-fn encryption(value: &Value) -> Result<(), PresetError> {
+fn encryption(
+    value: &Value,
+    wrapped: impl FnOnce(&str) -> Result<FragmentEncryption, String>,
+) -> Result<FragmentEncryption, PresetError> {
     match value.as_array().map(Vec::as_slice) {
-        Some([Value::String(kind)]) if kind == "none" => Ok(()),
-        Some([Value::String(kind), ..]) if kind == "aes-ctr-256" || kind == "aes-cbc-256" => {
-            // The file's name may say something about the key: only the algorithm is repeated.
-            Err(PresetError::NotAvailable {
-                field: FRAGMENT_ENCRYPTION.0,
-                value: kind.clone(),
-                instead: FRAGMENT_ENCRYPTION.1,
-            })
+        Some([Value::String(kind)]) if kind == "none" => Ok(FragmentEncryption::None),
+        Some([Value::String(kind), Value::String(file)]) if kind == "aes-ctr-256" => {
+            wrapped(file).map_err(PresetError::Key)
         }
-        _ => Err(invalid(FRAGMENT_ENCRYPTION, value)),
+        // What follows may say something about a key: only the algorithm is repeated.
+        Some([Value::String(kind), ..]) if kind == "aes-cbc-256" => Err(PresetError::NotAvailable {
+            field: FRAGMENT_ENCRYPTION.0,
+            value: kind.clone(),
+            instead: "aes-ctr-256",
+        }),
+        Some([Value::String(kind), ..]) => Err(invalid(FRAGMENT_ENCRYPTION, &json!([kind, "…"]))),
+        _ => Err(PresetError::invalid(FRAGMENT_ENCRYPTION.0, "something else", FRAGMENT_ENCRYPTION.1)),
     }
+}
+
+fn inline_limit(value: &Value) -> Result<u32, PresetError> {
+    value.as_u64().and_then(|limit| u32::try_from(limit).ok()).ok_or_else(|| invalid(INLINE_LIMIT, value))
 }

@@ -137,10 +137,34 @@ fn errors_name_the_field_the_value_and_the_rule() {
         ),
         (
             "fragment_encryption",
-            json!(["aes-ctr-256", "/etc/key"]),
-            "fragment_encryption = aes-ctr-256 is not available yet in this version; use [\"none\"]",
+            json!(["aes-cbc-256", "/etc/key"]),
+            "fragment_encryption = aes-cbc-256 is not available yet in this version; use aes-ctr-256",
         ),
-        ("fragment_encryption", json!(["rot13"]), "fragment_encryption = [\"rot13\"]: [\"none\"]"),
+        (
+            "fragment_encryption",
+            json!(["rot13", "secret"]),
+            "fragment_encryption = [\"rot13\",\"…\"]: [\"none\"] or [\"aes-ctr-256\", \"a file of 32 bytes, the key\"]",
+        ),
+        (
+            "fragment_encryption",
+            json!({ "secret": 1 }),
+            "fragment_encryption = something else: [\"none\"] or [\"aes-ctr-256\", \"a file of 32 bytes, the key\"]",
+        ),
+        (
+            "fragment_encryption",
+            json!(["aes-ctr-256", "file"]),
+            "fragment_encryption: keys cannot be read here",
+        ),
+        (
+            "inline_limit",
+            json!(4097),
+            "inline_limit = 4097: at most 4096 bytes; 0 keeps every object on OSDs",
+        ),
+        (
+            "inline_limit",
+            json!("4k"),
+            "inline_limit = \"4k\": the largest object that lives in the metadata, in bytes; 0 for none",
+        ),
     ] {
         assert_eq!(error_with(field, value), message);
     }
@@ -148,6 +172,31 @@ fn errors_name_the_field_the_value_and_the_rule() {
         error_with("fragmentsize", json!(1))
             .starts_with("unknown field \"fragmentsize\"; a preset has policies,")
     );
+}
+
+#[test]
+fn a_key_is_wrapped_and_only_its_hash_is_shown() {
+    let (key, cluster) = (FragmentKey::new([1; 32]), ClusterKey::new([2; 32]));
+    let mut json = example();
+    json["fragment_encryption"] = json!(["aes-ctr-256", "keys/wide"]);
+    json["inline_limit"] = json!(4096);
+    let preset = Preset::from_json_with(&json.to_string(), |file| {
+        assert_eq!(file, "keys/wide");
+        Ok(FragmentEncryption::aes_256_ctr(&key, &cluster))
+    })
+    .unwrap();
+    let FragmentEncryption::Aes256Ctr { key_sha256, key: wrapped } = preset.fragment_encryption else {
+        panic!("{preset:?}")
+    };
+    assert_eq!((key_sha256, cluster.unwrap(&wrapped).unwrap().expose()), (key.sha256(), &[1; 32]));
+    let shown = preset.to_json();
+    assert_eq!(
+        shown["fragment_encryption"],
+        json!(["aes-ctr-256", format!("sha-256:{}", hex::encode(key_sha256))])
+    );
+    assert_eq!(shown["inline_limit"], json!(4096));
+    let stored = postcard::to_stdvec(&preset).unwrap();
+    assert_eq!(postcard::from_bytes::<Preset>(&stored).as_ref(), Ok(&preset));
 }
 
 #[test]
@@ -209,7 +258,7 @@ fn the_built_in_preset_is_valid_and_has_its_golden_bytes() {
     let preset = Preset::built_in();
     assert_eq!(preset.check(), Ok(()));
     let bytes = postcard::to_stdvec(&preset).unwrap();
-    assert_eq!(hex::encode(&bytes), "02050408030202030480804000000304000102030201");
+    assert_eq!(hex::encode(&bytes), "020504080302020304808040000003040001020302010000");
     assert_eq!(postcard::from_bytes::<Preset>(&bytes), Ok(preset));
 }
 
@@ -255,10 +304,31 @@ fn preset() -> impl Strategy<Value = Preset> {
         select(&Compression::ALL[..]),
         select(&ALGORITHMS[..]),
         checksums,
+        0..=MAX_INLINE,
     )
-        .prop_map(|(policies, fragment_size, osds, compression, fragment_checksum, object_checksum)| {
-            Preset { policies, fragment_size, osds, compression, fragment_checksum, object_checksum }
-        })
+        .prop_map(
+            |(
+                policies,
+                fragment_size,
+                osds,
+                compression,
+                fragment_checksum,
+                object_checksum,
+                inline_limit,
+            )| {
+                let fragment_encryption = FragmentEncryption::None;
+                Preset {
+                    policies,
+                    fragment_size,
+                    osds,
+                    compression,
+                    fragment_checksum,
+                    object_checksum,
+                    fragment_encryption,
+                    inline_limit,
+                }
+            },
+        )
 }
 
 proptest! {

@@ -7,15 +7,16 @@
 
 use std::io::Read;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use super::common::{read_checksum, write_checksum};
 use super::llio::{Reader, WireError, Writer};
 use super::manifest::{read_encrypt_info, write_encrypt_info};
 use crate::checksum::Checksum;
+use crate::encryption::{CounterBlock, FragmentKey};
 use crate::ids::ObjectName;
-use crate::manifest::{CodingMatrix, EncryptInfo};
+use crate::manifest::{CipherMode, CodingMatrix, EncryptInfo};
 use crate::preset::Compression;
 
 /// The longest plain recovery info that is believed: a name of 4 KiB and 255 fragments take a quarter of it.
@@ -96,31 +97,62 @@ pub struct RecoveryInfo {
 impl RecoveryInfo {
     /// The value to store, unencrypted.
     pub fn encode(&self) -> Result<Bytes, WireError> {
-        let payload = compress_bzip2(&self.encode_plain()?)?;
         let mut w = Writer::new();
         w.int8(1);
         write_encrypt_info(&mut w, &EncryptInfo::None);
-        w.bytes(&payload);
+        w.bytes(&compress_bzip2(&self.encode_plain()?)?);
         w.option(None::<&[u8]>, |w, ctr| w.bytes(ctr));
         w.finish()
     }
 
-    /// Reads a stored value.
+    /// The value to store, encrypted like the fragment that it is of, from a counter block of its own.
+    pub fn encode_encrypted(&self, key: &FragmentKey, counter: CounterBlock) -> Result<Bytes, WireError> {
+        let mut payload = compress_bzip2(&self.encode_plain()?)?.to_vec();
+        key.apply(&counter, 0, &mut payload);
+        let mut w = Writer::new();
+        w.int8(1);
+        write_encrypt_info(&mut w, &EncryptInfo::Aes256 { mode: CipherMode::Ctr, key_sha256: key.sha256() });
+        w.bytes(&payload);
+        w.option(Some(counter), |w, ctr| w.bytes(ctr));
+        w.finish()
+    }
+
+    /// Reads a stored value that is not encrypted.
     pub fn decode(value: impl Into<Bytes>) -> Result<Self, RecoveryError> {
+        Self::decode_with(value, |_| None)
+    }
+
+    /// Reads a stored value. `key_of` finds the key that has this SHA-256.
+    pub fn decode_with(
+        value: impl Into<Bytes>,
+        key_of: impl FnOnce(&[u8; 32]) -> Option<FragmentKey>,
+    ) -> Result<Self, RecoveryError> {
         let mut r = Reader::new(value);
         match r.int8().map_err(RecoveryError::from)? {
             1 => {}
             tag => return Err(WireError::Tag { what: "recovery info version", tag: u32::from(tag) }.into()),
         }
-        match read_encrypt_info(&mut r)? {
+        let encryption = read_encrypt_info(&mut r)?;
+        let mut payload = r.bytes()?;
+        match &encryption {
             EncryptInfo::None => {}
-            encrypted @ EncryptInfo::Aes256 { .. } => return Err(RecoveryError::Encrypted(encrypted)),
+            EncryptInfo::Aes256 { mode, key_sha256 } => {
+                let Some(key) = key_of(key_sha256).filter(|_| *mode == CipherMode::Ctr) else {
+                    return Err(RecoveryError::Encrypted(encryption));
+                };
+                let counter = r.option(Reader::bytes)?.and_then(|ctr| CounterBlock::try_from(&ctr[..]).ok());
+                let counter =
+                    counter.ok_or_else(|| WireError::invalid("recovery info", "no counter block"))?;
+                let mut plain = BytesMut::from(&payload[..]);
+                key.apply(&counter, 0, &mut plain);
+                payload = plain.freeze();
+            }
         }
-        let plain = decompress_bzip2(&r.bytes()?, PLAIN_MAX)?;
+        let plain = decompress_bzip2(&payload, PLAIN_MAX)?;
         Ok(Self::decode_plain(plain)?)
     }
 
-    /// What is compressed (and, one day, encrypted).
+    /// What is compressed and encrypted.
     pub fn encode_plain(&self) -> Result<Bytes, WireError> {
         let mut w = Writer::new();
         w.bytes(self.name.as_bytes());
@@ -372,7 +404,7 @@ mod tests {
 
     #[test]
     fn encrypted_info_says_so() {
-        let encryption = EncryptInfo::Aes256 { mode: crate::manifest::CipherMode::Ctr, key_sha256: [3; 32] };
+        let encryption = EncryptInfo::Aes256 { mode: CipherMode::Ctr, key_sha256: [3; 32] };
         let mut w = Writer::new();
         w.int8(1);
         write_encrypt_info(&mut w, &encryption);
@@ -386,6 +418,19 @@ mod tests {
         #[test]
         fn what_was_written_is_read(info in info()) {
             prop_assert_eq!(RecoveryInfo::decode(info.encode().unwrap()), Ok(info));
+        }
+
+        #[test]
+        fn what_was_encrypted_is_read_with_its_key_only(info in info(), counter: [u8; 16]) {
+            let key = FragmentKey::new([8; 32]);
+            let value = info.encode_encrypted(&key, counter).unwrap();
+            prop_assert!(!value.windows(4).any(|bytes| bytes == b"BZh9"), "compressed data in the clear");
+            prop_assert!(matches!(RecoveryInfo::decode(value.clone()), Err(RecoveryError::Encrypted(_))));
+            let with = |key: &FragmentKey| {
+                RecoveryInfo::decode_with(value.clone(), |hash| (*hash == key.sha256()).then(|| key.clone()))
+            };
+            prop_assert!(matches!(with(&FragmentKey::new([9; 32])), Err(RecoveryError::Encrypted(_))));
+            prop_assert_eq!(with(&key), Ok(info));
         }
 
         #[test]

@@ -28,6 +28,7 @@ fn preset() -> Preset {
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        ..Preset::built_in()
     }
 }
 

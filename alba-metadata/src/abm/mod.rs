@@ -241,8 +241,7 @@ fn delivered(
             | NsmMessage::UpdateOsd { .. }
             | NsmMessage::RecoverNamespace { .. }
             | NsmMessage::SetTrashed { .. }
-            | NsmMessage::SetOsdUse { .. }
-            | NsmMessage::SetInlineLimit { .. } => Ok(()),
+            | NsmMessage::SetOsdUse { .. } => Ok(()),
         },
         (Destination::Osd(osd), Message::Osd(OsdMessage::AddNamespace { id, .. })) => {
             links::on_device(txn, now, *id, *osd)

@@ -124,8 +124,7 @@ pub(super) fn namespace_of(message: &Message) -> Option<NamespaceId> {
             | NsmMessage::UpdateOsd { namespace, .. }
             | NsmMessage::RecoverNamespace { id: namespace, .. }
             | NsmMessage::SetTrashed { namespace, .. }
-            | NsmMessage::SetOsdUse { namespace, .. }
-            | NsmMessage::SetInlineLimit { namespace, .. },
+            | NsmMessage::SetOsdUse { namespace, .. },
         )
         | Message::Osd(
             OsdMessage::AddNamespace { id: namespace, .. } | OsdMessage::RemoveNamespace { id: namespace },

@@ -19,8 +19,6 @@ use crate::value::{decode, load, save};
 pub(super) struct State {
     pub(super) lifecycle: Lifecycle,
     pub(super) trashed: bool,
-    /// Longest object that may live in the metadata.
-    pub(super) inline_limit: u32,
     /// Objects get later time stamps than this.
     pub(super) floor: Timestamp,
     /// The last move that ended here.

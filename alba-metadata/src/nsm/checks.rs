@@ -27,8 +27,12 @@ pub(super) fn conforms(manifest: &Manifest, preset: &Preset, inline: bool) -> Re
             return violated(format!("fragments of {len} bytes; at most {}", preset.fragment_size));
         }
     }
-    if manifest.encryption != EncryptInfo::None {
-        return violated("the preset asks for no encryption".to_owned());
+    let encryption = EncryptInfo::from(&preset.fragment_encryption);
+    if manifest.encryption != encryption {
+        return violated(match encryption {
+            EncryptInfo::None => "the preset asks for no encryption".to_owned(),
+            EncryptInfo::Aes256 { .. } => "not encrypted with the key of the preset".to_owned(),
+        });
     }
     let fragment_checksum = preset.fragment_checksum;
     if manifest.fragments().any(|(_, _, entry)| entry.checksum.algorithm() != fragment_checksum) {

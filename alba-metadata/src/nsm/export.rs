@@ -130,7 +130,7 @@ fn header(namespace: u64, header: Header) -> Value {
 fn state(namespace: u64, state: &State) -> Value {
     json!({
         "table": "state", "namespace": namespace, "lifecycle": format!("{:?}", state.lifecycle),
-        "trashed": state.trashed, "inline_limit": state.inline_limit, "floor": state.floor.0,
+        "trashed": state.trashed, "floor": state.floor.0,
         "ended_move": state.ended.0, "moving": state.moving.as_ref().map(|moving| format!("{moving:?}")),
     })
 }

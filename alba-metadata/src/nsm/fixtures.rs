@@ -31,7 +31,14 @@ pub(crate) fn preset() -> Preset {
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        ..Preset::built_in()
     }
+}
+
+/// A later version of [`preset`] under which objects up to `limit` bytes may live in the metadata.
+pub(crate) fn allow_inline(limit: u32, version: u32) -> NsmMessage {
+    let preset = Box::new(Preset { inline_limit: limit, ..preset() });
+    NsmMessage::UpdatePreset { namespace: NS, preset, version }
 }
 
 /// OSD n stands on node n / 2.

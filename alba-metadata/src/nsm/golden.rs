@@ -38,7 +38,7 @@ fn store() -> MemKv {
         checksum: alba_core::checksum::ChecksumAlgorithm::Crc32c.of(b"hi"),
         ctr: None,
     };
-    deliver(&store, vec![NsmMessage::SetInlineLimit { namespace: NS, limit: 100 }]);
+    deliver(&store, vec![allow_inline(100, 1)]);
     let at = [Some(0), None, None];
     let puts = sequence(vec![
         put(manifest("a", 1, &[at]), Overwrite::NoPrevious),

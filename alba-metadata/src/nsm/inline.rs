@@ -5,6 +5,7 @@ use alba_core::ids::{NamespaceId, ObjectId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Manifest;
 use alba_core::policy::{Bucket, CodeShape};
+use alba_core::preset::{FragmentEncryption, Preset};
 use alba_core::wire::rpc::nsm::{InlineValue, MAX_INLINE, NsmError};
 
 use super::keys::{self, Table};
@@ -22,7 +23,8 @@ pub(super) fn is_inline(manifest: &Manifest) -> bool {
 }
 
 /// May this object live here?
-pub(super) fn conforms(manifest: &Manifest, value: &InlineValue, limit: u32) -> Result<(), NsmError> {
+pub(super) fn conforms(manifest: &Manifest, value: &InlineValue, preset: &Preset) -> Result<(), NsmError> {
+    let limit = preset.inline_limit;
     let violated = |reason: String| Err(NsmError::PresetViolated(reason));
     if limit == 0 {
         return violated("objects may not live in the metadata of this namespace".to_owned());
@@ -38,6 +40,12 @@ pub(super) fn conforms(manifest: &Manifest, value: &InlineValue, limit: u32) -> 
     }
     if !value.checksum.matches(&value.packed) {
         return violated("the checksum is not that of the packed bytes".to_owned());
+    }
+    if value.checksum.algorithm() != preset.fragment_checksum {
+        return violated(format!("the packed bytes' checksum must be {}", preset.fragment_checksum.name()));
+    }
+    if value.ctr.is_some() != matches!(preset.fragment_encryption, FragmentEncryption::Aes256Ctr { .. }) {
+        return violated("a counter block goes with encryption, and only with it".to_owned());
     }
     Ok(())
 }

@@ -4,9 +4,7 @@ use alba_core::ids::{MessageId, NamespaceId, NamespaceName, OsdId};
 use alba_core::kv::KvError;
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::OsdInfo;
-use alba_core::wire::rpc::nsm::{
-    Lifecycle, MAX_INLINE, NsmError, NsmMessage, NsmOutcome, OsdUse, PresetUpdate,
-};
+use alba_core::wire::rpc::nsm::{Lifecycle, NsmError, NsmMessage, NsmOutcome, OsdUse, PresetUpdate};
 
 use super::access::{self, Moving, Outgoing, State, Want};
 use super::keys::Table;
@@ -49,8 +47,7 @@ pub(super) fn namespace_of(message: &NsmMessage) -> NamespaceId {
         | NsmMessage::UpdatePreset { namespace, .. }
         | NsmMessage::UpdateOsd { namespace, .. }
         | NsmMessage::SetTrashed { namespace, .. }
-        | NsmMessage::SetOsdUse { namespace, .. }
-        | NsmMessage::SetInlineLimit { namespace, .. } => *namespace,
+        | NsmMessage::SetOsdUse { namespace, .. } => *namespace,
     }
 }
 
@@ -112,11 +109,6 @@ fn effect(txn: &mut KvTxn<'_>, message: &NsmMessage) -> Result<(), KvError> {
                 set_use(txn, *namespace, *osd, *how)?;
             }
             Ok(())
-        }
-        NsmMessage::SetInlineLimit { namespace, limit } => {
-            let mut state = access::state(txn, *namespace)?;
-            state.inline_limit = (*limit).min(u32::try_from(MAX_INLINE).unwrap_or(u32::MAX));
-            access::save_state(txn, *namespace, &state)
         }
     }
 }

@@ -288,7 +288,6 @@ fn details(store: &dyn KvRead, namespace: NamespaceId) -> Result<NamespaceDetail
         trashed: state.trashed,
         frozen,
         osds,
-        inline_limit: state.inline_limit,
         inline_objects: counter(store, &keys::bucket_count(namespace, &inline::bucket()?))?,
         inline_bytes: counter(store, &keys::table(namespace, Table::InlineBytes))?,
         findings: counter(store, &keys::table(namespace, Table::FindingCount))?,

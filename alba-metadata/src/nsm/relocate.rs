@@ -130,7 +130,7 @@ fn hand_over(
 ) -> Result<(), Refused> {
     // No object has a later time stamp than the floor, or the time of a command before this one.
     let floor = state.floor.max(now);
-    let (lifecycle, trashed, inline_limit) = (state.lifecycle, state.trashed, state.inline_limit);
+    let (lifecycle, trashed) = (state.lifecycle, state.trashed);
     let outgoing = outgoing(state, id)?;
     match outgoing.stage {
         Stage::HandedOver(_) => return Ok(()),
@@ -152,7 +152,6 @@ fn hand_over(
         preset_version: header.preset_version,
         lifecycle,
         trashed,
-        inline_limit,
         floor,
         digest: outgoing.digest,
     }));
@@ -288,7 +287,6 @@ fn activate(
     *state = State {
         lifecycle: sealed.lifecycle,
         trashed: sealed.trashed,
-        inline_limit: sealed.inline_limit,
         floor: sealed.floor,
         ended: id,
         moving: None,

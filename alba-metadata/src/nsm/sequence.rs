@@ -35,7 +35,7 @@ pub(super) fn apply(
     }
     let puts = |update: &ObjectUpdate| !matches!(update, ObjectUpdate::Delete { .. });
     let timestamp = if updates.iter().any(puts) { access::stamp(txn, namespace, &state, now)? } else { now };
-    let target = Target { namespace, header: &header, inline_limit: state.inline_limit, epoch };
+    let target = Target { namespace, header: &header, epoch };
     let mut stored = Vec::new();
     for (position, update) in updates.iter().enumerate() {
         let counts = last.get(name_of(update)) == Some(&position);
@@ -87,7 +87,6 @@ fn check(txn: &KvTxn<'_>, namespace: NamespaceId, assert: &ObjectAssert) -> Resu
 struct Target<'a> {
     namespace: NamespaceId,
     header: &'a Header,
-    inline_limit: u32,
     epoch: GcEpoch,
 }
 
@@ -99,9 +98,9 @@ fn put(
     value: Option<&InlineValue>,
     overwrite: Overwrite,
 ) -> Result<(), Refused> {
-    let Target { namespace, header, inline_limit, epoch } = *target;
+    let Target { namespace, header, epoch } = *target;
     if let Some(value) = value {
-        inline::conforms(manifest, value, inline_limit).map_err(Fault::Refused)?;
+        inline::conforms(manifest, value, &header.preset).map_err(Fault::Refused)?;
     }
     super::checks::conforms(manifest, &header.preset, value.is_some()).map_err(Fault::Refused)?;
     if indexes::object(txn, namespace, &manifest.object_id)?.is_some()

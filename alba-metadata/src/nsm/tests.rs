@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use alba_core::checksum::Checksum;
+use alba_core::checksum::{Checksum, ChecksumAlgorithm};
+use alba_core::encryption::{self, ClusterKey};
 use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, MessageId, ObjectId, ObjectVersion, OsdId};
 use alba_core::kv::{FjallKv, Kv, MemKv};
-use alba_core::manifest::EncryptInfo;
-use alba_core::preset::Compression;
+use alba_core::manifest::{CipherMode, EncryptInfo};
+use alba_core::preset::{Compression, FragmentEncryption};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::rpc::nsm::{
     FragmentKey, FragmentUpdate, InlineValue, NsmAnswer, NsmMessage, ObjectAssert, ObjectUpdate, OsdUse,
@@ -153,8 +154,7 @@ fn a_manifest_must_be_as_the_preset_wants_it() {
         &|m| m.chunks[0].fragments.truncate(2),
         &|m| m.size = 129,
         &|m| {
-            m.encryption =
-                EncryptInfo::Aes256 { mode: alba_core::manifest::CipherMode::Ctr, key_sha256: [0; 32] };
+            m.encryption = EncryptInfo::Aes256 { mode: CipherMode::Ctr, key_sha256: [0; 32] };
         },
         &|m| m.chunks[0].fragments[2].checksum = Checksum::None,
         &|m| m.checksum = Checksum::None,
@@ -165,6 +165,42 @@ fn a_manifest_must_be_as_the_preset_wants_it() {
     }
     assert_eq!(change(&|m| m.version = ObjectVersion(1)), Err(NsmError::InvalidVersion(ObjectVersion(1))));
     assert!(change(&|_| {}).is_ok());
+}
+
+#[test]
+fn a_manifest_must_be_encrypted_with_the_key_of_the_preset() {
+    let store = ready();
+    let (key, other) = (encryption::FragmentKey::new([1; 32]), encryption::FragmentKey::new([2; 32]));
+    let fragment_encryption = FragmentEncryption::aes_256_ctr(&key, &ClusterKey::new([3; 32]));
+    let encrypting = Box::new(Preset { fragment_encryption, inline_limit: 100, ..preset() });
+    let next = next_message(&store).unwrap().get();
+    let update = NsmMessage::UpdatePreset { namespace: NS, preset: encrypting, version: 1 };
+    let id = MessageId::from_u32(u32::try_from(next).unwrap());
+    run(&store, NsmCommand::Deliver(vec![(id, update)])).unwrap();
+    let with = |id, mode, key: &encryption::FragmentKey| {
+        let mut manifest = manifest("a", id, &[SPREAD]);
+        manifest.encryption = EncryptInfo::Aes256 { mode, key_sha256: key.sha256() };
+        for fragment in &mut manifest.chunks[0].fragments {
+            fragment.ctr = (mode == CipherMode::Ctr).then_some([id; 16]);
+        }
+        run(&store, sequence(vec![put(manifest, Overwrite::Unconditionally)]))
+    };
+    let plain = run(&store, sequence(vec![put(manifest("a", 1, &[SPREAD]), Overwrite::Unconditionally)]));
+    for refused in [plain, with(2, CipherMode::Ctr, &other), with(3, CipherMode::Cbc, &key)] {
+        assert!(matches!(refused, Err(NsmError::PresetViolated(_))), "{refused:?}");
+    }
+    assert!(with(4, CipherMode::Ctr, &key).is_ok());
+    // The same holds for what lives here.
+    let inline = |id, ctr| {
+        let encryption = EncryptInfo::Aes256 { mode: CipherMode::Ctr, key_sha256: key.sha256() };
+        let small = Manifest { size: 1, encryption, ..manifest("s", id, &[]) };
+        let value = InlineValue { packed: b"x".to_vec(), checksum: ChecksumAlgorithm::Crc32c.of(b"x"), ctr };
+        let (manifest, overwrite) = (Box::new(small), Overwrite::Unconditionally);
+        run(&store, sequence(vec![ObjectUpdate::PutInline { manifest, value, overwrite }]))
+    };
+    assert!(matches!(inline(5, None), Err(NsmError::PresetViolated(_))));
+    assert!(inline(6, Some([9; 16])).is_ok());
+    whole(&store);
 }
 
 #[test]
@@ -412,7 +448,7 @@ fn command() -> impl Strategy<Value = NsmCommand> {
             .prop_map(|(text, must_exist)| ObjectUpdate::Delete { name: name(text), must_exist }),
         1 => (text.clone(), 0_u8..40, proptest::collection::vec(any::<u8>(), 0..20)).prop_map(|(text, id, bytes)| {
             let size = u64::try_from(bytes.len()).unwrap();
-            let checksum = alba_core::checksum::ChecksumAlgorithm::Crc32c.of(&bytes);
+            let checksum = ChecksumAlgorithm::Crc32c.of(&bytes);
             ObjectUpdate::PutInline {
                 manifest: Box::new(Manifest { size, ..manifest(text, id, &[]) }),
                 value: InlineValue { packed: bytes, checksum, ctr: None },
@@ -502,7 +538,7 @@ fn message() -> impl Strategy<Value = NsmMessage> {
             NsmMessage::UpdateOsd { namespace: NS, osd: OsdId::from_u32(osd), info: Box::new(info) }
         }),
         any::<bool>().prop_map(|trashed| NsmMessage::SetTrashed { namespace: NS, trashed }),
-        (0_u32..30).prop_map(|limit| NsmMessage::SetInlineLimit { namespace: NS, limit }),
+        (0_u32..30, 0_u32..9).prop_map(|(limit, version)| allow_inline(limit, version)),
     ]
 }
 

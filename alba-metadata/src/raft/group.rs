@@ -581,6 +581,11 @@ impl<M: Model> Replicator<M> for Raft<M> {
         self.core.leads.subscribe()
     }
 
+    fn copies(&self) -> usize {
+        let running = self.core.running();
+        running.map_or(0, |running| running.context.membership().membership().voter_ids().count())
+    }
+
     fn trouble(&self) -> Option<String> {
         let running = match self.core.running() {
             Ok(running) => running,

@@ -287,6 +287,10 @@ impl<M: Model> Replicator<M> for Local<M> {
         watch::channel(true).1
     }
 
+    fn copies(&self) -> usize {
+        1
+    }
+
     fn trouble(&self) -> Option<String> {
         self.store.sound().err().map(|error| error.to_string())
     }

@@ -74,6 +74,9 @@ pub trait Replicator<M: Model>: Send + Sync + 'static {
     /// Does this replica lead the group, as far as it knows? What only one may do is done while it does.
     fn leadership(&self) -> watch::Receiver<bool>;
 
+    /// Replicas that hold what is acknowledged, but for a minority of them, as far as this one knows.
+    fn copies(&self) -> usize;
+
     /// Why it cannot serve; none when it can, or when only a proposal would tell.
     fn trouble(&self) -> Option<String>;
 }

@@ -28,7 +28,7 @@ use alba_core::env::{Deadline, Env, within};
 use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceName};
 use alba_core::net::rpc::{Answer, Handler};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
-use alba_core::wire::rpc::nsm::NsmError;
+use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, ObjectUpdate};
 use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
 use thiserror::Error;
@@ -383,6 +383,13 @@ impl Handler for Node {
             },
             Request::Nsm(group, id, command) => match self.groups.nsm.get(&group) {
                 None => unknown_group(),
+                Some(nsm) if nsm.copies() < INLINE_COPIES && puts_inline(&command) => {
+                    Reply::Nsm(Err(NsmError::PresetViolated(format!(
+                        "objects live in the metadata of groups with {INLINE_COPIES} replicas or more only; this one has {}",
+                        nsm.copies()
+                    ))))
+                    .into()
+                }
                 Some(nsm) => match nsm.propose(Input::Command(id, command), deadline).await {
                     Ok((output, index)) => {
                         let reply = done::<Nsm>(output).map_or_else(Reply::Refused, Reply::Nsm);
@@ -407,6 +414,14 @@ impl Handler for Node {
             Request::Admin(group, request) => self.admin(&group, request, deadline).await.into(),
         }
     }
+}
+
+/// Replicas that a group needs for objects to live in its metadata: they are as safe as the group is (architecture §5).
+const INLINE_COPIES: usize = 3;
+
+fn puts_inline(command: &NsmCommand) -> bool {
+    let NsmCommand::Sequence { updates, .. } = command else { return false };
+    updates.iter().any(|update| matches!(update, ObjectUpdate::PutInline { .. }))
 }
 
 fn abm_id() -> Result<GroupId, StartError> {

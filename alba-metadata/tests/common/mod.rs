@@ -117,6 +117,7 @@ pub fn namespace() -> NsmCommand {
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        ..Preset::built_in()
     };
     let info = OsdInfo {
         long_id: LongId::new("osd").unwrap(),

@@ -17,6 +17,7 @@ fn preset(policies: &[[u32; 4]]) -> Preset {
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        ..Preset::built_in()
     }
 }
 

@@ -225,6 +225,20 @@ impl From<&Manifest> for WireManifest {
             size: chunk.size,
             fragments: chunk.fragments.iter().map(fragment).collect(),
         };
+        let mut chunks: Vec<WireChunk> = manifest.chunks.iter().map(chunk).collect();
+        if chunks.is_empty() {
+            // It lives in the metadata, which the original knows nothing of: one chunk, stored nowhere, makes clients ask
+            // the proxy for it.
+            let len = u32::try_from(manifest.size).unwrap_or(u32::MAX);
+            let hole = Fragment {
+                location: None,
+                version: manifest.version,
+                checksum: Checksum::None,
+                packed_len: len,
+                ctr: None,
+            };
+            chunks.push(WireChunk { size: len, fragments: vec![fragment(&hole)] });
+        }
         Self {
             name: Bytes::copy_from_slice(manifest.name.as_bytes()),
             object_id: manifest.object_id,
@@ -232,7 +246,7 @@ impl From<&Manifest> for WireManifest {
             encryption: manifest.encryption.clone(),
             checksum: manifest.checksum,
             size: manifest.size,
-            chunks: manifest.chunks.iter().map(chunk).collect(),
+            chunks,
             version: manifest.version,
             max_disks_per_node: manifest.max_disks_per_node,
             timestamp: manifest.timestamp.to_seconds(),

@@ -119,13 +119,6 @@ pub enum NsmMessage {
         /// How.
         how: OsdUse,
     },
-    /// Objects up to this size may live in the metadata; 0, as at first: none. At most [`MAX_INLINE`] counts.
-    SetInlineLimit {
-        /// Which namespace.
-        namespace: NamespaceId,
-        /// In bytes.
-        limit: u32,
-    },
 }
 
 /// The bytes of an object that lives in the metadata: packed by the client like a fragment. Its manifest has no chunks.
@@ -454,8 +447,6 @@ pub struct NamespaceDetails {
     pub frozen: bool,
     /// Every OSD that was ever linked.
     pub osds: Vec<(OsdId, OsdInfo, OsdUse)>,
-    /// Longest object that may live in the metadata; 0: none may.
-    pub inline_limit: u32,
     /// Objects that do.
     pub inline_objects: u64,
     /// Sum of their packed sizes.

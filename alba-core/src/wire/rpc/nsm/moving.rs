@@ -75,8 +75,6 @@ pub struct Sealed {
     pub lifecycle: Lifecycle,
     /// Is it in the trash?
     pub trashed: bool,
-    /// Longest object that may live in the metadata; 0: none may.
-    pub inline_limit: u32,
     /// Time stamps given at the target are later than this.
     pub floor: Timestamp,
     /// Of the tables at the source.

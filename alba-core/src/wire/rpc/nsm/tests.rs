@@ -10,7 +10,7 @@ use crate::checksum::ChecksumAlgorithm;
 use crate::ids::{LongId, NodeId, Place};
 use crate::manifest::{Chunk, CodingMatrix, EncryptInfo, Fragment, Scheme, Timestamp};
 use crate::policy::{CodeShape, Policy};
-use crate::preset::{Compression, ObjectChecksums, OsdSet};
+use crate::preset::{Compression, FragmentEncryption, ObjectChecksums, OsdSet};
 use crate::units::ByteCount;
 use crate::wire::rpc::abm::OsdEndpoint;
 
@@ -30,6 +30,11 @@ fn preset() -> Box<Preset> {
             default: ChecksumAlgorithm::Crc32c,
             verify_upload: true,
         },
+        fragment_encryption: FragmentEncryption::aes_256_ctr(
+            &crate::encryption::FragmentKey::new([1; 32]),
+            &crate::encryption::ClusterKey::new([2; 32]),
+        ),
+        inline_limit: 300,
     })
 }
 
@@ -111,7 +116,6 @@ fn sealed() -> Box<Sealed> {
         preset_version: 2,
         lifecycle: Lifecycle::Active,
         trashed: true,
-        inline_limit: 10,
         floor: Timestamp(1234),
         digest: Digest { rows: 6, sum: 1 << 100 },
     })
@@ -136,7 +140,6 @@ fn messages() -> Vec<NsmMessage> {
         NsmMessage::RecoverNamespace { id: NS, name, preset: preset(), preset_version },
         NsmMessage::SetTrashed { namespace: NS, trashed: true },
         NsmMessage::SetOsdUse { namespace: NS, osd: OSD, how: OsdUse::Draining },
-        NsmMessage::SetInlineLimit { namespace: NS, limit: 4096 },
     ]
 }
 
@@ -285,7 +288,6 @@ fn answers() -> Vec<NsmAnswer> {
             trashed: true,
             frozen: false,
             osds: vec![(OSD, *info(), OsdUse::Unlinked)],
-            inline_limit: 1,
             inline_objects: 2,
             inline_bytes: 3,
             findings: 4,
