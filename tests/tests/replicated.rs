@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use alba_core::env::files;
 use alba_tests::cluster::{Cluster, Options};
 use alba_tests::proxy::User;
 use alba_tests::{content, wait};
@@ -90,6 +91,27 @@ async fn a_user_goes_on_while_metadata_servers_are_killed_and_come_back() {
     user.download(&stored[0], &file).await.unwrap();
     content::check_file(&file, &stored[0], SIZE).unwrap();
 
+    // A preset that encrypts and keeps small objects in the metadata, which three replicas are safe enough for.
+    let key = cluster.scratch().join("key");
+    std::io::Write::write_all(&mut files::create_with_mode(&key, 0o600).unwrap(), &[7; 32]).unwrap();
+    let preset = cluster.scratch().join("sealed.json");
+    let json = serde_json::json!({
+        "policies": [[2, 2, 3, 4]], "fragment_size": 65536, "osds": ["all"], "compression": "zstd",
+        "fragment_checksum": ["blake3"], "fragment_encryption": ["aes-ctr-256", key], "inline_limit": 4096,
+        "object_checksum": { "allowed": [["crc-32c"]], "default": ["crc-32c"], "verify_upload": true },
+    });
+    std::fs::write(&preset, json.to_string()).unwrap();
+    cluster.alba(&["create-preset", "sealed", "--input-url", preset.to_str().unwrap()]).unwrap();
+    cluster.alba(&["create-namespace", "sealed", "sealed"]).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    let mut sealed = User::new(cluster.proxy(), "sealed");
+    for (name, size, chunks) in [("small", 1000, 0), ("large", SIZE, 3)] {
+        content::write_file(&file, name, size).unwrap();
+        sealed.upload(name, &file, false).await.unwrap();
+        let shown = cluster.alba(&["show-object", "sealed", name]).unwrap();
+        assert_eq!(shown["chunk_sizes"].as_array().unwrap().len(), chunks, "{shown}");
+    }
+
     // All at once, and from the disk.
     // The supervisor first, whatever its number is: it would start others again while they are being killed.
     cluster.kill_everything(|all| {
@@ -100,5 +122,10 @@ async fn a_user_goes_on_while_metadata_servers_are_killed_and_come_back() {
     for name in &stored {
         user.download(name, &file).await.unwrap();
         content::check_file(&file, name, SIZE).unwrap();
+    }
+    let mut sealed = User::new(cluster.proxy(), "sealed");
+    for (name, size) in [("small", 1000), ("large", SIZE)] {
+        sealed.download(name, &file).await.unwrap();
+        content::check_file(&file, name, size).unwrap();
     }
 }

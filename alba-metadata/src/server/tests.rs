@@ -8,7 +8,7 @@ use alba_core::env::osd::{DiskUsage, OsdBatch, OsdKey, OsdUpdate, Priority, Stor
 use alba_core::env::sim::memory_osd::MemoryOsd;
 use alba_core::env::sim::{SimNode, Simulation};
 use alba_core::env::{Osd, OsdError};
-use alba_core::ids::{NamespaceId, NodeId, OsdId, Place};
+use alba_core::ids::{GcEpoch, NamespaceId, NodeId, OsdId, Place};
 use alba_core::kv::{Kv, SimKvDevice};
 use alba_core::net::rpc::{RpcConnection, ServerLimits, serve};
 use alba_core::osd_keys;
@@ -19,7 +19,7 @@ use alba_core::wire::rpc::SessionId;
 use alba_core::wire::rpc::abm::{
     Destination, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdState,
 };
-use alba_core::wire::rpc::nsm::{NamespaceInfo, NsmAnswer, NsmQuery};
+use alba_core::wire::rpc::nsm::{InlineValue, NamespaceInfo, NsmAnswer, NsmQuery, Overwrite};
 use bytes::Bytes;
 
 use super::*;
@@ -454,4 +454,28 @@ fn uuids_are_of_version_4() {
     assert_eq!(text.len(), 36);
     assert_eq!((&text[14..15], text.matches('-').count()), ("4", 4));
     assert!("89ab".contains(&text[19..20]));
+}
+
+#[test]
+fn a_group_of_one_keeps_no_objects_in_its_metadata() {
+    let world = World::new(31, 1);
+    let (theirs, ours) = (world.server.env(), world.sim.node(2).env());
+    let running = world.sim.run(LIMIT, async {
+        world.start(&theirs).await;
+        let client = Client::connect(&ours, world.address()).await;
+        let value = InlineValue { packed: Vec::new(), checksum: Checksum::None, ctr: None };
+        let manifest = Box::new(crate::nsm::fixtures::manifest("small", 1, &[]));
+        let update = ObjectUpdate::PutInline { manifest, value, overwrite: Overwrite::Unconditionally };
+        let command = NsmCommand::Sequence {
+            namespace: NamespaceId::from_u32(0),
+            asserts: Vec::new(),
+            updates: vec![update],
+            epoch: GcEpoch::from_u32(0),
+        };
+        let id = RequestId { session: client.session, sequence: 1, lowest_unacknowledged: 1 };
+        let reply = client.call(Request::Nsm(GroupId::new("nsm-0").unwrap(), id, command)).await;
+        let Reply::Nsm(Err(NsmError::PresetViolated(reason))) = &reply else { panic!("{reply:?}") };
+        assert!(reason.contains("this one has 1"), "{reason}");
+    });
+    running.unwrap();
 }

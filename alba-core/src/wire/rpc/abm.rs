@@ -591,3 +591,6 @@ pub enum AbmAnswer {
     /// To `Revisions`.
     Revisions(Revisions),
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,3 +144,8 @@ pub enum Refusal {
     /// Too many requests wait; nothing happened.
     Overloaded,
 }
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,7 @@
 //! The bytes of every message, command, outcome, query, answer and error. What is stored or sent once must be read for
 //! ever: a line of `golden.txt` may be added, never changed.
 
-use std::collections::BTreeSet;
-
-use serde::de::DeserializeOwned;
-
+use super::super::golden;
 use super::*;
 use crate::checksum::ChecksumAlgorithm;
 use crate::ids::{LongId, NodeId, Place};
@@ -349,42 +346,14 @@ fn errors() -> Vec<NsmError> {
     ]
 }
 
-/// A line for each: its kind and number in the list, and its bytes. Reading gives it back, and no variant is left out.
-fn show<T>(kind: &str, values: &[T], lines: &mut Vec<String>)
-where
-    T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
-{
-    let mut variants = BTreeSet::new();
-    for (n, value) in values.iter().enumerate() {
-        let bytes = postcard::to_stdvec(value).unwrap();
-        assert_eq!(postcard::from_bytes::<T>(&bytes).unwrap(), *value);
-        variants.insert(bytes[0]);
-        lines.push(format!("{kind} {n} {}", hex::encode(bytes)));
-    }
-    let count = u8::try_from(variants.len()).unwrap();
-    assert_eq!(variants, (0..count).collect(), "{kind}");
-    // The one after the last does not exist: a new variant needs a line.
-    let beyond: Vec<u8> = std::iter::once(count).chain([0; 400]).collect();
-    assert!(postcard::from_bytes::<T>(&beyond).is_err(), "{kind}: {count} variants have no bytes here");
-}
-
 #[test]
 fn everything_has_golden_bytes() {
     let mut lines = Vec::new();
-    show("message", &messages(), &mut lines);
-    show("command", &commands(), &mut lines);
-    show("outcome", &outcomes(), &mut lines);
-    show("query", &queries(), &mut lines);
-    show("answer", &answers(), &mut lines);
-    show("error", &errors(), &mut lines);
-    let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
-    for (line, golden) in lines.iter().zip(&golden) {
-        assert_eq!(line, golden);
-    }
-    assert_eq!(
-        lines.len(),
-        golden.len(),
-        "from here on:\n{}",
-        lines[golden.len().min(lines.len())..].join("\n")
-    );
+    golden::show("message", &messages(), &mut lines);
+    golden::show("command", &commands(), &mut lines);
+    golden::show("outcome", &outcomes(), &mut lines);
+    golden::show("query", &queries(), &mut lines);
+    golden::show("answer", &answers(), &mut lines);
+    golden::show("error", &errors(), &mut lines);
+    golden::compare(&lines, include_str!("golden.txt"));
 }
