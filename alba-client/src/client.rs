@@ -16,6 +16,7 @@ use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery, ObjectAssert};
 use crate::engine::Engine;
 use crate::metadata::MetadataClient;
 use crate::namespaces::{Namespace, is_moved, unexpected};
+use crate::watch::Fresh;
 use crate::{
     ClientConfig, ClientError, Consistency, ObjectSink, ObjectSource, OsdConnector, SequenceUpdate, Slice,
     SlicesRead, Statistics, StoredObject, UploadOptions, download, upload,
@@ -28,7 +29,7 @@ use crate::{
 /// unknown.
 #[derive(Clone)]
 pub struct Client {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 /// OSDs over TCP.
@@ -340,7 +341,7 @@ impl Client {
 
     /// Asks the ABM for the list of OSDs, unless what is known is younger than a second.
     pub async fn refresh_osds(&self, deadline: Deadline) -> Result<(), ClientError> {
-        self.engine.pool.refresh(Duration::from_secs(1), deadline).await
+        self.engine.pool.refresh(Fresh::within(Duration::from_secs(1)), deadline).await
     }
 }
 

@@ -28,6 +28,12 @@ pub struct ClientConfig {
     /// makes it. Not needed where no preset encrypts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_key: Option<PathBuf>,
+    /// How old what is known of OSDs and of a namespace may be when an upload starts, while no metadata server tells of changes.
+    #[serde(default = "defaults::refresh_ms")]
+    pub refresh_ms: u64,
+    /// The same while one does: what has changed is asked for anew at once anyway.
+    #[serde(default = "defaults::refresh_watched_ms")]
+    pub refresh_watched_ms: u64,
     /// Limit of one call to one OSD.
     #[serde(default = "defaults::osd_timeout_ms")]
     pub osd_timeout_ms: u64,
@@ -59,6 +65,12 @@ pub struct ClientConfig {
 }
 
 mod defaults {
+    pub(super) fn refresh_ms() -> u64 {
+        1000
+    }
+    pub(super) fn refresh_watched_ms() -> u64 {
+        60_000
+    }
     pub(super) fn osd_timeout_ms() -> u64 {
         10_000
     }
@@ -97,6 +109,8 @@ impl Default for ClientConfig {
             tls_cert: None,
             tls_key: None,
             cluster_key: None,
+            refresh_ms: defaults::refresh_ms(),
+            refresh_watched_ms: defaults::refresh_watched_ms(),
             osd_timeout_ms: defaults::osd_timeout_ms(),
             request_timeout_ms: defaults::request_timeout_ms(),
             upload_slack: defaults::upload_slack(),

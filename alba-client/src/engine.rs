@@ -1,11 +1,12 @@
 //! What every request works with.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
+use alba_core::wire::rpc::watch::Topic;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,7 +16,8 @@ use crate::keys::Keys;
 use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
 use crate::osd_pool::OsdPool;
-use crate::{ClientConfig, ClientError, OsdConnector};
+use crate::watch::{AbmWatch, Changes, Fresh};
+use crate::{ClientConfig, ClientError, OsdConnector, names};
 
 /// Work on fewer bytes than this is done where it stands: handing it to another thread would cost more.
 const INLINE_BYTES: u64 = 32 << 10;
@@ -32,6 +34,8 @@ pub(crate) struct Engine {
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
     pub(crate) keys: Keys,
+    /// Begins with the first upload: who only reads needs to hear of nothing.
+    changes: OnceLock<AbmWatch>,
     uploads: Arc<Semaphore>,
     upload_slots: u32,
 }
@@ -59,6 +63,7 @@ impl Engine {
             uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
             counters: Counters::default(),
             keys: Keys::new(config.cluster_key.clone()),
+            changes: OnceLock::new(),
             upload_slots,
             env,
             config,
@@ -72,6 +77,23 @@ impl Engine {
     /// The moment `after` from now.
     pub(crate) fn deadline_in(&self, after: Duration) -> Deadline {
         self.env.deadline_in(after)
+    }
+
+    /// What is known of changes of the ABM.
+    pub(crate) fn changes(self: &Arc<Self>) -> Changes {
+        let listen = || {
+            let watch = AbmWatch::start(&self.env, Arc::clone(&self.directory));
+            names::follow(self, &watch);
+            watch
+        };
+        self.changes.get_or_init(listen).now()
+    }
+
+    /// How new what an upload starts with must be. To be asked for before the question about it.
+    pub(crate) fn fresh(self: &Arc<Self>, topic: Topic) -> Fresh {
+        let changes = self.changes();
+        let max_age = if changes.told() { self.config.refresh_watched_ms } else { self.config.refresh_ms };
+        Fresh { max_age: Duration::from_millis(max_age), generation: changes.of(topic) }
     }
 
     /// The right to upload, kept until all that follows from the upload is done.

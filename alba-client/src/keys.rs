@@ -16,6 +16,7 @@ use alba_core::preset::FragmentEncryption;
 
 use crate::ClientError;
 use crate::engine::Engine;
+use crate::watch::Fresh;
 
 /// Keys kept; there is one for each preset that encrypts.
 const KEPT: usize = 1024;
@@ -85,7 +86,7 @@ impl Keys {
             return Ok(Some(Arc::new(key.clone())));
         }
         let namespace = engine.namespaces.resolve(namespace, deadline).await?;
-        let info = engine.namespaces.info(&namespace, FRESH, deadline).await?;
+        let info = engine.namespaces.info(&namespace, Fresh::within(FRESH), deadline).await?;
         match engine.keys.of_preset(&info.preset.fragment_encryption)? {
             Some(key) if key.sha256() == *hash => Ok(Some(Arc::new(key))),
             key => {

@@ -48,6 +48,7 @@ mod error;
 mod keys;
 mod manifest_cache;
 pub mod metadata;
+mod names;
 mod namespaces;
 mod osd_pool;
 mod sink;
@@ -56,6 +57,7 @@ mod source;
 mod tests;
 mod types;
 mod upload;
+mod watch;
 
 pub use client::Client;
 pub use config::ClientConfig;
@@ -65,5 +67,7 @@ pub use osd_pool::OsdConnector;
 pub use sink::{FileSink, MemorySink, ObjectSink};
 pub use source::{BytesSource, FileSource, ObjectSource};
 pub use types::{Consistency, SequenceUpdate, Slice, SlicesRead, StoredObject, UploadOptions};
+pub use watch::{AbmWatch, Changes, Generation};
 
 pub use alba_core::wire::rpc::nsm::{ObjectAssert, Overwrite};
+pub use alba_core::wire::rpc::watch::Topic;

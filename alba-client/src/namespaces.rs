@@ -1,7 +1,8 @@
 //! Which namespace a name means, and what its group says about it: preset, active OSDs, gc epochs.
 //!
 //! Only what was found is kept: "there is none" is always asked afresh. A kept answer that no longer holds is noticed by
-//! the refusal of the group or of an OSD, never by age alone.
+//! the refusal of the group or of an OSD, or when the ABM tells that namespaces have changed ([`crate::names`]), never by age
+//! alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, NamespaceRecord, NamespaceS
 use alba_core::wire::rpc::nsm::{NamespaceInfo, NsmAnswer, NsmError, NsmQuery};
 
 use crate::ClientError;
+use crate::watch::{Fresh, Generation};
 
 /// Namespaces kept at most; the one asked for longest ago goes first.
 const KEPT: usize = 10_000;
@@ -22,8 +24,8 @@ pub(crate) struct Namespace {
     pub(crate) name: NamespaceName,
     pub(crate) id: NamespaceId,
     pub(crate) group: GroupId,
-    /// When the group was last asked, and what it said.
-    info: Mutex<Option<(Moment, Arc<NamespaceInfo>)>>,
+    /// When the group was last asked, at which generation of what groups are told, and what it said.
+    info: Mutex<Option<(Moment, Generation, Arc<NamespaceInfo>)>>,
     /// When the group last refused to keep a small object in the metadata.
     inline_refused: Mutex<Option<Moment>>,
 }
@@ -177,6 +179,19 @@ impl Namespaces {
         namespace
     }
 
+    /// What names mean as far as is kept, ordered by name.
+    pub(crate) fn all_kept(&self) -> Vec<Arc<Namespace>> {
+        self.kept().by_name.values().map(|(_, namespace)| Arc::clone(namespace)).collect()
+    }
+
+    /// Forgets what a name meant, unless it means something else by now.
+    pub(crate) fn forget_this(&self, stale: &Arc<Namespace>) {
+        let mut kept = self.kept();
+        if kept.by_name.get(&stale.name).is_some_and(|(_, now)| Arc::ptr_eq(now, stale)) {
+            kept.remove(&stale.name);
+        }
+    }
+
     /// Forgets what a name meant.
     pub(crate) fn forget(&self, name: &NamespaceName) {
         self.kept().remove(name);
@@ -253,16 +268,17 @@ impl Namespaces {
         }
     }
 
-    /// What the group said at most `max_age` ago.
+    /// What the group said, as new as wanted.
     pub(crate) async fn info(
         &self,
         namespace: &Arc<Namespace>,
-        max_age: Duration,
+        wanted: Fresh,
         deadline: Deadline,
     ) -> Result<Arc<NamespaceInfo>, ClientError> {
         let now = self.clock.now();
-        if let Some((fetched, info)) = &*namespace.info.lock().unwrap_or_else(PoisonError::into_inner)
-            && now.since(*fetched) < max_age
+        if let Some((asked, generation, info)) =
+            &*namespace.info.lock().unwrap_or_else(PoisonError::into_inner)
+            && wanted.is_met_by((*asked, *generation), now)
         {
             return Ok(Arc::clone(info));
         }
@@ -270,7 +286,7 @@ impl Namespaces {
             NsmAnswer::Namespace(info) => {
                 let info: Arc<NamespaceInfo> = Arc::from(info);
                 *namespace.info.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((now, Arc::clone(&info)));
+                    Some((now, wanted.generation, Arc::clone(&info)));
                 Ok(info)
             }
             _ => Err(unexpected("Namespace")),

@@ -95,6 +95,8 @@ pub struct ReadyProcess {
     pub name: String,
     /// Its id when the cluster became ready.
     pub pid: u32,
+    /// Where it serves its metrics.
+    pub metrics: SocketAddr,
 }
 
 /// A running cluster.

@@ -11,6 +11,7 @@
 mod session;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use alba_core::net::rpc::{Answer, RpcConnection, RpcError};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::admin::{AdminError, AdminReply, AdminRequest, GroupStatus};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
+use alba_core::wire::rpc::watch::{WatchReply, WatchRequest};
 use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
 
@@ -74,6 +76,9 @@ struct State {
     servers: BTreeMap<GroupId, Vec<SocketAddr>>,
     /// The highest applied index that a group's answers came from.
     seen: BTreeMap<GroupId, u64>,
+    /// Who told last of changes, and who last did not.
+    watched: Option<SocketAddr>,
+    unwatchable: Option<SocketAddr>,
 }
 
 /// What came of one attempt at one server.
@@ -444,6 +449,8 @@ fn attempt_time(request: &Request) -> Duration {
         Request::Admin(_, AdminRequest::AddReplica { .. } | AdminRequest::RemoveReplica { .. }) => {
             MEMBERS_TIME
         }
+        // It is answered when it has waited, at the latest.
+        Request::Watch(watch) => watch.wait() + ATTEMPT_TIME,
         _ => ATTEMPT_TIME,
     }
 }
@@ -478,6 +485,10 @@ impl Directory for MetadataClient {
 
     async fn query(&self, query: AbmQuery, deadline: Deadline) -> Result<AbmAnswer, MetaError> {
         self.abm_query_at(Consistency::Linearizable, query, deadline).await
+    }
+
+    async fn watch(&self, request: WatchRequest, deadline: Deadline) -> Result<WatchReply, MetaError> {
+        self.watch_changes(request, deadline).await
     }
 }
 

@@ -18,6 +18,7 @@ use alba_core::wire::rpc::abm::OsdInfo;
 use bytes::Bytes;
 
 use crate::ClientError;
+use crate::watch::Fresh;
 pub(crate) use health::CallSize;
 use health::{ErrorClass, ProbePause};
 pub(crate) use view::Member;
@@ -60,9 +61,9 @@ impl OsdPool {
         self.env.clock.now()
     }
 
-    /// Makes sure that the list of OSDs is at most `max_age` old.
-    pub(crate) async fn refresh(&self, max_age: Duration, deadline: Deadline) -> Result<(), ClientError> {
-        self.view.refresh(max_age, deadline).await
+    /// Makes sure that the list of OSDs is as new as wanted.
+    pub(crate) async fn refresh(&self, wanted: Fresh, deadline: Deadline) -> Result<(), ClientError> {
+        self.view.refresh(wanted, deadline).await
     }
 
     /// An OSD that is known already.
@@ -75,7 +76,7 @@ impl OsdPool {
         if let Some(member) = self.view.get(id) {
             return Ok(member);
         }
-        self.view.refresh(UNKNOWN_ID_PAUSE, deadline).await?;
+        self.view.refresh(Fresh::within(UNKNOWN_ID_PAUSE), deadline).await?;
         self.view.get(id).ok_or(ClientError::OsdUnknown(id))
     }
 
@@ -161,7 +162,7 @@ async fn probe(pool: Weak<OsdPool>, clock: Arc<dyn Clock>, id: OsdId) {
         let Some(pool) = pool.upgrade() else { return };
         let deadline = Deadline::after(&*clock, pool.timeout);
         // It may have moved. When the ABM does not answer, the old address is as good as any.
-        if let Err(error) = pool.refresh(Duration::from_secs(1), deadline).await {
+        if let Err(error) = pool.refresh(Fresh::within(Duration::from_secs(1)), deadline).await {
             tracing::debug!(%error, "no fresh list of OSDs for a probe");
         }
         let Some(member) = pool.known(id) else { return };

@@ -14,6 +14,7 @@ use super::OsdConnector;
 use super::health::{CallSize, Health};
 use crate::ClientError;
 use crate::namespaces::{ask_directory, unexpected};
+use crate::watch::{Fresh, Generation};
 
 /// An OSD of this backend.
 pub(crate) struct Member {
@@ -52,8 +53,9 @@ pub(super) struct View {
     directory: Arc<dyn Directory>,
     connector: Arc<dyn OsdConnector>,
     members: Mutex<BTreeMap<OsdId, Arc<Member>>>,
-    /// When the ABM was last asked. Held while asking, so that all who want to know share one question.
-    asked: AsyncMutex<Option<Moment>>,
+    /// When the ABM was last asked, and at which generation of the OSDs. Held while asking, so that all who want to know share
+    /// one question.
+    asked: AsyncMutex<Option<(Moment, Generation)>>,
 }
 
 impl View {
@@ -73,13 +75,13 @@ impl View {
         self.members().get(&id).cloned()
     }
 
-    /// Asks the ABM, unless that was done less than `max_age` ago.
-    pub(super) async fn refresh(&self, max_age: Duration, deadline: Deadline) -> Result<(), ClientError> {
+    /// Asks the ABM, unless what is known is as new as wanted.
+    pub(super) async fn refresh(&self, wanted: Fresh, deadline: Deadline) -> Result<(), ClientError> {
         let mut asked = within(&*self.clock, deadline, self.asked.lock())
             .await
             .map_err(ClientError::deadline("the list of OSDs"))?;
         let now = self.clock.now();
-        if asked.is_some_and(|at| now.since(at) < max_age) {
+        if asked.is_some_and(|at| wanted.is_met_by(at, now)) {
             return Ok(());
         }
         let mut found = BTreeMap::new();
@@ -103,7 +105,8 @@ impl View {
             }
         }
         self.replace(found);
-        *asked = Some(now);
+        // Of the generation that the caller knew before this asked: a later change is not taken for one that is known.
+        *asked = Some((now, wanted.generation.max(asked.map_or_else(Generation::default, |at| at.1))));
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use alba_core::range::{Page, RangeQuery};
 use alba_core::units::ByteCount;
 use alba_core::wire::rpc::abm::*;
 use alba_core::wire::rpc::nsm::*;
+use alba_core::wire::rpc::watch::{Lineage, Seen, Topic, WatchReply, WatchRequest};
 use async_trait::async_trait;
 
 use crate::{Client, ClientConfig, OsdConnector};
@@ -230,6 +231,8 @@ pub(super) struct Group {
     pub(super) lose_session: bool,
     /// What the ABM says next of the namespace; the last one stays.
     pub(super) records: Vec<NamespaceRecord>,
+    /// All namespaces, by name.
+    pub(super) listed: Vec<NamespaceRecord>,
     /// Which group each sequence was sent to.
     pub(super) sent_to: Vec<GroupId>,
     pub(super) queries: usize,
@@ -243,6 +246,8 @@ pub(super) struct Backend {
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     nodes: usize,
+    /// What watches are told; none: of nothing, as by an older version.
+    told: Option<tokio::sync::watch::Sender<Seen>>,
 }
 
 fn name() -> NamespaceName {
@@ -300,7 +305,18 @@ impl Backend {
         osd.memory.apply(batch, Priority::High, deadline).await.unwrap();
         self.osds.lock().unwrap().insert(id, osd.clone());
         self.group.lock().unwrap().info.active_osds.push((id, self.osd_info(id)));
+        self.tell(&[Topic::OSDS, Topic::DELIVERIES]);
         osd
+    }
+
+    /// Something of these topics has changed.
+    pub(super) fn tell(&self, topics: &[Topic]) {
+        let Some(told) = &self.told else { return };
+        told.send_modify(|seen| {
+            for (topic, revision) in &mut seen.revisions {
+                *revision += u64::from(topics.contains(topic));
+            }
+        });
     }
 
     pub(super) fn stored(&self, name: &ObjectName) -> Option<Manifest> {
@@ -362,8 +378,29 @@ impl Directory for Backend {
                 let has_more = records.len() > 5;
                 AbmAnswer::Osds(Page { items: records.into_iter().take(5).collect(), has_more })
             }
+            AbmQuery::Namespaces(range) => {
+                let listed = &self.group.lock().unwrap().listed;
+                let in_range = |record: &&NamespaceRecord| range.contains(record.name.as_bytes());
+                let records: Vec<NamespaceRecord> = listed.iter().filter(in_range).cloned().collect();
+                let has_more = records.len() > 7;
+                AbmAnswer::Namespaces(Page { items: records.into_iter().take(7).collect(), has_more })
+            }
+            AbmQuery::Revisions => AbmAnswer::Revisions(Revisions::default()),
             other => panic!("not asked by the engine: {other:?}"),
         })
+    }
+
+    async fn watch(&self, request: WatchRequest, deadline: Deadline) -> Result<WatchReply, MetaError> {
+        let Some(told) = &self.told else {
+            return Err(MetaError::Protocol("an older version".to_owned()));
+        };
+        let mut told = told.subscribe();
+        let news = told.wait_for(|now| now.is_news_to(&request.known));
+        let wait = deadline.capped(&*self.clock, request.wait());
+        match alba_core::env::within(&*self.clock, wait, news).await {
+            Ok(now) => Ok(WatchReply::News(now.unwrap().clone())),
+            Err(_) => Ok(WatchReply::Quiet),
+        }
     }
 }
 
@@ -601,6 +638,16 @@ impl Fixture {
     }
 
     pub(super) fn with_config(osds: u32, nodes: usize, preset: Preset, config: ClientConfig) -> Self {
+        Self::made(osds, nodes, preset, config, None)
+    }
+
+    /// One whose metadata tells of changes.
+    pub(super) fn watched(osds: u32, nodes: usize, preset: Preset, config: ClientConfig) -> Self {
+        let told = Seen { lineage: Lineage(1), ..Seen::nothing(&Topic::ALL) };
+        Self::made(osds, nodes, preset, config, Some(told))
+    }
+
+    fn made(osds: u32, nodes: usize, preset: Preset, config: ClientConfig, told: Option<Seen>) -> Self {
         let simulation = Simulation::new(1);
         let node = simulation.node(1);
         let env = node.env();
@@ -620,6 +667,7 @@ impl Fixture {
             refusals: Vec::new(),
             lose_session: false,
             records: vec![record()],
+            listed: Vec::new(),
             sent_to: Vec::new(),
             queries: 0,
             takes_inline: true,
@@ -630,6 +678,7 @@ impl Fixture {
             log: Log::default(),
             clock: env.clock.clone(),
             nodes,
+            told: told.map(|told| tokio::sync::watch::channel(told).0),
         });
         simulation
             .run(Duration::from_secs(1), async {

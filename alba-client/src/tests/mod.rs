@@ -5,6 +5,7 @@ mod files;
 mod reading;
 mod sealed;
 mod sequences;
+mod watching;
 mod writing;
 
 use std::time::Duration;

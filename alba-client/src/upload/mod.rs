@@ -18,18 +18,17 @@ use alba_core::checksum::Checksum;
 use alba_core::env::{Deadline, MetaError};
 use alba_core::ids::{NamespaceName, ObjectName, OsdId};
 use alba_core::wire::rpc::nsm::{NsmError, ObjectAssert, Overwrite};
+use alba_core::wire::rpc::watch::Topic;
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, is_moved};
+use crate::watch::Fresh;
 use crate::{ClientError, ObjectSource, SequenceUpdate, StoredObject, UploadOptions};
 use commit::{Change, commit};
 use late::Stragglers;
 use object::{Attempt, upload_object};
-
-/// How old what is known of a namespace and of the OSDs may be when an upload starts: a new OSD is used within this time.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// Objects of one sequence uploaded at once.
 const OBJECTS_AT_ONCE: usize = 8;
@@ -120,7 +119,7 @@ async fn change(
     let mut slot = Some(engine.upload_slot(deadline).await?);
     let avoid = Arc::new(Mutex::new(BTreeSet::new()));
     let inline = namespace.takes_inline(engine.env.clock.now());
-    let first = prepare(engine, &namespace, FRESH, &avoid, inline, deadline).await;
+    let first = prepare(engine, &namespace, Engine::fresh, &avoid, inline, deadline).await;
     let error = match first {
         Ok(attempt) => match run(&attempt, asserts.clone(), &mut wanted, &mut slot).await {
             Ok(stored) => return Ok(stored),
@@ -145,20 +144,21 @@ async fn change(
         namespace
     };
     // Everything is asked afresh: OSDs, preset, epoch. OSDs that failed are avoided.
-    let attempt = prepare(engine, &namespace, Duration::ZERO, &avoid, inline, deadline).await?;
+    let afresh = |engine: &Arc<Engine>, topic| Fresh { max_age: Duration::ZERO, ..engine.fresh(topic) };
+    let attempt = prepare(engine, &namespace, afresh, &avoid, inline, deadline).await?;
     run(&attempt, asserts, &mut wanted, &mut slot).await.map_err(plain)
 }
 
 async fn prepare(
     engine: &Arc<Engine>,
     namespace: &Arc<Namespace>,
-    max_age: Duration,
+    how_new: impl Fn(&Arc<Engine>, Topic) -> Fresh,
     avoid: &Arc<Mutex<BTreeSet<OsdId>>>,
     inline: bool,
     deadline: Deadline,
 ) -> Result<Attempt, ClientError> {
-    engine.pool.refresh(max_age, deadline).await?;
-    let info = engine.namespaces.info(namespace, max_age, deadline).await?;
+    engine.pool.refresh(how_new(engine, Topic::OSDS), deadline).await?;
+    let info = engine.namespaces.info(namespace, how_new(engine, Topic::DELIVERIES), deadline).await?;
     Ok(Attempt {
         key: engine.keys.of_preset(&info.preset.fragment_encryption)?,
         inline,

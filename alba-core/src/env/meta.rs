@@ -7,6 +7,7 @@ use super::clock::Deadline;
 use crate::ids::GroupId;
 use crate::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use crate::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
+use crate::wire::rpc::watch::{WatchReply, WatchRequest};
 
 /// Why a metadata call gave no answer of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -44,6 +45,12 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Reads, linearizably.
     async fn query(&self, query: AbmQuery, deadline: Deadline) -> Result<AbmAnswer, MetaError>;
+
+    /// Waits until something has changed. What is read after the answer is at least as new as the answer. Who does not tell of
+    /// changes says so with [`MetaError::Protocol`].
+    async fn watch(&self, _request: WatchRequest, _deadline: Deadline) -> Result<WatchReply, MetaError> {
+        Err(MetaError::Protocol("nobody tells of changes here".to_owned()))
+    }
 }
 
 /// The NSM groups: names and manifests.

@@ -38,6 +38,7 @@ pub(crate) use namespaces::{Move, Readiness, move_of, moves, readiness};
 pub(crate) use osds::{Peers, by_id as osd_by_id, peers, peers_revision};
 pub(crate) use outbox::outgoing;
 pub use recount::recount;
+pub(crate) use revisions::watched;
 
 type Refused = Fault<AbmError>;
 

@@ -18,6 +18,7 @@ mod replicated_tests;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -106,6 +107,7 @@ pub struct Node {
     devices: Arc<dyn Devices>,
     troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
     streams: streams::Streams,
+    watches: Option<watch::Watches>,
     _tasks: Vec<AbortOnDrop>,
 }
 
@@ -188,7 +190,9 @@ impl Node {
             tasks.push(env.spawn.spawn("metadata-tidy", Box::pin(tidy)).abort_on_drop());
         }
         let streams = streams::Streams::new(&env);
-        Ok(Arc::new(Self { env, groups, rafts, alba_id, devices, troubles, streams, _tasks: tasks }))
+        let watches = groups.abm.as_ref().map(|abm| watch::Watches::start(&env, abm.clone(), watch::MOST));
+        let node = Self { env, groups, rafts, alba_id, devices, troubles, streams, watches, _tasks: tasks };
+        Ok(Arc::new(node))
     }
 
     /// Makes backups of the groups that are led from here, as long as what this gives lives.
@@ -412,6 +416,11 @@ impl Handler for Node {
                 Some(raft) => Reply::Replicate(raft.receive(&bytes).await.into()).into(),
             },
             Request::Admin(group, request) => self.admin(&group, request, deadline).await.into(),
+            // Waits as long as it was asked to: longer than any other request takes.
+            Request::Watch(request) => match &self.watches {
+                None => unknown_group(),
+                Some(watches) => watches.wait(request, patience).await,
+            },
         }
     }
 }

@@ -243,6 +243,63 @@ async fn three_servers_are_one_backend_whoever_leads() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_tell_of_changes_and_one_without_a_leader_sends_its_waiters_away() {
+    use alba_core::wire::rpc::watch::{Seen, Topic, WatchReply, WatchRequest};
+    let mut world = World::start(None).await;
+    let session = world.session().await;
+    let record = world.create(session, 1, "one").await;
+    world.active(&record).await;
+    let (leader, _) = world.leader("abm").await;
+    let follower = (leader + 1) % 3;
+    let watch = |known: &Seen, wait_ms| Request::Watch(WatchRequest { known: known.clone(), wait_ms });
+    let first = watch(&Seen::nothing(&[Topic::NAMESPACES]), 1000);
+    let news = |reply| match reply {
+        Reply::Watch(WatchReply::News(seen)) => Some(seen),
+        _ => None,
+    };
+    let known =
+        world.until("the follower tells", &first, |n, reply| news(reply).filter(|_| n == follower)).await;
+    // The follower is asked; the leader is told of the change. The answer comes before its time is over.
+    let deadline = world.env.deadline_in(Duration::from_secs(40));
+    let connection =
+        RpcConnection::open(&world.env, world.servers[follower].address, deadline).await.unwrap();
+    let waits = watch(&known, 30_000);
+    let told = async {
+        loop {
+            let answer = connection.call(&waits, deadline).await.unwrap();
+            // On a busy machine it may miss its leader for a moment.
+            if answer.reply != Reply::Refused(Refusal::Behind) {
+                return answer;
+            }
+            world.pause().await;
+        }
+    };
+    let (told, record) = tokio::join!(told, world.create(session, 2, "two"));
+    let index = told.index;
+    let seen = news(told.reply).expect("a change");
+    assert_ne!(seen.of(Topic::NAMESPACES), known.of(Topic::NAMESPACES));
+    assert_eq!(seen.lineage, known.lineage);
+    // Whatever is read at least as new as the answer has what it told of.
+    assert!(index > 0);
+    let query = AbmQuery::Namespace(record.name.clone());
+    let query = Request::AbmQuery(Consistency::AtLeast(index), query);
+    world
+        .until("read from a follower", &query, |n, reply| match reply {
+            Reply::AbmAnswer(Ok(AbmAnswer::Namespace(found))) if n == follower => Some(found.unwrap()),
+            _ => None,
+        })
+        .await;
+    // Alone it would not hear of changes, and says so to those who wait as soon as it knows.
+    for n in (0..3).filter(|n| *n != follower) {
+        world.servers[n].running = None;
+    }
+    let gone = watch(&seen, 30_000);
+    world
+        .until("sent away", &gone, |_, reply| matches!(reply, Reply::Refused(Refusal::Behind)).then_some(()))
+        .await;
+}
+
 /// One certificate for all: who a server is, is not told by it.
 fn identity() -> quic::Identity {
     use rcgen::{

@@ -27,6 +27,7 @@ use super::*;
 mod delivery;
 mod meta;
 mod moves;
+mod watch;
 
 const LIMIT: Duration = Duration::from_secs(3600);
 

@@ -14,6 +14,7 @@ use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Deadline, Env, Listener, Stream, within};
+use crate::wire::rpc::watch::WatchReply;
 use crate::wire::rpc::{MAX_REPLICATE, MAX_REPLY, Refusal, Reply, Request};
 
 /// What answers requests.
@@ -31,6 +32,8 @@ pub struct ServerLimits {
     pub connections: usize,
     /// Requests at once on one connection; further frames are not read before one is answered.
     pub requests_per_connection: usize,
+    /// Of those, requests that wait for a change ([`Request::Watch`]); one more is told so at once.
+    pub watches_per_connection: usize,
     /// Bytes of requests and answers in memory, over all connections. Requests wait for room.
     pub bytes: usize,
     /// A frame that has begun must be whole within this, and an answer taken by the peer.
@@ -44,6 +47,7 @@ impl Default for ServerLimits {
         Self {
             connections: 1024,
             requests_per_connection: 128,
+            watches_per_connection: 4,
             bytes: 256 << 20,
             frame_time: Duration::from_secs(20),
             idle_time: Duration::from_secs(600),
@@ -200,6 +204,8 @@ async fn read_requests(
     let clock = server.env.clock.as_ref();
     let late = |what: &str| FrameError::Io(io::Error::new(io::ErrorKind::TimedOut, what));
     let slots = Arc::new(Semaphore::new(server.limits.requests_per_connection));
+    // Watches hold their slots for long: without a bound of their own they could take all of them.
+    let watches = Arc::new(Semaphore::new(server.limits.watches_per_connection));
     let mut frames = FrameReader::new(stream, MAX_REPLICATE);
     loop {
         // A full connection waits here for one of its own answers, which has its deadline.
@@ -227,12 +233,21 @@ async fn read_requests(
         drop(frame);
         let (server, answers) = (server.clone(), answers.clone());
         let env = server.env.clone();
+        let place = match &request {
+            Ok(Request::Watch(_)) => Some(watches.clone().try_acquire_owned()),
+            _ => None,
+        };
         requests.spawn(&env, "rpc-request", async move {
             let reply = match request {
+                Ok(_) if matches!(place, Some(Err(_))) => {
+                    metrics::counter!("alba_watch_refused_total").increment(1);
+                    Reply::Watch(WatchReply::TooMany).into()
+                }
                 Ok(request) => server.handler.handle(request, patience).await,
                 // The frame was whole: the connection is sound, and a newer client may go on with what we know.
                 Err(error) => Reply::Refused(Refusal::BadRequest(error.to_string())).into(),
             };
+            drop(place);
             answer(&server, correlation, reply, room, slot, &answers).await;
         });
     }

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::env::{Deadline, Env, Stream, real};
 use crate::ids::GroupId;
+use crate::wire::rpc::watch::{Seen, WatchReply, WatchRequest};
 use crate::wire::rpc::{Consistency, FORMAT, MAX_REPLY, MAX_REQUEST, Refusal, Reply, Request, SessionId};
 
 /// Answers `OpenSession` with the first byte of its nonce; a nonce of 255 waits until let go.
@@ -25,6 +26,10 @@ impl Handler for Echo {
                     self.gate.acquire().await.unwrap().forget();
                 }
                 Reply::Session(SessionId(u64::from(first)))
+            }
+            Request::Watch(_) => {
+                self.gate.acquire().await.unwrap().forget();
+                Reply::Watch(WatchReply::Quiet)
             }
             _ => Reply::Refused(Refusal::UnknownGroup),
         };
@@ -228,6 +233,38 @@ async fn one_connection_too_many_is_refused() {
         other => panic!("{other:?}"),
     }
     assert_eq!(a.call(&ask(2), fixture.soon()).await, Ok(answer(2)));
+}
+
+#[tokio::test]
+async fn only_so_many_watches_wait_on_a_connection_and_nothing_waits_for_them() {
+    // All slots but one could be taken by watches if they were not bounded.
+    let limits =
+        ServerLimits { requests_per_connection: 4, watches_per_connection: 3, ..ServerLimits::default() };
+    let fixture = fixture(limits).await;
+    let connection = fixture.connection().await;
+    let watch = Request::Watch(WatchRequest { known: Seen::default(), wait_ms: 20_000 });
+    let waiting = async {
+        let call = || connection.call(&watch, fixture.soon());
+        tokio::join!(call(), call(), call())
+    };
+    tokio::pin!(waiting);
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("nothing has changed"),
+        () = async {
+            let reply = |answer: Result<Answer, RpcError>| answer.unwrap().reply;
+            let one_more = reply(connection.call(&watch, fixture.soon()).await);
+            assert_eq!(one_more, Reply::Watch(WatchReply::TooMany));
+            for n in 0..20 {
+                assert_eq!(connection.call(&ask(n), fixture.soon()).await, Ok(answer(n)));
+            }
+        } => {}
+    }
+    fixture.gate.add_permits(4);
+    let (a, b, c) = waiting.await;
+    for answer in [a, b, c, connection.call(&watch, fixture.soon()).await] {
+        assert_eq!(answer.unwrap().reply, Reply::Watch(WatchReply::Quiet));
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 pub mod abm;
 pub mod admin;
 pub mod nsm;
+pub mod watch;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use crate::ids::{AlbaId, GroupId, LongId};
 use abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use admin::{AdminError, AdminReply, AdminRequest};
 use nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
+use watch::{WatchReply, WatchRequest};
 
 /// First byte of every body. Another value means another format version.
 pub const FORMAT: u8 = 2;
@@ -81,6 +83,8 @@ pub enum Request {
     Replicate(GroupId, Bytes),
     /// An operator's question or wish about a replicated group.
     Admin(GroupId, AdminRequest),
+    /// Waits until the ABM has changed; any server that hosts it answers.
+    Watch(WatchRequest),
 }
 
 impl Request {
@@ -121,6 +125,8 @@ pub enum Reply {
     Refused(Refusal),
     /// To `Admin`.
     Admin(Result<AdminReply, AdminError>),
+    /// To `Watch`.
+    Watch(WatchReply),
 }
 
 /// Why a request did not get to the model.

@@ -1,4 +1,5 @@
 use super::admin::{GroupMember, GroupStatus, StreamKind};
+use super::watch::{Lineage, Seen, Topic};
 use super::*;
 use crate::ids::NamespaceId;
 
@@ -22,6 +23,7 @@ fn requests() -> Vec<Request> {
         Request::ClaimOsd(LongId::new("osd").unwrap()),
         Request::Replicate(group(), Bytes::from_static(b"xyz")),
         Request::Admin(group(), AdminRequest::Status),
+        Request::Watch(WatchRequest { known: seen(), wait_ms: 4 }),
     ]
 }
 
@@ -40,7 +42,12 @@ fn replies() -> Vec<Reply> {
         Reply::Replicate(Bytes::from_static(b"xyz")),
         Reply::Refused(Refusal::Overloaded),
         Reply::Admin(Ok(AdminReply::Done)),
+        Reply::Watch(WatchReply::News(seen())),
     ]
+}
+
+fn seen() -> Seen {
+    Seen { lineage: Lineage(1), revisions: vec![(Topic::NAMESPACES, 3)] }
 }
 
 fn refusals() -> Vec<Refusal> {
