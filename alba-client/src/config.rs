@@ -24,7 +24,7 @@ pub struct ClientConfig {
     /// PEM file with the own private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
-    /// File of the cluster's key, which opens the keys of presets that encrypt; readable for its owner only. `alba ca init`
+    /// File of the cluster's key, which opens the keys of presets that encrypt; not readable for everybody. `alba ca init`
     /// makes it. Not needed where no preset encrypts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_key: Option<PathBuf>,

@@ -41,8 +41,8 @@ pub enum KeyError {
         /// What the system says.
         text: String,
     },
-    /// Others than its owner can read the file.
-    #[error("the key file {0} can be read by others than its owner: chmod 600 it")]
+    /// Others than its owner and group can read the file.
+    #[error("the key file {0} can be read by everybody: chmod 600 it (or 640, for one group)")]
     Exposed(PathBuf),
     /// Not what such a file holds.
     #[error("the key file {path} {rule}")]
@@ -203,7 +203,7 @@ fn read_secret(path: &Path) -> Result<Vec<u8>, KeyError> {
     use io::Read;
     let failed = |error: io::Error| KeyError::File { path: path.to_owned(), text: error.to_string() };
     let file = std::fs::File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
+    if file.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
         return Err(KeyError::Exposed(path.to_owned()));
     }
     let mut bytes = Vec::new();
@@ -277,6 +277,8 @@ mod tests {
         write(cluster.to_text().as_bytes(), 0o400);
         assert_eq!(ClusterKey::read(&path).unwrap().0, cluster.0);
         write(cluster.to_text().as_bytes(), 0o640);
+        assert_eq!(ClusterKey::read(&path).unwrap().0, cluster.0);
+        write(cluster.to_text().as_bytes(), 0o604);
         assert_eq!(ClusterKey::read(&path).unwrap_err(), KeyError::Exposed(path.clone()));
     }
 }

@@ -110,6 +110,9 @@ fn default_bytes() -> usize {
     ServerLimits::default().bytes
 }
 
+/// Longest a server that ends waits until the others know.
+const TELL: Duration = Duration::from_secs(1);
+
 /// The metadata daemon.
 pub struct MetadataDaemon;
 
@@ -227,7 +230,7 @@ impl Daemon for MetadataDaemon {
                 env.clock.sleep_until(env.clock.now().plus(Duration::from_millis(500))).await;
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             // Requests under way are dropped: their clients retry under the same ids and hear what came of them.
             () = context.stop.wait() => Ok(()),
@@ -235,7 +238,10 @@ impl Daemon for MetadataDaemon {
                 Err(error).context("the listener failed")
             }
             () = watch => Ok(()),
-        }
+        };
+        // Clients and the other replicas connect anew at once, also when the next process has another key.
+        env.net.told(env.deadline_in(TELL)).await;
+        ended
     }
 }
 

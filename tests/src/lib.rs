@@ -12,7 +12,9 @@
 pub mod cluster;
 pub mod content;
 pub mod faults;
+pub mod guide;
 pub mod history;
+pub mod hosts;
 pub mod hot_names;
 pub mod linearizable;
 pub mod links;
@@ -23,4 +25,5 @@ pub mod proxy;
 pub mod repository;
 pub mod requirements;
 pub mod sim;
+pub mod skips;
 pub mod wait;

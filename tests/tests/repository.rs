@@ -222,3 +222,23 @@ fn recipes_named_in_documents_exist() {
         }
     }
 }
+
+/// Who may skip is a decision, not an accident.
+#[test]
+fn tests_that_may_skip_are_listed() {
+    let guide = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    // Not as one text, so that this file has no call in it.
+    let call = ["skips", "::skip(\""].concat();
+    let mut found = 0;
+    for path in files(&root().join("tests/tests"), ".rs") {
+        // A call may be over several lines.
+        let source: String = fs::read_to_string(&path).unwrap().split_whitespace().collect();
+        for after in source.split(&call).skip(1) {
+            let name = after.split('"').next().unwrap_or_default();
+            assert!(source.contains(&format!("fn{name}(")), "{}: no test {name:?}", path.display());
+            assert!(guide.contains(&format!("| `{name}` |")), "CONTRIBUTING.md does not list {name:?}");
+            found += 1;
+        }
+    }
+    assert!(found > 0, "nobody skips any more: remove this test and the list");
+}

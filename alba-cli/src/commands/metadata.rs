@@ -20,6 +20,9 @@ use crate::table::table;
 /// A new replica gets the whole state before it votes.
 const CHANGE: Duration = Duration::from_secs(600);
 
+/// Between two attempts of a change that could not begin.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// The metadata groups and how to speak to them.
 struct Groups {
     metadata: Arc<MetadataClient>,
@@ -72,8 +75,18 @@ impl Groups {
         group: &GroupId,
         request: AdminRequest,
     ) -> Result<AdminReply, CliError> {
-        let done = self.metadata.admin(group, request, session.deadline_or(CHANGE)).await?;
-        done.map_err(|error| CliError::failure(format!("group {group}: {error}")))
+        let (deadline, patience) = (session.deadline_or(CHANGE), session.deadline());
+        let clock = session.env.clock.as_ref();
+        loop {
+            match self.metadata.admin(group, request.clone(), deadline).await? {
+                Ok(reply) => return Ok(reply),
+                // A server that was just started answers in a moment; another change ends.
+                Err(AdminError::Unreachable { .. } | AdminError::Busy) if patience.left(clock) > PAUSE => {
+                    clock.sleep_until(clock.now().plus(PAUSE)).await;
+                }
+                Err(error) => return Err(CliError::failure(format!("group {group}: {error}"))),
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use alba_core::wire::rpc::abm::{
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_proxy::client::ProxyClient;
+use futures_util::future::join_all;
 
 use super::judge::{Safety, Wanted, wanted};
 use super::replicas::{self, GroupSeen};
@@ -100,19 +101,24 @@ pub(super) fn is_full(usage: &DiskUsage) -> bool {
 /// Looks at everything.
 pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Observed, CliError> {
     let deadline = session.deadline_or(LIMIT);
-    let proxies = ask_proxies(session, &file.proxies).await;
+    let proxies = file.proxies.clone();
     let metadata = MetadataClient::of(&session.env, &file.client)?;
     let servers: BTreeSet<SocketAddr> = file.client.metadata.iter().copied().collect();
     let client = session.client_of(file, deadline).await?;
     let backend = Backend::new(&client, deadline);
     let alba_id = client.alba_id(deadline).await?;
     let groups = backend.groups().await?;
-    let mut replicas = vec![replicas::ask(session, &metadata, GroupId::new("abm")?, servers).await];
+    let mut asked = vec![(GroupId::new("abm")?, servers)];
     for group in groups.iter().filter(|group| !group.lost) {
         let servers = group.servers.iter().filter_map(|server| server.parse().ok()).collect();
-        replicas.push(replicas::ask(session, &metadata, group.id.clone(), servers).await);
+        asked.push((group.id.clone(), servers));
     }
-    let mut osds = ask_osds(session, &client, backend.osds(OsdFilter::All, Pager::all()).await?).await;
+    let records = backend.osds(OsdFilter::All, Pager::all()).await?;
+    let (replicas, mut osds, proxies) = tokio::join!(
+        replicas::ask_all(&session.env, &metadata, asked),
+        ask_osds(session, &client, records),
+        ask_proxies(session, &proxies),
+    );
     // People look for them by their numbers.
     osds.sort_by_key(|osd| (osd.record.osd_id.is_none(), osd.record.osd_id));
     let presets: BTreeMap<PresetName, Preset> =
@@ -140,14 +146,13 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
 }
 
 async fn ask_proxies(session: &Session, proxies: &[SocketAddr]) -> Vec<(SocketAddr, Result<(), String>)> {
-    let mut seen = Vec::new();
-    for proxy in proxies {
+    let ask = async |proxy: &SocketAddr| {
         let deadline = session.env.deadline_in(PATIENCE);
         let answer =
             async { ProxyClient::connect(&session.env, *proxy, deadline).await?.version(deadline).await };
-        seen.push((*proxy, answer.await.map(drop).map_err(|error| error.to_string())));
-    }
-    seen
+        (*proxy, answer.await.map(drop).map_err(|error| error.to_string()))
+    };
+    join_all(proxies.iter().map(ask)).await
 }
 
 /// All at once: a dozen silent ones must not add up.

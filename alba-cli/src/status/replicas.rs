@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use alba_client::metadata::MetadataClient;
-use alba_core::env::within;
+use alba_core::env::{Env, within};
 use alba_core::ids::GroupId;
 use alba_core::wire::rpc::admin::GroupStatus;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::judge::Verdict;
-use crate::session::Session;
 
 /// A server that takes longer does not answer, as far as people who watch are concerned.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,32 +22,30 @@ pub(super) struct GroupSeen {
     pub(super) servers: Vec<(SocketAddr, Result<GroupStatus, String>)>,
 }
 
-/// Asks all servers of a group, those included of which only the others know.
-pub(super) async fn ask(
-    session: &Session,
-    metadata: &Arc<MetadataClient>,
-    id: GroupId,
-    servers: BTreeSet<SocketAddr>,
-) -> GroupSeen {
+/// Asks all servers of all groups at once, those included of which only the others know: silent ones must not add up.
+pub(super) async fn ask_all(
+    env: &Env,
+    metadata: &MetadataClient,
+    groups: Vec<(GroupId, BTreeSet<SocketAddr>)>,
+) -> Vec<GroupSeen> {
+    join_all(groups.into_iter().map(|(id, servers)| ask(env, metadata, id, servers))).await
+}
+
+async fn ask(env: &Env, metadata: &MetadataClient, id: GroupId, servers: BTreeSet<SocketAddr>) -> GroupSeen {
     let mut seen = GroupSeen { id, servers: Vec::new() };
     let mut wanted = servers;
     for _ in 0..2 {
-        let mut tasks = tokio::task::JoinSet::new();
-        for server in std::mem::take(&mut wanted) {
-            let (metadata, group, env) = (metadata.clone(), seen.id.clone(), session.env.clone());
-            tasks.spawn(async move {
-                let deadline = env.deadline_in(PATIENCE);
-                let status = metadata.group_status_at(server, &group, deadline);
-                let status = match within(env.clock.as_ref(), deadline, status).await {
-                    Ok(status) => status.map_err(|error| error.to_string()),
-                    Err(late) => Err(late.to_string()),
-                };
-                (server, status)
-            });
-        }
-        while let Some(answer) = tasks.join_next().await {
-            seen.servers.extend(answer);
-        }
+        let answers = wanted.into_iter().map(async |server| {
+            let deadline = env.deadline_in(PATIENCE);
+            let status = metadata.group_status_at(server, &seen.id, deadline);
+            let status = match within(env.clock.as_ref(), deadline, status).await {
+                Ok(status) => status.map_err(|error| error.to_string()),
+                Err(late) => Err(late.to_string()),
+            };
+            (server, status)
+        });
+        let answers = join_all(answers).await;
+        seen.servers.extend(answers);
         let members = seen.members();
         let asked: BTreeSet<SocketAddr> = seen.servers.iter().map(|(server, _)| *server).collect();
         wanted = members.into_iter().filter(|member| !asked.contains(member)).collect();
@@ -208,5 +205,22 @@ mod tests {
             servers: vec![("127.0.0.1:4000".parse().unwrap(), Ok(GroupStatus::default()))],
         };
         assert!(single.findings().is_empty() && single.line().is_none() && single.json().is_none());
+    }
+
+    #[test]
+    fn silent_servers_of_many_groups_do_not_add_up() {
+        use alba_core::env::sim::Simulation;
+        let sim = Simulation::new(1);
+        let (asks, silent) = (sim.node(1), sim.node(2));
+        sim.sever(&asks, &silent);
+        let env = asks.env();
+        let server = silent.address(4000);
+        let metadata = MetadataClient::connect(env.clone(), vec![server]);
+        let groups: Vec<_> =
+            (0..6).map(|n| (GroupId::new(format!("nsm-{n}")).unwrap(), BTreeSet::from([server]))).collect();
+        let seen = sim.run(Duration::from_secs(60), ask_all(&env, &metadata, groups)).unwrap();
+        assert!(seen.len() == 6 && seen.iter().all(|group| group.servers[0].1.is_err()));
+        // Simulated time.
+        assert!(sim.now().0 < PATIENCE * 2, "{:?}", sim.now());
     }
 }

@@ -27,6 +27,10 @@ pub trait Net: Send + Sync + 'static {
 
     /// Listens; an address in use is an error that names it.
     async fn listen(&self, at: SocketAddr) -> io::Result<Box<dyn Listener>>;
+
+    /// For the end of a process, after its listeners were dropped: waits until the other sides of what they accepted were told, or
+    /// until the deadline. Where the kernel tells them, as with TCP, there is nothing to wait for.
+    async fn told(&self, _deadline: Deadline) {}
 }
 
 /// Streams inside secured connections, of which there is one per peer: opening a stream costs no round trip. What it opens,

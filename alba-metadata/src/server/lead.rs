@@ -84,8 +84,8 @@ impl Registrar {
         }
     }
 
-    /// Tells the ABM where the NSM groups of this process are, if it has them otherwise.
-    pub(super) async fn register(&self) -> Result<(), StartError> {
+    /// Tells the ABM where the NSM groups of this process are, if it has them otherwise. Is that known of all?
+    pub(super) async fn register(&self) -> Result<bool, StartError> {
         let deadline = self.env.deadline_in(ATTEMPT);
         let known = match self.abm.query(AbmQuery::Groups, Consistency::Any, deadline).await {
             Ok((Ok(AbmAnswer::Groups(groups)), _)) => groups,
@@ -93,12 +93,14 @@ impl Registrar {
             Ok(_) => return Err(StartError::Unexpected),
             Err(error) => return Err(Self::failed(error)),
         };
+        let mut all = true;
         for id in self.groups.nsm.keys() {
             let servers = match self.rafts.get(id) {
                 None => vec![self.advertise.clone()],
                 Some(raft) => raft.addresses(),
             };
             let as_known = known.iter().any(|record| record.id == *id && record.servers == servers);
+            all &= !servers.is_empty();
             if servers.is_empty() || as_known {
                 continue;
             }
@@ -110,7 +112,7 @@ impl Registrar {
                 _ => return Err(StartError::Unexpected),
             }
         }
-        Ok(())
+        Ok(all)
     }
 }
 
@@ -131,7 +133,9 @@ pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>
     let _moves = env.spawn.spawn("metadata-moves", Box::pin(moves)).abort_on_drop();
     loop {
         let pause = match registrar.register().await {
-            Ok(()) => REGISTER_EVERY,
+            Ok(true) => REGISTER_EVERY,
+            // A group is still forming; until it is registered no namespace can be created there.
+            Ok(false) => RETRY,
             Err(error) => {
                 tracing::warn!(%error, "cannot register the groups of this server yet");
                 RETRY
@@ -188,4 +192,93 @@ async fn step<M: Model>(env: &Env, replicator: &dyn Replicator<M>) -> Result<boo
     }
     let tidied = replicator.propose(Input::Tidy, env.deadline_in(REQUEST_TIME)).await?;
     Ok(matches!(tidied.0, Output::Tidied(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use alba_core::env::sim::Simulation;
+    use alba_core::kv::MemKv;
+    use alba_core::wire::rpc::admin::GroupStatus;
+    use async_trait::async_trait;
+
+    use super::super::AsdDevices;
+    use super::*;
+    use crate::nsm::Nsm;
+    use crate::raft::MembershipError;
+    use crate::replicator::{Local, LocalLimits, StoreOpener};
+
+    /// A group that has no members until it forms.
+    #[derive(Default)]
+    struct Forming(Mutex<Vec<String>>);
+
+    #[async_trait]
+    impl AnyRaft for Forming {
+        async fn receive(&self, _: &[u8]) -> Vec<u8> {
+            Vec::new()
+        }
+        fn status(&self) -> Result<GroupStatus, ReplicationError> {
+            Ok(GroupStatus::default())
+        }
+        fn leader_address(&self) -> Option<String> {
+            None
+        }
+        fn addresses(&self) -> Vec<String> {
+            self.0.lock().unwrap().clone()
+        }
+        async fn add_replica(&self, _: &str) -> Result<u64, MembershipError> {
+            Err(MembershipError::Busy)
+        }
+        async fn remove_replica(&self, _: u64) -> Result<(), MembershipError> {
+            Err(MembershipError::Busy)
+        }
+        async fn snapshot_now(&self) -> Result<(), ReplicationError> {
+            Ok(())
+        }
+    }
+
+    fn opener() -> StoreOpener {
+        let store = Arc::new(MemKv::new());
+        Arc::new(move || Ok(store.clone()))
+    }
+
+    #[test]
+    fn a_group_that_forms_after_the_abm_is_registered_soon_after() {
+        let sim = Simulation::new(1);
+        let env = sim.node(1).env();
+        sim.run(Duration::from_secs(60), async {
+            let id = GroupId::new("nsm-0").unwrap();
+            let limits = LocalLimits::default;
+            let abm = Local::<Abm>::start(env.clone(), &abm_id().unwrap(), opener(), limits()).await.unwrap();
+            let abm: Arc<dyn Replicator<Abm>> = Arc::new(abm);
+            let nsm = Local::<Nsm>::start(env.clone(), &id, opener(), limits()).await.unwrap();
+            let nsm: Arc<dyn Replicator<Nsm>> = Arc::new(nsm);
+            let groups = Arc::new(Groups { abm: Some(abm.clone()), nsm: [(id.clone(), nsm)].into() });
+            let forming = Arc::new(Forming::default());
+            let registrar = Arc::new(Registrar {
+                env: env.clone(),
+                abm: abm.clone(),
+                groups: groups.clone(),
+                rafts: [(id.clone(), forming.clone() as Arc<dyn AnyRaft>)].into(),
+                advertise: "10.0.0.1:4000".to_owned(),
+                alba_id: Arc::default(),
+            });
+            let devices = Arc::new(AsdDevices::new(env.clone()));
+            let duty = super::abm(env.clone(), registrar, groups, devices);
+            let _duty = env.spawn.spawn("duty", Box::pin(duty)).abort_on_drop();
+            let pause = |time| env.clock.sleep_until(env.clock.now().plus(time));
+            let registered = async || {
+                let asked = abm.query(AbmQuery::Groups, Consistency::Any, env.deadline_in(ATTEMPT)).await;
+                let (Ok(AbmAnswer::Groups(groups)), _) = asked.unwrap() else { panic!("no groups") };
+                groups.into_iter().map(|group| group.servers).collect::<Vec<_>>()
+            };
+            pause(Duration::from_millis(1500)).await;
+            assert_eq!(registered().await, Vec::<Vec<String>>::new());
+            let servers = vec!["10.0.0.1:4000".to_owned(), "10.0.0.2:4000".to_owned()];
+            forming.0.lock().unwrap().clone_from(&servers);
+            // Simulated time: nobody should have to wait longer to create the first namespace.
+            pause(Duration::from_secs(1)).await;
+            assert_eq!(registered().await, [servers]);
+        })
+        .unwrap();
+    }
 }

@@ -26,6 +26,17 @@ pub async fn listen(
     protocol: &[u8],
     limits: &QuicLimits,
 ) -> io::Result<Box<dyn Listener>> {
+    Ok(Box::new(open(clock, identity, at, protocol, limits)?))
+}
+
+/// The same as what it is. Of a runtime: it starts tasks.
+pub(super) fn open(
+    clock: Arc<dyn Clock>,
+    identity: &Identity,
+    at: SocketAddr,
+    protocol: &[u8],
+    limits: &QuicLimits,
+) -> io::Result<QuicListener> {
     let mut config = ServerConfig::with_crypto(Arc::new(identity.server(protocol).map_err(invalid)?));
     config.transport_config(Arc::new(limits.transport()?)).max_incoming(limits.connections);
     // After a restart the packets of connections from before are answered with a reset that their senders recognise, so that
@@ -48,13 +59,20 @@ pub async fn listen(
         streams,
     };
     let task = tokio::spawn(accepting.run()).abort_handle();
-    Ok(Box::new(QuicListener { endpoint, accepted, task }))
+    Ok(QuicListener { endpoint, accepted, task })
 }
 
-struct QuicListener {
+pub(super) struct QuicListener {
     endpoint: Endpoint,
     accepted: mpsc::Receiver<(Stream, SocketAddr)>,
     task: AbortHandle,
+}
+
+impl QuicListener {
+    /// To see the end of its connections after it was dropped.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
 }
 
 impl Drop for QuicListener {

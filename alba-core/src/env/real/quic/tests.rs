@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::env::net::{Connector, Endpoint, Listener, Stream};
+use crate::env::net::{Connector, Endpoint, Listener, Net, Stream};
 use crate::env::osd::{OsdBatch, OsdUpdate, Priority, StoredValue};
 use crate::env::sim::memory_osd::MemoryOsd;
 use crate::env::{Deadline, Env, Osd, OsdError, real, within};
@@ -346,6 +346,49 @@ async fn a_listener_that_is_dropped_closes_its_connections() {
     drop(listener);
     let read = within(env.clock.as_ref(), soon(&env), near.read_u8()).await.expect("hears of it");
     assert!(read.is_err());
+}
+
+/// As after the renewal of a certificate: resets of the next process are signed with another key, so that nobody heeds them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_ends_in_order_tells_its_clients_so_that_another_key_costs_them_no_idle_time() {
+    let (env, authority) = (real::env(), Authority::new());
+    let client = connector(&env, &authority.identity());
+    let seen = Arc::new(Seen::default());
+    let mut at = any_port();
+    for round in 0..3_u8 {
+        let (identity, seen) = (authority.identity(), seen.clone());
+        let start = move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let (net, listener) = runtime.block_on(async {
+                let net = QuicNet::new(real::env().clock, identity, ASD, QuicLimits::default()).unwrap();
+                // The port is free when the runtime before is gone.
+                loop {
+                    match net.listen(at).await {
+                        Ok(listener) => break (net, listener),
+                        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                            tokio::task::yield_now().await
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+            (runtime, net, listener)
+        };
+        let (runtime, net, listener) = tokio::task::spawn_blocking(start).await.unwrap();
+        at = listener.local_addr().unwrap();
+        let serving = runtime.spawn(echo(listener, seen));
+        // Shorter than the idle time of the connection of before.
+        let quick = env.deadline_in(Duration::from_secs(10));
+        let asked =
+            within(env.clock.as_ref(), quick, async { ask(client.open(at, quick).await, &[round]).await });
+        assert_eq!(asked.await.expect("in time").unwrap(), [round]);
+        serving.abort();
+        drop(serving.await);
+        net.told(soon(&env)).await;
+        drop(net);
+        runtime.shutdown_background();
+    }
 }
 
 #[tokio::test]
