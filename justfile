@@ -52,9 +52,13 @@ bench-asd *args:
 asd-memory:
     cargo test --release -p asd-server --test process memory -- --ignored --nocapture
 
-# Metadata commits, listings and restarts beside the store alone and raw syncs: just bench-metadata metadata/put
+# Metadata commits, listings and restarts beside the store alone, raw syncs and, where it is installed, etcd: just bench-metadata /256
 bench-metadata *args:
     cargo bench -p alba-metadata --bench metadata -- {{args}}
+
+# How long clients wait while a namespace of 100000 objects moves to another metadata group (ALBA_MOVE_OBJECTS: another number).
+move-pause:
+    cargo test --release -p alba-tests --test move_pause -- --ignored --nocapture
 
 # Coverage-guided fuzzing, see fuzz/README.md: just fuzz erasure 60
 fuzz name seconds="60":

@@ -73,6 +73,10 @@ pub struct MetadataConfig {
     /// Block cache per group, in bytes.
     #[serde(default = "default_cache")]
     pub cache_bytes: u64,
+    /// Bytes of changes per group that are kept in memory until they go to a file; so much again up to four times while
+    /// files are being written. Changes nothing in a group that was created with another value.
+    #[serde(default = "default_memtable")]
+    pub memtable_bytes: u64,
     /// Connections at once.
     #[serde(default = "default_connections")]
     pub max_connections: usize,
@@ -102,6 +106,11 @@ fn default_cache() -> u64 {
     32 << 20
 }
 
+fn default_memtable() -> u64 {
+    // Searches in larger ones miss the processor's caches: with 64 MiB a put took a fifth more CPU time.
+    16 << 20
+}
+
 fn default_connections() -> usize {
     ServerLimits::default().connections
 }
@@ -112,6 +121,25 @@ fn default_bytes() -> usize {
 
 /// Longest a server that ends waits until the others know.
 const TELL: Duration = Duration::from_secs(1);
+
+/// What the store of a group may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoreMemory {
+    cache_bytes: u64,
+    memtable_bytes: u64,
+}
+
+impl StoreMemory {
+    pub(crate) fn open(self, directory: &Path) -> Result<FjallKv, KvError> {
+        FjallKv::open_with(directory, self.cache_bytes, self.memtable_bytes)
+    }
+}
+
+impl MetadataConfig {
+    pub(crate) fn memory(&self) -> StoreMemory {
+        StoreMemory { cache_bytes: self.cache_bytes, memtable_bytes: self.memtable_bytes }
+    }
+}
 
 /// The metadata daemon.
 pub struct MetadataDaemon;
@@ -195,7 +223,7 @@ impl Daemon for MetadataDaemon {
                         directory.display()
                     );
                 }
-                groups.insert(group.clone(), opener(directory, config.cache_bytes));
+                groups.insert(group.clone(), opener(directory, config.memory()));
             } else {
                 if !is_replica && directory.exists() && std::fs::read_dir(&directory)?.next().is_some() {
                     anyhow::bail!("{} holds a group without replication; move it away", directory.display());
@@ -203,7 +231,7 @@ impl Daemon for MetadataDaemon {
                 let peers = config.nodes.iter().map(ToString::to_string).collect();
                 let (group, address) = (group.clone(), advertise.clone());
                 let limits = RaftLimits::default();
-                let home = home(&directory, config.cache_bytes)?;
+                let home = home(&directory, config.memory())?;
                 replicated.push(Replicated { config: RaftConfig { group, address, peers, limits }, home });
             }
         }
@@ -274,7 +302,7 @@ pub(crate) fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Opti
 pub(crate) const REPLICA: &str = "replica";
 
 /// The places of a replica: `replica/` (name, snapshots), `log/`, `state-N/`.
-pub(crate) fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
+pub(crate) fn home(directory: &Path, memory: StoreMemory) -> anyhow::Result<Home> {
     let disk = |name: &str| -> anyhow::Result<Arc<dyn Disk>> {
         let path = directory.join(name);
         files::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -283,14 +311,14 @@ pub(crate) fn home(directory: &Path, cache_bytes: u64) -> anyhow::Result<Home> {
             IoConfig { threads: 4, buffer_bytes: 32 << 20, ..IoConfig::default() },
         )?))
     };
-    let states = Arc::new(StatesIn { directory: directory.to_owned(), cache_bytes });
+    let states = Arc::new(StatesIn { directory: directory.to_owned(), memory });
     Ok(Home { log: disk("log")?, files: disk(REPLICA)?, states })
 }
 
 /// Stores in directories `state-N`.
 pub(crate) struct StatesIn {
     pub(crate) directory: PathBuf,
-    pub(crate) cache_bytes: u64,
+    pub(crate) memory: StoreMemory,
 }
 
 /// What the names of their directories begin with.
@@ -306,7 +334,7 @@ impl States for StatesIn {
     fn open(&self, generation: u64) -> Result<Arc<dyn Kv>, KvError> {
         let path = self.path(generation);
         files::create_dir_all(&path).map_err(|error| KvError::Io(error.to_string()))?;
-        Ok(Arc::new(FjallKv::open(&path, self.cache_bytes)?))
+        Ok(Arc::new(self.memory.open(&path)?))
     }
 
     fn remove(&self, generation: u64) -> Result<(), KvError> {
@@ -331,10 +359,10 @@ impl States for StatesIn {
     }
 }
 
-fn opener(directory: PathBuf, cache_bytes: u64) -> StoreOpener {
+fn opener(directory: PathBuf, memory: StoreMemory) -> StoreOpener {
     Arc::new(move || {
         files::create_dir_all(&directory).map_err(|error| KvError::Io(error.to_string()))?;
-        let store: Arc<dyn Kv> = Arc::new(FjallKv::open(&directory, cache_bytes)?);
+        let store: Arc<dyn Kv> = Arc::new(memory.open(&directory)?);
         Ok(store)
     })
 }

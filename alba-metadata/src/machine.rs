@@ -79,13 +79,13 @@ pub fn step<M: Model>(
                     Kept::Outcome(kept) => Ok(M::recall(command, &kept)?),
                     Kept::Error(error) => Err(error),
                 }),
-                Admission::New => {
+                Admission::New(open) => {
                     let result = run::<M>(txn, now, command)?;
                     let kept = match &result {
                         Ok(outcome) => Kept::Outcome(M::remember(outcome)?),
                         Err(error) => Kept::Error(error.clone()),
                     };
-                    session::remember(txn, *id, &encode(&kept)?)?;
+                    session::remember(txn, open, encode(&kept)?)?;
                     Output::Done(result)
                 }
             }

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use alba_core::kv::{KvError, KvRead, WriteBatch};
 use indexmap::IndexMap;
@@ -59,7 +59,7 @@ struct Ordered {
 }
 
 /// A parsed value; none: the key is absent.
-type Parsed = Option<Rc<dyn Any>>;
+type Parsed = Option<Arc<dyn Any + Send + Sync>>;
 
 /// Most values that are kept parsed.
 const MAX_PARSED: usize = 4096;
@@ -102,13 +102,13 @@ impl<'a> KvTxn<'a> {
 
     /// The parsed value of a key that many commands of a batch look at and few change: parsed once. A key is always parsed
     /// to the same type.
-    pub fn common<T: 'static>(
+    pub fn common<T: Send + Sync + 'static>(
         &self,
         key: &[u8],
         parse: impl Fn(&[u8]) -> Result<T, KvError>,
-    ) -> Result<Option<Rc<T>>, KvError> {
+    ) -> Result<Option<Arc<T>>, KvError> {
         if let Some(change) = self.changes.get(key) {
-            return change.value.as_deref().map(|value| parse(value).map(Rc::new)).transpose();
+            return change.value.as_deref().map(|value| parse(value).map(Arc::new)).transpose();
         }
         let mut parsed = self.parsed.borrow_mut();
         match parsed.get(key) {
@@ -120,9 +120,10 @@ impl<'a> KvTxn<'a> {
             }
             None => {}
         }
-        let value = self.store.get(key)?.map(|value| parse(&value).map(Rc::new)).transpose()?;
+        let value = self.store.get(key)?.map(|value| parse(&value).map(Arc::new)).transpose()?;
         if parsed.len() < MAX_PARSED {
-            parsed.insert(key.to_vec(), value.clone().map(|value| -> Rc<dyn Any> { value }));
+            let any = value.clone().map(|value| -> Arc<dyn Any + Send + Sync> { value });
+            parsed.insert(key.to_vec(), any);
         }
         Ok(value)
     }
@@ -142,18 +143,23 @@ impl<'a> KvTxn<'a> {
     /// Adds to a counter. A counter is a bare u64 LE, the form that engines with an atomic add of their own know; one
     /// that comes to zero is removed. Below zero means that the store is damaged.
     pub fn add(&mut self, key: impl Into<Vec<u8>>, delta: i64) -> Result<(), KvError> {
-        let key = key.into();
-        let old = self.counter(&key)?;
-        match old.checked_add_signed(delta) {
-            Some(0) => self.delete(key),
-            Some(new) => self.put(key, new.to_le_bytes()),
-            None => return Err(KvError::Damaged(format!("counter {key:02x?}: {old} plus {delta}"))),
+        match self.changes.entry(key.into()) {
+            Entry::Vacant(entry) => {
+                let old = counter(self.store, entry.key())?;
+                let value = sum(entry.key(), old, delta)?;
+                entry.insert(Slot { value, command: self.command });
+            }
+            // The counters of a namespace change with nearly every command of a batch.
+            Entry::Occupied(mut entry) => {
+                let old = parse_counter(entry.key(), entry.get().value.as_deref())?;
+                let value = sum(entry.key(), old, delta)?;
+                let before = entry.insert(Slot { value, command: self.command });
+                if before.command != self.command {
+                    self.replaced.push((entry.index(), before));
+                }
+            }
         }
         Ok(())
-    }
-
-    fn counter(&self, key: &[u8]) -> Result<u64, KvError> {
-        counter(self, key)
     }
 
     /// Keeps what the current command changed.
@@ -209,21 +215,98 @@ impl<'a> KvTxn<'a> {
         self.current().map(bytes).sum()
     }
 
-    /// All accepted changes, for one atomic commit.
-    pub fn into_batch(mut self) -> WriteBatch {
+    /// Puts it aside without what the current command changed; it goes on with [`Self::resume`].
+    pub fn pause(mut self) -> Paused {
         self.reject();
+        Paused { changes: self.changes, command: self.command, parsed: self.parsed.into_inner() }
+    }
+
+    /// Goes on with a transaction. The store must be as it was, changed at most by what lies on top of it now (see
+    /// [`Layered`]) and was under the transaction before.
+    pub fn resume(store: &'a dyn KvRead, paused: Paused) -> Self {
+        let Paused { changes, command, parsed } = paused;
+        let accepted = changes.len();
+        let parsed = RefCell::new(parsed);
+        Self { store, changes, command, accepted, replaced: Vec::new(), ordered: RefCell::default(), parsed }
+    }
+
+    /// All accepted changes, for one atomic commit.
+    pub fn into_batch(self) -> WriteBatch {
+        self.pause().into_batch()
+    }
+}
+
+/// A transaction without its store.
+#[derive(Default)]
+pub struct Paused {
+    changes: IndexMap<Vec<u8>, Slot>,
+    command: u64,
+    parsed: HashMap<Vec<u8>, Parsed>,
+}
+
+impl Paused {
+    /// All its changes, for one atomic commit.
+    pub fn into_batch(self) -> WriteBatch {
         WriteBatch(self.changes.into_iter().map(|(key, slot)| (key, slot.value)).collect())
+    }
+}
+
+/// A store with a batch on top of it that is being committed, or was: the same either way.
+pub struct Layered<'a> {
+    store: &'a dyn KvRead,
+    batch: Option<&'a WriteBatch>,
+}
+
+impl<'a> Layered<'a> {
+    /// The store as it is once the batch is in it.
+    pub fn new(store: &'a dyn KvRead, batch: Option<&'a WriteBatch>) -> Self {
+        Self { store, batch }
+    }
+}
+
+impl KvRead for Layered<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        match self.batch.and_then(|batch| batch.0.get(key)) {
+            Some(value) => Ok(value.clone()),
+            None => self.store.get(key),
+        }
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<alba_core::kv::Entry>, KvError> {
+        if is_empty(lower, upper) || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let changed = self.batch.map(|batch| batch.0.range::<[u8], _>((lower, upper)));
+        let changed = changed.into_iter().flatten().map(|(key, value)| (key.as_slice(), value.as_deref()));
+        merged(self.store, (lower, upper), reverse, limit, changed.collect())
     }
 }
 
 /// The value of a counter; absent is 0.
 pub fn counter(store: &(impl KvRead + ?Sized), key: &[u8]) -> Result<u64, KvError> {
-    match store.get(key)? {
-        None => Ok(0),
-        Some(bytes) => match <[u8; 8]>::try_from(bytes.as_slice()) {
-            Ok(bytes) => Ok(u64::from_le_bytes(bytes)),
-            Err(_) => Err(KvError::Damaged(format!("counter {key:02x?} has {} bytes", bytes.len()))),
-        },
+    parse_counter(key, store.get(key)?.as_deref())
+}
+
+fn parse_counter(key: &[u8], value: Option<&[u8]>) -> Result<u64, KvError> {
+    let Some(bytes) = value else { return Ok(0) };
+    match <[u8; 8]>::try_from(bytes) {
+        Ok(bytes) => Ok(u64::from_le_bytes(bytes)),
+        Err(_) => Err(KvError::Damaged(format!("counter {key:02x?} has {} bytes", bytes.len()))),
+    }
+}
+
+/// A counter's value after a change.
+fn sum(key: &[u8], old: u64, delta: i64) -> Result<Option<Vec<u8>>, KvError> {
+    match old.checked_add_signed(delta) {
+        Some(0) => Ok(None),
+        Some(new) => Ok(Some(new.to_le_bytes().to_vec())),
+        None => Err(KvError::Damaged(format!("counter {key:02x?}: {old} plus {delta}"))),
     }
 }
 
@@ -267,31 +350,42 @@ impl KvRead for KvTxn<'_> {
             .filter_map(|key| self.changes.get_key_value(key))
             .map(|(key, slot)| (key.as_slice(), slot.value.as_deref()))
             .collect();
-        // Of the stored entries at most `changed.len()` are hidden: so many more are enough to fill the page.
-        let mut stored = self.store.scan(lower, upper, reverse, limit.saturating_add(changed.len()))?;
-        if changed.is_empty() {
-            stored.truncate(limit);
-            return Ok(stored);
-        }
-        let exhausted = stored.len() < limit.saturating_add(changed.len());
-        let last_stored = stored.last().map(|(key, _)| key.clone());
-        let mut merged: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
-        for (key, value) in changed {
-            match value {
-                Some(value) => merged.insert(key.to_vec(), value.to_vec()),
-                None => merged.remove(key),
-            };
-        }
-        // Beyond the last stored entry that was read, others may lie between the changed ones.
-        if let (false, Some(edge)) = (exhausted, last_stored) {
-            merged.retain(|key, _| if reverse { *key >= edge } else { *key <= edge });
-        }
-        Ok(if reverse {
-            merged.into_iter().rev().take(limit).collect()
-        } else {
-            merged.into_iter().take(limit).collect()
-        })
+        merged(self.store, (lower, upper), reverse, limit, changed)
     }
+}
+
+/// A scan of a store and changes on top of it; the changes are those within the bounds.
+fn merged(
+    store: &dyn KvRead,
+    (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
+    reverse: bool,
+    limit: usize,
+    changed: Vec<(&[u8], Option<&[u8]>)>,
+) -> Result<Vec<alba_core::kv::Entry>, KvError> {
+    // Of the stored entries at most `changed.len()` are hidden: so many more are enough to fill the page.
+    let mut stored = store.scan(lower, upper, reverse, limit.saturating_add(changed.len()))?;
+    if changed.is_empty() {
+        stored.truncate(limit);
+        return Ok(stored);
+    }
+    let exhausted = stored.len() < limit.saturating_add(changed.len());
+    let last_stored = stored.last().map(|(key, _)| key.clone());
+    let mut merged: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
+    for (key, value) in changed {
+        match value {
+            Some(value) => merged.insert(key.to_vec(), value.to_vec()),
+            None => merged.remove(key),
+        };
+    }
+    // Beyond the last stored entry that was read, others may lie between the changed ones.
+    if let (false, Some(edge)) = (exhausted, last_stored) {
+        merged.retain(|key, _| if reverse { *key >= edge } else { *key <= edge });
+    }
+    Ok(if reverse {
+        merged.into_iter().rev().take(limit).collect()
+    } else {
+        merged.into_iter().take(limit).collect()
+    })
 }
 
 #[cfg(test)]
@@ -400,7 +494,7 @@ mod tests {
             layers in proptest::collection::vec(
                 proptest::collection::btree_map(key(), proptest::option::of(any::<u8>()), 0..12), 3..4),
             first in key(), last in key(), reverse: bool, limit in 0_usize..8,
-            first_included: bool, last_included: bool,
+            first_included: bool, last_included: bool, below: bool, paused: bool,
         ) {
             let store = MemKv::new();
             let mut model = BTreeMap::new();
@@ -411,6 +505,12 @@ mod tests {
                 }
             }
             store.commit(batch, Durability::Sync).unwrap();
+            // What the second layer changes lies on top of the store or in the transaction, which is put aside in between.
+            let below = below.then(|| {
+                let changed = |(key, value): (&Vec<u8>, &Option<u8>)| (key.clone(), value.map(|value| vec![value]));
+                WriteBatch(layers[1].iter().map(changed).collect())
+            });
+            let store = Layered::new(&store, below.as_ref());
             let mut txn = KvTxn::new(&store);
             for (n, layer) in layers.iter().enumerate() {
                 for (key, value) in layer {
@@ -419,7 +519,7 @@ mod tests {
                         None => { model.remove(key); }
                     }
                     match value {
-                        _ if n == 0 => {}
+                        _ if n == 0 || n == 1 && below.is_some() => {}
                         Some(value) => txn.put(key.clone(), vec![*value]),
                         None => txn.delete(key.clone()),
                     }
@@ -432,11 +532,16 @@ mod tests {
                     }
                     txn.scan(Bound::Unbounded, Bound::Unbounded, false, 1).unwrap();
                     txn.delete(last.clone());
-                    txn.reject();
+                    if paused {
+                        txn = KvTxn::resume(&store, txn.pause());
+                    } else {
+                        txn.reject();
+                    }
                 }
             }
             let lower = if first_included { Bound::Included(&first[..]) } else { Bound::Excluded(&first[..]) };
             let upper = if last_included { Bound::Included(&last[..]) } else { Bound::Excluded(&last[..]) };
+            let all = model.clone();
             let mut expected: Vec<_> = model
                 .into_iter()
                 .filter(|(key, _)| (*key > first || (first_included && *key == first))
@@ -447,6 +552,9 @@ mod tests {
             }
             expected.truncate(limit);
             prop_assert_eq!(txn.scan(lower, upper, reverse, limit).unwrap(), expected);
+            for (key, value) in all {
+                prop_assert_eq!(txn.get(&key).unwrap(), Some(value));
+            }
         }
     }
 }

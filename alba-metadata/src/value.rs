@@ -23,7 +23,14 @@ const PIECE_HEADER: usize = 3;
 
 /// `VERSION ‖ postcard`.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, KvError> {
-    postcard::to_extend(value, vec![VERSION])
+    encode_about(value, 64)
+}
+
+/// The same for a value of about so many bytes: it is put together without being moved.
+pub(crate) fn encode_about<T: Serialize + ?Sized>(value: &T, len: usize) -> Result<Vec<u8>, KvError> {
+    let mut bytes = Vec::with_capacity(len);
+    bytes.push(VERSION);
+    postcard::to_extend(value, bytes)
         .map_err(|error| KvError::Damaged(format!("a value that cannot be written: {error}")))
 }
 
@@ -65,7 +72,8 @@ pub(crate) fn save<T: Serialize + ?Sized>(
 }
 
 fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
-    let mut whole = key.to_vec();
+    let mut whole = Vec::with_capacity(key.len() + 2);
+    whole.extend_from_slice(key);
     whole.extend_from_slice(&piece.to_be_bytes());
     whole
 }
@@ -80,7 +88,8 @@ pub(crate) fn put_long(txn: &mut KvTxn<'_>, key: &[u8], bytes: &[u8]) -> Result<
     for piece in 0..pieces {
         let start = usize::from(piece) * PIECE;
         let end = bytes.len().min(start + PIECE);
-        let mut value = vec![VERSION];
+        let mut value = Vec::with_capacity(PIECE_HEADER + end - start);
+        value.push(VERSION);
         value.extend_from_slice(&pieces.to_be_bytes());
         value.extend_from_slice(bytes.get(start..end).unwrap_or_default());
         txn.put(piece_key(key, piece), value);
@@ -105,9 +114,11 @@ pub(crate) fn piece_of(key: &[u8], value: &[u8]) -> Result<(bool, usize), KvErro
 
 /// A long value.
 pub(crate) fn get_long(store: &(impl KvRead + ?Sized), key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-    let Some(first) = store.get(&piece_key(key, 0))? else { return Ok(None) };
-    let (pieces, bytes) = piece(&first)?;
-    let mut whole = bytes.to_vec();
+    let Some(mut first) = store.get(&piece_key(key, 0))? else { return Ok(None) };
+    let (pieces, _) = piece(&first)?;
+    // What follows the header, without a copy.
+    first.drain(..PIECE_HEADER);
+    let mut whole = first;
     for number in 1..pieces {
         let next = store.get(&piece_key(key, number))?;
         let next = next.ok_or_else(|| KvError::Damaged(format!("piece {number} of {pieces} is missing")))?;
@@ -155,7 +166,10 @@ pub(crate) struct Key(Vec<u8>);
 impl Key {
     /// Of a table.
     pub(crate) fn table(table: &[u8]) -> Self {
-        Self(table.to_vec())
+        // Holds nearly every key whole.
+        let mut key = Vec::with_capacity(64);
+        key.extend_from_slice(table);
+        Self(key)
     }
 
     /// Adds a number, so that order is numeric.

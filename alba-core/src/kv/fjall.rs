@@ -134,17 +134,23 @@ impl Kv for FjallKv {
     }
 
     fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
-        check_keys(&batch)?;
+        self.commit_shared(&batch, durability)
+    }
+
+    fn commit_shared(&self, batch: &WriteBatch, durability: Durability) -> Result<(), KvError> {
+        check_keys(batch)?;
         let mode = match durability {
             Durability::Sync => PersistMode::SyncData,
             // Out of the process at least: what a kill loses has to be replayed.
             Durability::Eventual => PersistMode::Buffer,
         };
-        let mut writes = self.database.batch().durability(Some(mode));
-        for (key, value) in batch.0 {
+        // The journal is written and synced before the entries can be read.
+        let writes = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), batch.0.len());
+        let mut writes = writes.durability(Some(mode));
+        for (key, value) in &batch.0 {
             match value {
-                Some(value) => writes.insert(&self.keyspace, key, value),
-                None => writes.remove(&self.keyspace, key),
+                Some(value) => writes.insert(&self.keyspace, key.as_slice(), value.as_slice()),
+                None => writes.remove(&self.keyspace, key.as_slice()),
             }
         }
         writes.commit().map_err(failure)

@@ -88,8 +88,13 @@ pub trait Kv: KvRead + Send + Sync + 'static {
     /// A consistent view that later batches do not change.
     fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError>;
 
-    /// Applies a batch atomically.
+    /// Applies a batch atomically. With [`Durability::Sync`] readers see it when it is safe, and not before.
     fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError>;
+
+    /// The same for a batch that others read meanwhile.
+    fn commit_shared(&self, batch: &WriteBatch, durability: Durability) -> Result<(), KvError> {
+        self.commit(batch.clone(), durability)
+    }
 
     /// Makes all earlier batches safe.
     fn sync(&self) -> Result<(), KvError>;

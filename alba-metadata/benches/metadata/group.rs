@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use alba_core::env::real;
 use alba_core::ids::GroupId;
-use alba_core::kv::{FjallKv, Kv};
+use alba_core::kv::{FjallKv, Kv, KvError};
 use alba_core::wire::rpc::RequestId;
 use alba_metadata::machine::{Input, Output};
 use alba_metadata::nsm::Nsm;
@@ -16,8 +16,11 @@ use alba_metadata::replicator::{Local, LocalLimits, Replicator, StoreOpener};
 use crate::replicas::Cluster;
 use crate::{Bench, objects};
 
-/// Bytes of block cache of each store.
-pub(crate) const CACHE: u64 = 32 << 20;
+/// Opens a store with the memory that a group has by default. ALBA_BENCH_MEMTABLE sets another size of memtables, in MiB.
+pub(crate) fn open(directory: &Path) -> Result<FjallKv, KvError> {
+    let mib = std::env::var("ALBA_BENCH_MEMTABLE").ok().map_or(16, |text| text.parse().expect("a number"));
+    FjallKv::open_with(directory, 32 << 20, mib << 20)
+}
 
 /// What a put goes through.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +44,20 @@ pub(crate) struct Load {
     pub(crate) p99: Duration,
 }
 
+impl Load {
+    /// Of the times that single puts took, all of them, and the CPU seconds.
+    pub(crate) fn of(mut times: Vec<Duration>, all: Duration, cpu: f64) -> Self {
+        times.sort_unstable();
+        let at = |part: usize| times[(times.len() - 1) * part / 100];
+        let count = f64::from(u32::try_from(times.len()).unwrap());
+        Self { per_second: count / all.as_secs_f64(), cpu: cpu / count, p50: at(50), p99: at(99) }
+    }
+}
+
 fn opener(directory: &Path) -> StoreOpener {
     let directory = directory.to_owned();
     Arc::new(move || {
-        let kv: Arc<dyn Kv> = Arc::new(FjallKv::open(&directory, CACHE)?);
+        let kv: Arc<dyn Kv> = Arc::new(open(&directory)?);
         Ok(kv)
     })
 }
@@ -84,9 +97,8 @@ async fn load(
     for client in 0..clients {
         let (group, numbers, env) = (group.clone(), numbers.clone(), env.clone());
         running.push(tokio::spawn(async move {
-            let mut nonce = [0; 16];
-            nonce[..8].copy_from_slice(&u64::try_from(client).unwrap().to_le_bytes());
-            let opened = group.propose(Input::OpenSession(nonce), env.deadline_in(patience)).await.unwrap();
+            let open = Input::OpenSession(objects::nonce(client));
+            let opened = group.propose(open, env.deadline_in(patience)).await.unwrap();
             let Output::Session(session) = opened.0 else { panic!("no session") };
             let mut times = Vec::new();
             let mut sequence = 0;
@@ -107,10 +119,5 @@ async fn load(
     for client in running {
         times.extend(client.await.unwrap());
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let cpu = crate::cpu_seconds() - cpu;
-    times.sort_unstable();
-    let at = |part: usize| times[(times.len() - 1) * part / 100];
-    let count = f64::from(u32::try_from(times.len()).unwrap());
-    Load { per_second: count / seconds, cpu: cpu / count, p50: at(50), p99: at(99) }
+    Load::of(times, began.elapsed(), crate::cpu_seconds() - cpu)
 }

@@ -3,9 +3,10 @@
 //!
 //! `metadata/put/<kind>/<clients>`: commits of an object with nine fragments per second through a whole group, with p50 and
 //! p99 and the CPU time of the process per put (clients and all replicas, background work of the stores) as lines of their own. Kinds: `local` (one store without replication), `raft-1` and `raft-3` (replicas in this process,
-//! each with its own log and store, over TCP on loopback). The clients run in this process too. Limits: `store`, the same changes (without sessions) in batches as large as there are clients committed into
-//! fjall alone, and `fdatasync`, a raw append of 4 KiB and its sync. `metadata/list/<names>`: a page of 200 names.
-//! `metadata/restart/<objects>` and `metadata/size/<objects>`: opening the store again until it answers, and its bytes.
+//! each with its own log and store, over TCP on loopback). The clients run in this process too. Limits: `store`, the same changes in batches as large as there are clients committed and synced into
+//! fjall alone, and `fdatasync`, a raw append of 4 KiB and its sync. `etcd-1` and `etcd-3`: Debian's etcd with so many members and a transaction of the rows that a put alone
+//! writes; needs `apt-get install etcd-server`. `metadata/list/<names>`: a page of 200 names. `metadata/restart/<objects>` and
+//! `metadata/size/<objects>`: opening the store again until it answers, and its bytes; `metadata/memory/<objects>`: the most memory of the process until then, when nothing else is measured.
 //! ALBA_BENCH_SECONDS (3) per measurement, ALBA_BENCH_OBJECTS (1000000) to list, in ALBA_BENCH_DIR (the build's directory).
 
 // A bench is an edge: it measures real time and prints.
@@ -18,6 +19,7 @@
     clippy::panic
 )]
 
+mod etcd;
 mod group;
 mod limits;
 mod objects;
@@ -29,6 +31,9 @@ use std::time::Duration;
 
 /// Clients at once.
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
+
+/// Others beside us, with how many members.
+const PEERS: [(&str, usize); 2] = [("etcd-1", 1), ("etcd-3", 3)];
 
 /// What is asked for, and where.
 pub(crate) struct Bench {
@@ -65,10 +70,23 @@ impl Bench {
 
 /// CPU time of this process so far, in seconds: what a busy machine does not distort much. Zero where there is no /proc.
 pub(crate) fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    cpu_seconds_of("self")
+}
+
+/// The same of another process.
+pub(crate) fn cpu_seconds_of(process: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // Fields 14 and 15 of proc(5), in ticks of 10 ms; the name before them may hold anything but its closing bracket.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
     fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// The most memory that this process has had, in bytes. Zero where there is no /proc.
+pub(crate) fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 /// One line. A limit is what the same machine gave without us, in the same run.
@@ -82,13 +100,22 @@ pub(crate) fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64
     }
 }
 
+fn print_load(name: &str, load: &group::Load, store: f64, fdatasync: f64) {
+    print(name, load.per_second, "commits/s", Some(("store", store)));
+    print(name, load.per_second, "commits/s", Some(("fdatasync", fdatasync)));
+    print(&format!("{name}/cpu"), load.cpu * 1e6, "us", None);
+    print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
+    print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
+}
+
 fn main() {
     let bench = Bench::from_environment();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     for clients in CLIENTS {
         let name = |kind: &str| format!("metadata/put/{kind}/{clients}");
         let wanted: Vec<_> = group::KINDS.into_iter().filter(|(kind, _)| bench.wants(&name(kind))).collect();
-        if wanted.is_empty() {
+        let peers: Vec<_> = PEERS.into_iter().filter(|(kind, _)| bench.wants(&name(kind))).collect();
+        if wanted.is_empty() && peers.is_empty() {
             continue;
         }
         let fdatasync = limits::fdatasync(&bench);
@@ -97,12 +124,19 @@ fn main() {
         print(&format!("{}/cpu", name("store")), store_cpu * 1e6, "us", None);
         for (kind, what) in wanted {
             let load = runtime.block_on(group::puts(&bench, what, clients));
-            let name = name(kind);
-            print(&name, load.per_second, "commits/s", Some(("store", store)));
-            print(&name, load.per_second, "commits/s", Some(("fdatasync", fdatasync)));
-            print(&format!("{name}/cpu"), load.cpu * 1e6, "us", None);
-            print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
-            print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
+            print_load(&name(kind), &load, store, fdatasync);
+        }
+        for (kind, members) in peers {
+            match etcd::installed() {
+                Some(etcd) => {
+                    let load = runtime.block_on(etcd::puts(&bench, &etcd, members, clients));
+                    print_load(&name(kind), &load, store, fdatasync);
+                }
+                None => println!(
+                    r#"{{"name":"{}","skipped":"no etcd: apt-get install etcd-server"}}"#,
+                    name(kind)
+                ),
+            }
         }
     }
     if bench.wants("metadata/list") || bench.wants("metadata/restart") || bench.wants("metadata/size") {

@@ -54,15 +54,22 @@ pub(crate) fn namespace() -> NsmCommand {
     NsmCommand::Deliver((0..).map(MessageId::from_u32).zip(std::iter::once(create).chain(links)).collect())
 }
 
+/// What the session of a client is opened with.
+pub(crate) fn nonce(client: usize) -> [u8; 16] {
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&u64::try_from(client).unwrap().to_le_bytes());
+    nonce
+}
+
 /// A new object under a new name.
 pub(crate) fn put(number: u64) -> NsmCommand {
-    // The id looks random to the store, as real ones do.
+    // The id looks random to the store, as real ones do; the checksums are made of it.
     let id = *blake3::hash(&number.to_le_bytes()).as_bytes();
     let first = u32::from(id[0]) % OSDS;
     let fragment = |n: u32| Fragment {
         location: Some(OsdId::from_u32((first + n) % OSDS)),
         version: ObjectVersion(0),
-        checksum: Checksum::Blake3(*blake3::hash(&[id[1], u8::try_from(n).unwrap()]).as_bytes()),
+        checksum: Checksum::Blake3(id.map(|byte| byte ^ u8::try_from(n + 1).unwrap())),
         packed_len: 209_728,
         ctr: None,
     };

@@ -10,7 +10,7 @@ use alba_core::env::real::disk::{IoConfig, RealDisk};
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Disk, Env};
 use alba_core::ids::GroupId;
-use alba_core::kv::{FjallKv, Kv, KvError};
+use alba_core::kv::{Kv, KvError};
 use alba_core::net::rpc::{Answer, Handler, ServerLimits, serve};
 use alba_core::wire::rpc::{Refusal, Reply, Request};
 use alba_metadata::nsm::Nsm;
@@ -18,7 +18,7 @@ use alba_metadata::raft::{AnyRaft, Home, Peers, Raft, RaftConfig, RaftLimits, St
 use alba_metadata::replicator::Replicator;
 use async_trait::async_trait;
 
-use crate::group::CACHE;
+use crate::group::open;
 
 /// State stores in a directory.
 struct StatesIn(PathBuf);
@@ -31,7 +31,7 @@ impl StatesIn {
 
 impl States for StatesIn {
     fn open(&self, generation: u64) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(Arc::new(FjallKv::open(&self.path(generation), CACHE)?))
+        Ok(Arc::new(open(&self.path(generation))?))
     }
 
     fn remove(&self, generation: u64) -> Result<(), KvError> {

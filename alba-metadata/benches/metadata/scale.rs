@@ -3,21 +3,17 @@
 use std::path::Path;
 use std::time::Instant;
 
-use alba_core::kv::{FjallKv, Kv};
+use alba_core::kv::Kv;
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_metadata::machine::Input;
 use alba_metadata::model::Model;
 use alba_metadata::nsm::Nsm;
 
-use crate::{Bench, limits, objects, print};
+use crate::{Bench, group, limits, objects, print};
 
 /// Objects committed together while filling.
 const BATCH: u64 = 1000;
-
-fn open(directory: &Path) -> FjallKv {
-    FjallKv::open(directory, 32 << 20).unwrap()
-}
 
 fn page(kv: &dyn Kv, range: RangeQuery) -> (Vec<alba_core::ids::ObjectName>, bool) {
     let snapshot = kv.snapshot().unwrap();
@@ -42,13 +38,12 @@ fn size(directory: &Path) -> u64 {
 /// Fills a store, lists it, closes it and opens it.
 pub(crate) fn measure(bench: &Bench) {
     let directory = bench.directory();
-    let kv = open(directory.path());
-    limits::apply(&kv, 1, &[Input::Internal(objects::namespace())]);
+    let kv = group::open(directory.path()).unwrap();
+    limits::apply(&kv, 1, [Input::Internal(objects::namespace())]);
     let began = Instant::now();
     for first in (0..bench.objects).step_by(usize::try_from(BATCH).unwrap()) {
-        let inputs: Vec<_> =
-            (first..first + BATCH).map(|number| Input::Internal(objects::put(number))).collect();
-        limits::apply(&kv, first + 2, &inputs);
+        let inputs = (first..first + BATCH).map(|number| Input::Internal(objects::put(number)));
+        limits::apply(&kv, first + 2, inputs);
     }
     kv.sync().unwrap();
     let objects = bench.objects;
@@ -76,11 +71,12 @@ pub(crate) fn measure(bench: &Bench) {
 
     drop(kv);
     let started = Instant::now();
-    let kv = open(directory.path());
+    let kv = group::open(directory.path()).unwrap();
     assert!(!page(&kv, RangeQuery { max: 1, ..RangeQuery::all() }).0.is_empty());
     let took = started.elapsed().as_secs_f64();
     print(&format!("metadata/restart/{objects}"), took, "s", Some(("5 s", 5.0)));
     let bytes = size(directory.path());
-    let mib = f64::from(u32::try_from(bytes >> 20).unwrap());
-    print(&format!("metadata/size/{objects}"), mib, "MiB", None);
+    let mib = |bytes: u64| f64::from(u32::try_from(bytes >> 20).unwrap());
+    print(&format!("metadata/size/{objects}"), mib(bytes), "MiB", None);
+    print(&format!("metadata/memory/{objects}"), mib(crate::peak_memory()), "MiB at most", None);
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use alba_core::env::{Env, blocking, files};
-use alba_core::kv::{FjallKv, Kv};
+use alba_core::kv::Kv;
 use anyhow::{Context as _, bail};
 
 use super::file::{Verified, load, verify};
@@ -62,13 +62,13 @@ async fn make(
     files::create_dir_all(beside).with_context(|| format!("cannot create {}", beside.display()))?;
     let replicated = !config.nodes.is_empty();
     let kv: Arc<dyn Kv> = {
-        let (backup, beside, cache) = (backup.to_owned(), beside.to_owned(), config.cache_bytes);
+        let (backup, beside, memory) = (backup.to_owned(), beside.to_owned(), config.memory());
         let wanted = verified.description.clone();
         let fill = move || -> anyhow::Result<Arc<dyn Kv>> {
             let kv: Arc<dyn Kv> = if replicated {
-                StatesIn { directory: beside, cache_bytes: cache }.open(1)?
+                StatesIn { directory: beside, memory }.open(1)?
             } else {
-                Arc::new(FjallKv::open(&beside, cache)?)
+                Arc::new(memory.open(&beside)?)
             };
             if load(&backup, kv.as_ref())? != wanted {
                 bail!("the backup changed while it was read");
@@ -80,7 +80,7 @@ async fn make(
     if replicated {
         let advertise = config.advertise.unwrap_or(config.listen).to_string();
         let others: Vec<String> = config.nodes.iter().map(ToString::to_string).collect();
-        let home: Home = home(beside, config.cache_bytes)?;
+        let home: Home = home(beside, config.memory())?;
         let position = (verified.description.term, verified.description.applied);
         seed(env, &home, kv, position, &advertise, &others).await?;
         debug_assert!(beside.join(REPLICA).is_dir());

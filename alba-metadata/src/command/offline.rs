@@ -155,7 +155,7 @@ async fn of_directory(env: &Env, config: &MetadataConfig, group: &GroupId) -> an
         bail!("{} is not there", directory.display());
     }
     let files = directory.join(REPLICA);
-    let cache = config.cache_bytes;
+    let memory = config.memory();
     let state = if files.is_dir() {
         let io = IoConfig { threads: 1, buffer_bytes: 1 << 20, ..IoConfig::default() };
         let state = state_of(&RealDisk::with(files, io)?).await?;
@@ -164,8 +164,8 @@ async fn of_directory(env: &Env, config: &MetadataConfig, group: &GroupId) -> an
         None
     };
     let open = move || match state {
-        Some(state) => StatesIn { directory, cache_bytes: cache }.open(state),
-        None => FjallKv::open(&directory, cache).map(|kv| Arc::new(kv) as Arc<dyn Kv>),
+        Some(state) => StatesIn { directory, memory }.open(state),
+        None => memory.open(&directory).map(|kv| Arc::new(kv) as Arc<dyn Kv>),
     };
     let kv = blocking(env.spawn.as_ref(), open).await??;
     Ok(Opened { group: group.clone(), kv, _scratch: None })

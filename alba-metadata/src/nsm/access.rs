@@ -1,7 +1,7 @@
 //! What a namespace may be asked in its present state: recovering, trashed, being moved. One table, so that no command or
 //! query is forgotten.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use alba_core::ids::NamespaceId;
 use alba_core::kv::{KvError, KvRead};
@@ -109,7 +109,7 @@ pub(super) fn admit(
 pub(super) fn admit_write(
     txn: &KvTxn<'_>,
     namespace: NamespaceId,
-) -> Result<(Rc<Header>, Rc<State>), Refused> {
+) -> Result<(Arc<Header>, Arc<State>), Refused> {
     let Some(header) = txn.common(&keys::header(namespace), decode::<Header>)? else {
         return refuse(NsmError::NamespaceMoved(namespace));
     };

@@ -102,9 +102,6 @@ fn of_sessions(rest: &[u8], value: &[u8]) -> Result<Option<Value>, KvError> {
         Some((b't', [])) => json!({ "table": "time", "micros": decode_as::<u64>(value)? }),
         Some((b'c', [])) => json!({ "table": "sessions", "count": count(value)? }),
         Some((b'B', [])) => json!({ "table": "reply_bytes", "bytes": count(value)? }),
-        Some((b'b', session)) => {
-            json!({ "table": "reply_bytes", "session": number(session)?, "bytes": count(value)? })
-        }
         Some((b's', session)) => json!({ "table": "session", "session": number(session)? }),
         Some((b'r', rest)) if rest.len() == 18 => {
             let (session, rest) = rest.split_at(8);
@@ -248,6 +245,9 @@ fn inside(
             }
             line
         }
+        Table::Queued => json!({
+            "table": "queued", "object": object_id(rest)?, "count": count(value)?,
+        }),
         Table::InlineValues => {
             let value: InlineValue = decode(value)?;
             json!({

@@ -82,6 +82,7 @@ pub(super) enum Table {
     LogicalBytes,
     StorageBytes,
     DeleteQueue,
+    Queued,
     DrainingOsds,
     InlineValues,
     InlineBytes,
@@ -94,7 +95,7 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them.
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Epochs,
         Self::ActiveOsds,
         Self::OsdInfos,
@@ -108,6 +109,7 @@ impl Table {
         Self::LogicalBytes,
         Self::StorageBytes,
         Self::DeleteQueue,
+        Self::Queued,
         Self::DrainingOsds,
         Self::InlineValues,
         Self::InlineBytes,
@@ -138,6 +140,7 @@ impl Table {
             Self::LogicalBytes => b'l',
             Self::StorageBytes => b'S',
             Self::DeleteQueue => b'k',
+            Self::Queued => b'K',
             Self::DrainingOsds => b'd',
             Self::InlineValues => b'v',
             Self::InlineBytes => b'j',
@@ -253,6 +256,11 @@ pub(super) fn to_delete(namespace: NamespaceId, osd: OsdId, key: &FragmentKey) -
         .end()
 }
 
+/// → counter: keys of the object that are in delete queues.
+pub(super) fn queued(namespace: NamespaceId, object: &ObjectId) -> Vec<u8> {
+    inside(namespace, Table::Queued).bytes(object.as_bytes()).end()
+}
+
 /// The part of a `to_delete` key behind the OSD.
 pub(super) fn parse_to_delete(bytes: &[u8]) -> Result<FragmentKey, KvError> {
     let (object, rest) = bytes.split_at_checked(32).ok_or_else(|| damaged("a short fragment key"))?;
@@ -316,6 +324,7 @@ mod tests {
         assert_eq!(table(ns, Table::FindingCount), with(b"g"));
         assert_eq!(change(ns, 258), with(b"y\0\0\0\0\0\0\x01\x02"));
         assert_eq!(changed_key(ns, b"Nab"), with(b"xNab"));
+        assert_eq!(queued(ns, &id), with(&[b"K".as_slice(), &[9; 32]].concat()));
         let key = FragmentKey {
             object: id,
             chunk: ChunkIndex(1),

@@ -1,7 +1,5 @@
 //! Changes of single objects.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use alba_core::ids::{
     ChunkIndex, FragmentIndex, GcEpoch, NamespaceId, ObjectId, ObjectName, ObjectVersion, OsdId,
 };
@@ -23,7 +21,7 @@ use crate::value::decode;
 pub(super) fn check_linked(
     txn: &KvTxn<'_>,
     namespace: NamespaceId,
-    osds: BTreeSet<OsdId>,
+    osds: impl IntoIterator<Item = OsdId>,
 ) -> Result<(), Refused> {
     for osd in osds {
         if txn.common(&keys::of_osd(namespace, Table::ActiveOsds, osd), |_| Ok(()))?.is_none() {
@@ -42,13 +40,15 @@ pub(super) fn bucket_of(
     if inline::is_inline(manifest) {
         return inline::bucket();
     }
-    let mut nodes = BTreeMap::new();
+    let mut nodes = Vec::new();
     for osd in indexes::osds_of(manifest) {
         if let Some(info) = txn.common(&keys::of_osd(namespace, Table::OsdInfos, osd), decode::<OsdInfo>)? {
-            nodes.insert(osd, info);
+            nodes.push((osd, info));
         }
     }
-    Ok(manifest.bucket(|osd| nodes.get(&osd).map(|info| info.place.node())))
+    // In the order of the OSDs.
+    let info = |osd: OsdId| nodes.binary_search_by_key(&osd, |(osd, _)| *osd).ok().and_then(|n| nodes.get(n));
+    Ok(manifest.bucket(|osd| info(osd).map(|(_, info)| info.place.node())))
 }
 
 /// The same, of a store as it is.
@@ -71,7 +71,8 @@ pub(super) fn replace(
     record: &ObjectRecord,
 ) -> Result<(), KvError> {
     indexes::remove(txn, namespace, record)?;
-    indexes::queue_fragments(txn, namespace, &record.manifest);
+    let manifest = &record.manifest;
+    indexes::queue(txn, namespace, &manifest.object_id, indexes::keys_of(manifest))?;
     if inline::is_inline(&record.manifest) {
         inline::remove(txn, namespace, &record.manifest.object_id)?;
     }
@@ -85,6 +86,10 @@ pub(super) fn is_being_deleted(
     namespace: NamespaceId,
     manifest: &Manifest,
 ) -> Result<bool, KvError> {
+    // So nearly always: one look instead of one for each fragment.
+    if txn.get(&keys::queued(namespace, &manifest.object_id))?.is_none() {
+        return Ok(false);
+    }
     for (osd, key) in indexes::keys_of(manifest) {
         if txn.get(&keys::to_delete(namespace, osd, &key))?.is_some() {
             return Ok(true);
@@ -105,11 +110,8 @@ pub(super) fn mark_deleted(
 ) -> Result<NsmOutcome, Refused> {
     access::admit(txn, namespace, Want::Maintain)?;
     for key in keys {
-        let key = keys::to_delete(namespace, osd, key);
         // A repeat writes nothing.
-        if txn.get(&key)?.is_some() {
-            txn.delete(key);
-        }
+        indexes::unqueue(txn, namespace, osd, key)?;
     }
     Ok(NsmOutcome::Done)
 }
@@ -124,8 +126,9 @@ pub(super) fn clean_up_osd(
     let queue = keys::of_osd(namespace, Table::DeleteQueue, osd);
     let found = crate::value::scan_prefix(txn, &queue, CLEANUP_STEP + 1)?;
     let more = found.len() > CLEANUP_STEP;
-    for (key, _) in found.into_iter().take(CLEANUP_STEP) {
-        txn.delete(key);
+    for (key, _) in found.iter().take(CLEANUP_STEP) {
+        let key = keys::parse_to_delete(key.get(queue.len()..).unwrap_or_default())?;
+        indexes::unqueue(txn, namespace, osd, &key)?;
     }
     Ok(NsmOutcome::Cleaned { more })
 }
@@ -176,11 +179,13 @@ pub(super) fn add_late_fragments(
     }
     checks::spread(&manifest).map_err(Fault::Refused)?;
     epochs::common(txn, namespace)?.check(epoch).map_err(Fault::Refused)?;
-    check_linked(txn, namespace, fragments.iter().map(|(_, _, osd)| *osd).collect())?;
+    let mut osds: Vec<OsdId> = fragments.iter().map(|(_, _, osd)| *osd).collect();
+    // The first in this order that is not linked is the answer.
+    osds.sort_unstable();
+    check_linked(txn, namespace, osds)?;
     let bucket = bucket_of(txn, namespace, &manifest)?;
     checks::satisfies(&bucket, &header.preset).map_err(Fault::Refused)?;
     indexes::remove(txn, namespace, &old)?;
-    let record = ObjectRecord { bucket, manifest };
-    indexes::insert(txn, namespace, &record)?;
-    Ok(NsmOutcome::Updated(Box::new(record.manifest)))
+    indexes::insert(txn, namespace, &bucket, &manifest)?;
+    Ok(NsmOutcome::Updated(Box::new(manifest)))
 }

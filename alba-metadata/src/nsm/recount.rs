@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use alba_core::ids::{NamespaceId, ObjectId};
+use alba_core::ids::{NamespaceId, ObjectId, OsdId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::range::next_prefix;
+use alba_core::wire::rpc::nsm::FragmentKey;
 
 use super::indexes::{self, ObjectRecord};
 use super::keys::{self, Table};
@@ -27,8 +28,8 @@ pub struct Difference {
     pub expected: Option<Vec<u8>>,
 }
 
-/// Tables that follow from the manifests.
-const DERIVED: [Table; 10] = [
+/// Tables that follow from the manifests and the delete queues.
+const DERIVED: [Table; 11] = [
     Table::Names,
     Table::ObjectsOnOsd,
     Table::Buckets,
@@ -39,6 +40,7 @@ const DERIVED: [Table; 10] = [
     Table::StorageBytes,
     Table::InlineBytes,
     Table::FindingCount,
+    Table::Queued,
 ];
 
 /// Compares. Needs memory for the keys of the whole namespace: for tests and for an operator's check.
@@ -58,7 +60,7 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
         let manifest = &record.manifest;
         let id = manifest.object_id;
         let mut bucket = objects::bucket_in(store, namespace, manifest)?;
-        if !pending.is_disjoint(&indexes::osds_of(manifest)) {
+        if indexes::osds_of(manifest).iter().any(|osd| pending.contains(osd)) {
             // Put right in steps.
             bucket = record.bucket;
         }
@@ -98,6 +100,7 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
     }
     other::inline_values(store, namespace, &values, &mut counters, &mut differences)?;
     other::findings(store, namespace, &mut expected, &mut counters, &mut differences)?;
+    queues(store, namespace, &referenced, &mut counters, &mut differences)?;
     // A counter at zero is not stored.
     let counters = counters.into_iter().filter(|(_, value)| *value > 0);
     expected.extend(counters.map(|(key, value)| (key, value.to_le_bytes().to_vec())));
@@ -119,14 +122,27 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
     }
     other::osds_and_epochs(store, namespace, &mut differences)?;
     other::notes(store, namespace, &mut differences)?;
+    Ok(differences)
+}
+
+/// No manifest names what waits to be deleted; and how much of it there is of each object.
+fn queues(
+    store: &dyn KvRead,
+    namespace: NamespaceId,
+    referenced: &BTreeSet<(OsdId, FragmentKey)>,
+    counters: &mut BTreeMap<Vec<u8>, u64>,
+    differences: &mut Vec<Difference>,
+) -> Result<(), KvError> {
     let queue = keys::table(namespace, Table::DeleteQueue);
     for (key, _) in scan_prefix(store, &queue, usize::MAX)? {
         let (osd, rest) = key
             .get(queue.len()..)
             .and_then(|rest| rest.split_at_checked(8))
             .ok_or_else(|| damaged("a short delete queue key"))?;
-        let osd = alba_core::ids::OsdId::new(last_number(osd)?).map_err(damaged)?;
-        if referenced.contains(&(osd, keys::parse_to_delete(rest)?)) {
+        let osd = OsdId::new(last_number(osd)?).map_err(damaged)?;
+        let fragment = keys::parse_to_delete(rest)?;
+        *counters.entry(keys::queued(namespace, &fragment.object)).or_default() += 1;
+        if referenced.contains(&(osd, fragment)) {
             differences.push(Difference {
                 what: "the delete queue names a fragment that a manifest names".to_owned(),
                 stored: Some(PRESENT.to_vec()),
@@ -135,7 +151,7 @@ pub fn recount(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<Differe
             });
         }
     }
-    Ok(differences)
+    Ok(())
 }
 
 /// Compares everything that a group keeps: every namespace that has rows, and the sessions. With each difference the

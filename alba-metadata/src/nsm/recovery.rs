@@ -15,7 +15,7 @@ use alba_core::wire::rpc::nsm::{
 };
 
 use super::access::{self, Want};
-use super::indexes::{self, ObjectRecord};
+use super::indexes;
 use super::keys::{self, Table};
 use super::{Refused, checks, epochs, inline, objects, refuse};
 use crate::txn::{KvTxn, counter};
@@ -100,7 +100,7 @@ fn one(txn: &mut KvTxn<'_>, namespace: NamespaceId, object: &RecoveredObject) ->
 
 fn store(txn: &mut KvTxn<'_>, namespace: NamespaceId, manifest: Manifest) -> Result<(), KvError> {
     let bucket = objects::bucket_of(txn, namespace, &manifest)?;
-    indexes::insert(txn, namespace, &ObjectRecord { bucket, manifest })
+    indexes::insert(txn, namespace, &bucket, &manifest)
 }
 
 /// Takes what is known of an object out of wherever it is.
@@ -177,7 +177,7 @@ pub(super) fn resolve(
         }
         Resolution::Discard => {
             take_out(txn, namespace, id)?;
-            indexes::queue_fragments(txn, namespace, &finding.manifest);
+            indexes::queue(txn, namespace, id, indexes::keys_of(&finding.manifest))?;
         }
     }
     Ok(NsmOutcome::Done)

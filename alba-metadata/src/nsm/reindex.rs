@@ -5,7 +5,7 @@ use alba_core::ids::{NamespaceId, ObjectId, OsdId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::range::RangeQuery;
 
-use super::indexes::{self, ObjectRecord};
+use super::indexes;
 use super::keys::{self, Table};
 use super::{access, changes, objects};
 use crate::listing::page;
@@ -60,7 +60,7 @@ pub(super) fn step(txn: &mut KvTxn<'_>) -> Result<bool, KvError> {
         let bucket = objects::bucket_of(txn, namespace, &record.manifest)?;
         if bucket != record.bucket {
             indexes::remove(txn, namespace, &record)?;
-            indexes::insert(txn, namespace, &ObjectRecord { bucket, manifest: record.manifest })?;
+            indexes::insert(txn, namespace, &bucket, &record.manifest)?;
         }
     }
     match found.items.last() {

@@ -21,9 +21,12 @@ pub(super) fn apply(
     updates: &[ObjectUpdate],
     epoch: GcEpoch,
 ) -> Result<NsmOutcome, Refused> {
-    let len = encoded_len(&(namespace, asserts, updates, epoch))?;
-    if len > MAX_COMMAND {
-        return refuse(NsmError::TooLarge(format!("a sequence of {len} bytes; at most {MAX_COMMAND}")));
+    // Exactly, where it comes near: most are far below.
+    if at_most(asserts, updates) > MAX_COMMAND {
+        let len = encoded_len(&(namespace, asserts, updates, epoch))?;
+        if len > MAX_COMMAND {
+            return refuse(NsmError::TooLarge(format!("a sequence of {len} bytes; at most {MAX_COMMAND}")));
+        }
     }
     let (header, state) = access::admit_write(txn, namespace)?;
     for assert in asserts {
@@ -61,6 +64,33 @@ pub(super) fn apply(
         }
     }
     Ok(NsmOutcome::Stored(stored))
+}
+
+/// A sequence is encoded in no more bytes than this.
+fn at_most(asserts: &[ObjectAssert], updates: &[ObjectUpdate]) -> usize {
+    // Of an assert or update beside name, value, chunks and fragments: numbers of at most 10 bytes, ids and checksums of at most
+    // 33, an encryption of 34.
+    const EACH: usize = 256;
+    const CHUNK: usize = 20;
+    // Place 11, version 5, checksum 33, length 5, counter block 17.
+    const FRAGMENT: usize = 71;
+    let manifest = |manifest: &Manifest| {
+        let chunks = manifest.chunks.iter().map(|chunk| CHUNK + FRAGMENT * chunk.fragments.len());
+        manifest.name.as_bytes().len() + chunks.sum::<usize>()
+    };
+    let update = |update: &ObjectUpdate| match update {
+        ObjectUpdate::Put { manifest: stored, .. } => manifest(stored),
+        ObjectUpdate::PutInline { manifest: stored, value, .. } => manifest(stored) + value.packed.len(),
+        ObjectUpdate::Delete { name, .. } => name.as_bytes().len(),
+    };
+    let assert = |assert: &ObjectAssert| match assert {
+        ObjectAssert::Exists(name)
+        | ObjectAssert::DoesNotExist(name)
+        | ObjectAssert::HasId(name, _)
+        | ObjectAssert::HasChecksum(name, _) => name.as_bytes().len(),
+    };
+    let updates = updates.iter().map(|one| EACH + update(one)).sum::<usize>();
+    EACH + updates + asserts.iter().map(|one| EACH + assert(one)).sum::<usize>()
 }
 
 fn name_of(update: &ObjectUpdate) -> &ObjectName {
@@ -133,6 +163,63 @@ fn put(
     if let Some(value) = value {
         inline::insert(txn, namespace, &manifest.object_id, value)?;
     }
-    indexes::insert(txn, namespace, &indexes::ObjectRecord { bucket, manifest: manifest.clone() })?;
+    indexes::insert(txn, namespace, &bucket, manifest)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use alba_core::checksum::Checksum;
+    use alba_core::ids::{ObjectId, OsdId};
+    use alba_core::manifest::{CipherMode, EncryptInfo};
+    use alba_core::wire::rpc::nsm::InlineValue;
+
+    use super::*;
+    use crate::nsm::fixtures::{SPREAD, manifest, name};
+
+    #[test]
+    fn the_estimate_is_never_below_the_length() {
+        let long = "x".repeat(4096);
+        let mut largest = manifest(&long, 1, &[SPREAD; 40]);
+        largest.size = u64::MAX;
+        largest.checksum = Checksum::Blake3([7; 32]);
+        largest.encryption = EncryptInfo::Aes256 { mode: CipherMode::Ctr, key_sha256: [255; 32] };
+        largest.version.0 = u32::MAX;
+        largest.max_disks_per_node = u32::MAX;
+        largest.timestamp = Timestamp(u64::MAX);
+        for chunk in &mut largest.chunks {
+            chunk.size = u32::MAX;
+            for fragment in &mut chunk.fragments {
+                fragment.location = Some(OsdId::new(i64::MAX.unsigned_abs()).unwrap());
+                fragment.version.0 = u32::MAX;
+                fragment.checksum = Checksum::Blake3([255; 32]);
+                fragment.packed_len = u32::MAX;
+                fragment.ctr = Some([255; 16]);
+            }
+        }
+        let overwrite = Overwrite::PreviousObjectId(ObjectId::new([255; 32]));
+        let value = InlineValue {
+            packed: vec![255; 5000],
+            checksum: Checksum::Blake3([255; 32]),
+            ctr: Some([255; 16]),
+        };
+        let put = ObjectUpdate::Put { manifest: Box::new(largest.clone()), overwrite };
+        let inline = ObjectUpdate::PutInline { manifest: Box::new(largest), value, overwrite };
+        let delete = ObjectUpdate::Delete { name: name(&long), must_exist: true };
+        let asserts = [
+            ObjectAssert::HasChecksum(name(&long), Checksum::Blake3([255; 32])),
+            ObjectAssert::HasId(name(&long), ObjectId::new([255; 32])),
+        ];
+        let namespace = NamespaceId::new(i64::MAX.unsigned_abs()).unwrap();
+        let epoch = GcEpoch::new(i64::MAX.unsigned_abs()).unwrap();
+        for updates in
+            [vec![], vec![put.clone()], vec![inline.clone()], vec![delete.clone()], vec![put, inline, delete]]
+        {
+            for asserts in [&asserts[..], &[]] {
+                let len = encoded_len(&(namespace, asserts, &updates[..], epoch)).unwrap();
+                let most = at_most(asserts, &updates);
+                assert!(most >= len, "{len} bytes, {most} estimated");
+            }
+        }
+    }
 }

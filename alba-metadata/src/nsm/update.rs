@@ -8,12 +8,11 @@ use alba_core::preset::Preset;
 use alba_core::wire::rpc::nsm::{FragmentKey, FragmentUpdate, NsmError, NsmOutcome};
 
 use super::access::{self, Want};
-use super::indexes::{self, ObjectRecord};
+use super::indexes;
 use super::objects::{bucket_of, check_linked};
-use super::{Refused, checks, epochs, keys, refuse};
+use super::{Refused, checks, epochs, refuse};
 use crate::model::Fault;
 use crate::txn::KvTxn;
-use crate::value::PRESENT;
 
 /// The keys that go out of use, by OSD, and the manifest after the update.
 struct Changed {
@@ -48,12 +47,9 @@ pub(super) fn apply(
         checks::satisfies(&bucket, &header.preset).map_err(Fault::Refused)?;
     }
     indexes::remove(txn, namespace, &old)?;
-    for (osd, key) in changed.replaced {
-        txn.put(keys::to_delete(namespace, osd, &key), PRESENT);
-    }
-    let record = ObjectRecord { bucket, manifest: changed.manifest };
-    indexes::insert(txn, namespace, &record)?;
-    Ok(NsmOutcome::Updated(Box::new(record.manifest)))
+    indexes::queue(txn, namespace, object, changed.replaced)?;
+    indexes::insert(txn, namespace, &bucket, &changed.manifest)?;
+    Ok(NsmOutcome::Updated(Box::new(changed.manifest)))
 }
 
 fn change(old: &Manifest, fragments: &[FragmentUpdate], preset: &Preset) -> Result<Changed, NsmError> {

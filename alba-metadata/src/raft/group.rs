@@ -187,7 +187,7 @@ impl<M: Model> AnyRaft for Raft<M> {
             replica: context.id,
             leader: metrics.current_leader,
             term: metrics.current_term,
-            applied: metrics.last_applied.map_or(0, |log| log.index),
+            applied: *context.state.applied().borrow(),
             last,
             snapshot: metrics.snapshot.map_or(0, |log| log.index),
             cut: metrics.purged.map_or(0, |log| log.index),
@@ -359,7 +359,7 @@ impl<M: Model> Core<M> {
         }
         state.set_last_log(last.last_log_id.max(state.last_log()));
         let config = Arc::new(self.library_config()?);
-        let opening = openraft::Raft::new(id, config, Links(wire.clone()), log, Machine(state.clone()));
+        let opening = openraft::Raft::new(id, config, Links(wire.clone()), log, Machine::new(state.clone()));
         let raft = scoped(env, opening).await.map_err(io::Error::other)?;
         let context = Context {
             env: env.clone(),
@@ -657,8 +657,13 @@ async fn watch_over<M: Model>(core: &Core<M>, context: &Context<M>) -> String {
             let leads = leader && !context.lost_majority();
             core.leads.send_if_modified(|before| std::mem::replace(before, leads) != leads);
         }
-        if metrics.changed().await.is_err() {
-            return "the library's task ended".to_owned();
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    return "the library's task ended".to_owned();
+                }
+            }
+            error = context.state.failure() => return format!("the store failed: {error}"),
         }
     }
 }

@@ -3,6 +3,9 @@
 //!
 //! Changes are not synced one by one: the log has them. What a crash loses of the store is a suffix, and it is applied
 //! again from the log, which is never cut beyond what is safe in the store ([`State::durable`]).
+//!
+//! While one change is written to the store, the next is made on top of it. Readers and those who wait for an answer hear
+//! of a change when it is in the store.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +14,11 @@ use std::time::Duration;
 
 use alba_core::env::{Env, blocking};
 use alba_core::ids::GroupId;
-use alba_core::kv::{Durability, Kv, KvError, KvRead};
+use alba_core::kv::{Durability, Kv, KvError, KvRead, WriteBatch};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, StorageIOError};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::home::{Home, Record};
 use super::outputs::Outputs;
@@ -24,7 +27,7 @@ use super::snapshot::{self, SnapshotFile};
 use super::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::machine::{Input, OutputOf, step};
 use crate::model::Model;
-use crate::txn::KvTxn;
+use crate::txn::{KvTxn, Layered};
 use crate::value::{load, save};
 
 /// Where the position of the last applied entry is. The models' keys never begin with 0.
@@ -79,6 +82,8 @@ pub(super) struct State<M: Model> {
     record: Mutex<Record>,
     snapshot: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
     applied: watch::Sender<u64>,
+    /// Why the store takes no changes any more.
+    failed: watch::Sender<Option<KvError>>,
     commits: Arc<watch::Sender<u64>>,
     durable: AtomicU64,
     /// What was applied at the start.
@@ -146,6 +151,7 @@ impl<M: Model> State<M> {
             record: Mutex::new(record),
             snapshot: Mutex::new(snapshot),
             applied: watch::channel(index).0,
+            failed: watch::channel(None).0,
             commits,
             // What was found in the store after the start is on the disk.
             durable: AtomicU64::new(index),
@@ -165,6 +171,44 @@ impl<M: Model> State<M> {
 
     pub(super) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Waits until the store has failed, and says why: the replica has to be opened again.
+    pub(super) async fn failure(&self) -> KvError {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.ok().and_then(|error| error.clone()) {
+            Some(error) => error,
+            // The sender is ours.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Writes a change to the store and tells those who wait for it. Position and changes together: a crash keeps both or
+    /// neither, and the log has what it loses.
+    fn commit(
+        &self,
+        kv: Arc<dyn Kv>,
+        changes: &WriteBatch,
+        effects: Effects<M>,
+        written: oneshot::Sender<Result<(), KvError>>,
+    ) {
+        let result = kv.commit_shared(changes, Durability::Eventual);
+        drop(kv);
+        if let Err(error) = result {
+            self.failed.send_replace(Some(error.clone()));
+            drop(written.send(Err(error)));
+            return;
+        }
+        self.since_snapshot.fetch_add(effects.bytes, Ordering::Relaxed);
+        self.applied.send_replace(effects.last);
+        if effects.changed {
+            self.commits.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        // The next change goes on while answers are given. (The library may have gone.)
+        drop(written.send(Ok(())));
+        for (batch, index, outputs) in effects.outputs {
+            self.outputs.applied(batch, index, outputs);
+        }
     }
 
     pub(super) fn halted(&self) -> Option<String> {
@@ -312,11 +356,11 @@ struct Effects<M: Model> {
 }
 
 fn apply_entries<M: Model>(
-    kv: &dyn Kv,
+    store: &Layered<'_>,
     entries: &[openraft::Entry<TypeConfig>],
-) -> Result<Effects<M>, ApplyError> {
-    let mut applied = applied_of(kv)?;
-    let mut txn = KvTxn::new(kv);
+) -> Result<(WriteBatch, Effects<M>), ApplyError> {
+    let mut applied = applied_of(store)?;
+    let mut txn = KvTxn::new(store);
     let mut effects = Effects { outputs: Vec::new(), last: 0, bytes: 0, changed: false };
     for entry in entries {
         match &entry.payload {
@@ -346,9 +390,7 @@ fn apply_entries<M: Model>(
     }
     save(&mut txn, APPLIED, &applied)?;
     txn.accept();
-    // Position and changes together: a crash keeps both or neither, and the log has what it loses.
-    kv.commit(txn.into_batch(), Durability::Eventual)?;
-    Ok(effects)
+    Ok((txn.into_batch(), effects))
 }
 
 /// Entries per change of the store, by their bytes.
@@ -371,8 +413,29 @@ fn changes(entries: Vec<openraft::Entry<TypeConfig>>) -> Vec<Vec<openraft::Entry
     all
 }
 
+/// A change on its way into the store.
+struct Pending {
+    changes: Arc<WriteBatch>,
+    written: oneshot::Receiver<Result<(), KvError>>,
+}
+
 /// The library's handle on the state.
-pub(super) struct Machine<M: Model>(pub(super) Arc<State<M>>);
+pub(super) struct Machine<M: Model> {
+    pub(super) state: Arc<State<M>>,
+    pending: Option<Pending>,
+}
+
+impl<M: Model> Machine<M> {
+    pub(super) fn new(state: Arc<State<M>>) -> Self {
+        Self { state, pending: None }
+    }
+
+    /// Waits until the store has everything that was applied.
+    pub(super) async fn settle(&mut self) -> Result<(), StorageError> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        pending.written.await.map_err(failed)?.map_err(failed)
+    }
+}
 
 fn failed(error: impl std::error::Error + 'static) -> StorageError {
     StorageIOError::write_state_machine(AnyError::new(&error)).into()
@@ -382,8 +445,9 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
     type SnapshotBuilder = Builder<M>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
-        let kv = self.0.kv();
-        let applied = blocking(self.0.env.spawn.as_ref(), move || applied_of(kv.as_ref()))
+        self.settle().await?;
+        let kv = self.state.kv();
+        let applied = blocking(self.state.env.spawn.as_ref(), move || applied_of(kv.as_ref()))
             .await
             .map_err(failed)?
             .map_err(failed)?;
@@ -395,7 +459,7 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
         I: IntoIterator<Item = openraft::Entry<TypeConfig>> + Send,
         I::IntoIter: Send,
     {
-        let state = &self.0;
+        let state = self.state.clone();
         let entries: Vec<_> = entries.into_iter().collect();
         let count = entries.len();
         if let Some(reason) = state.halted() {
@@ -404,20 +468,23 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
         for change in changes(entries) {
             let kv = state.kv();
             let started = state.env.clock.now();
-            let done = blocking(state.env.spawn.as_ref(), move || apply_entries::<M>(kv.as_ref(), &change));
+            // The change before this one, which may not be in the store yet; all earlier ones are.
+            let below = self.pending.as_ref().map(|pending| pending.changes.clone());
+            let done = blocking(state.env.spawn.as_ref(), move || {
+                apply_entries::<M>(&Layered::new(kv.as_ref(), below.as_deref()), &change)
+            });
             match done.await.map_err(failed)? {
-                Ok(effects) => {
+                Ok((changes, effects)) => {
                     let took = state.env.clock.now().since(started).as_secs_f64();
                     metrics::histogram!("alba_raft_apply_seconds", "group" => state.group.to_string())
                         .record(took);
-                    state.since_snapshot.fetch_add(effects.bytes, Ordering::Relaxed);
-                    state.applied.send_replace(effects.last);
-                    if effects.changed {
-                        state.commits.send_modify(|count| *count = count.wrapping_add(1));
-                    }
-                    for (batch, index, outputs) in effects.outputs {
-                        state.outputs.applied(batch, index, outputs);
-                    }
+                    self.settle().await?;
+                    let (written, done) = oneshot::channel();
+                    let (changes, kv) = (Arc::new(changes), state.kv());
+                    self.pending = Some(Pending { changes: changes.clone(), written: done });
+                    let committing = state.clone();
+                    let commit = move || committing.commit(kv, &changes, effects, written);
+                    state.env.spawn.run_blocking(Box::new(commit));
                 }
                 Err(ApplyError::Store(error)) => return Err(failed(error)),
                 Err(ApplyError::Halt(reason)) => {
@@ -430,12 +497,17 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder<M> {
-        Builder(self.0.clone())
+        // What the library believes to be applied is to be in the snapshot. A failure is told by the next change, and
+        // to the replica's supervisor.
+        drop(self.settle().await);
+        Builder(self.state.clone())
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {
         // Snapshots come in through `Incoming`; only the library's own test asks for a place to put one.
-        let build = snapshot::build(&self.0.env, self.0.kv(), &self.0.home.files, self.0.snapshot_queue);
+        self.settle().await?;
+        let state = &self.state;
+        let build = snapshot::build(&state.env, state.kv(), &state.home.files, state.snapshot_queue);
         build.await.map(|(_, file)| Box::new(file)).map_err(failed)
     }
 
@@ -444,11 +516,12 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
         meta: &SnapshotMeta,
         snapshot: Box<SnapshotFile>,
     ) -> Result<(), StorageError> {
-        self.0.install(meta, *snapshot).await.map_err(failed)
+        self.settle().await?;
+        self.state.install(meta, *snapshot).await.map_err(failed)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
-        let current = lock(&self.0.snapshot).clone();
+        let current = lock(&self.state.snapshot).clone();
         Ok(current.map(|(meta, file)| Snapshot { meta, snapshot: Box::new(file) }))
     }
 }

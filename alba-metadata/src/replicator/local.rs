@@ -1,24 +1,25 @@
 //! The embedded default: one replica, its store on this machine. Commands that wait together share one commit, and while
-//! one batch becomes safe the next is applied on top of it.
+//! one batch is written and synced the next is put together on top of it.
 //!
-//! It must never answer a command, or a read that saw its effect, before that is safe on the disk.
+//! It must never answer a command before its effect is safe on the disk. Readers look at the store, in which nothing is
+//! seen before it is safe ([`Kv::commit`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::spawn::AbortOnDrop;
+use alba_core::env::spawn::TaskGone;
 use alba_core::env::{Deadline, Env, Moment, blocking, within};
 use alba_core::ids::GroupId;
-use alba_core::kv::{Durability, Kv, KvError};
+use alba_core::kv::{Durability, Kv, KvError, WriteBatch};
 use alba_core::wire::rpc::Consistency;
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{Index, ReadWork, ReplicationError, Replicator, answer_of};
 use crate::machine::{Input, OutputOf, step};
 use crate::model::Model;
-use crate::txn::KvTxn;
+use crate::txn::{KvTxn, Layered, Paused};
 
 /// Opens a group's store, also again after it was poisoned.
 pub type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Kv>, KvError> + Send + Sync>;
@@ -40,6 +41,9 @@ impl Default for LocalLimits {
     }
 }
 
+/// Commands that are applied at once: so much later may a batch go into the store that could go now.
+const STEP: usize = 64;
+
 type Answer<M> = oneshot::Sender<Result<OutputOf<M>, ReplicationError>>;
 
 struct Waiting<M: Model> {
@@ -47,36 +51,33 @@ struct Waiting<M: Model> {
     answer: Answer<M>,
 }
 
-/// Batches that wait for the sync which is to make them safe; they share it.
-const UNSAFE_BATCHES: usize = 2;
-
-/// A batch that is in the store, but perhaps not on the disk.
-struct Applied<M: Model> {
+/// A batch that still takes commands.
+struct Gathering<M: Model> {
+    changes: Paused,
     outputs: Vec<OutputOf<M>>,
-    answers: Vec<Answer<M>>,
-    /// It changed something.
-    changed: bool,
-    /// The opening it was applied in.
     opening: Opening,
-    number: u64,
+    /// The batch before it, when that may not be in the store yet.
+    below: Option<Arc<WriteBatch>>,
+    answers: Vec<Answer<M>>,
     began: Moment,
 }
 
-/// What came of a batch, whether it changed something, where it was applied, and its number.
-type Written<M> = (Vec<OutputOf<M>>, bool, Opening, u64);
+/// A batch on its way into the store.
+struct Closed<M: Model> {
+    changes: Arc<WriteBatch>,
+    outputs: Vec<OutputOf<M>>,
+    opening: Opening,
+    answers: Vec<Answer<M>>,
+    began: Moment,
+    /// There is one at a time.
+    turn: OwnedSemaphorePermit,
+}
 
-/// One opening of the store. A failure ends it, and what of it was not safe by then is answered with the error.
+/// One opening of the store. A failure ends it, and all that is not safe by then is answered with the error.
 #[derive(Clone)]
 struct Opening {
     kv: Arc<dyn Kv>,
     generation: u64,
-}
-
-/// The opening in use, and the number up to which all batches are on the disk or of an opening that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Safe {
-    generation: u64,
-    number: u64,
 }
 
 /// One replica.
@@ -93,9 +94,6 @@ struct Store {
     group: GroupId,
     open: StoreOpener,
     state: Mutex<StoreState>,
-    /// Number of the last batch that was or is being put into the store.
-    applied: AtomicU64,
-    safe: watch::Sender<Safe>,
 }
 
 struct StoreState {
@@ -163,18 +161,10 @@ impl Store {
             }
             state.generation += 1;
             state.failed = Some((error.clone(), now));
-            // Those who wait for what was not safe hear of it.
-            self.safe.send_modify(|safe| safe.generation = state.generation);
             state.kv.take()
         };
         tracing::error!(group = %self.group, %error, "the store failed; it is closed and will be opened again");
         drop(closed);
-    }
-
-    /// A batch is safe, or was of an opening that is over: no reader of the current one need wait for it. Its
-    /// predecessors are settled too.
-    fn settle(&self, number: u64) {
-        self.safe.send_modify(|safe| safe.number = safe.number.max(number));
     }
 
     /// Why an opening that was sound is not any more.
@@ -199,16 +189,15 @@ impl<M: Model> Local<M> {
                 .map_err(|_| ReplicationError::Stopped)??
         };
         let state = Mutex::new(StoreState { kv: Some(first), failed: None, generation: 0 });
-        let safe = watch::channel(Safe { generation: 0, number: 0 }).0;
-        let store = Arc::new(Store { group: group.clone(), open, state, applied: AtomicU64::new(0), safe });
+        let store = Arc::new(Store { group: group.clone(), open, state });
         let (queue, waiting) = mpsc::channel(limits.queue.max(1));
         let (committed, commits) = watch::channel(0);
-        let (applied, to_sync) = mpsc::channel(UNSAFE_BATCHES - 1);
-        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, applied, limits);
-        let sync = sync_loop::<M>(env.clone(), store.clone(), to_sync, committed);
+        let (closed, to_commit) = mpsc::channel(1);
+        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, closed, limits);
+        let commit = commit_loop::<M>(env.clone(), store.clone(), to_commit, committed);
         let tasks = [
             env.spawn.spawn("metadata-apply", Box::pin(apply)).abort_on_drop(),
-            env.spawn.spawn("metadata-sync", Box::pin(sync)).abort_on_drop(),
+            env.spawn.spawn("metadata-commit", Box::pin(commit)).abort_on_drop(),
         ];
         Ok(Self { env, queue, store, commits, _tasks: tasks })
     }
@@ -251,28 +240,19 @@ impl<M: Model> Replicator<M> for Local<M> {
         _: Consistency,
         deadline: Deadline,
     ) -> Result<Index, ReplicationError> {
-        // Commands are answered after their commit: the store as it is now holds all that were. It may hold others that
-        // are not safe yet, which nobody may hear of.
+        // Commands are answered after their commit: the store as it is now holds all that were.
         let clock = self.env.clock.as_ref();
         let store = self.store.clone();
         let work = blocking(self.env.spawn.as_ref(), move || {
             let opening = store.sound()?;
             let snapshot = opening.kv.snapshot()?;
-            // Counted before the batch goes into the store: at least what the snapshot has.
-            let number = store.applied.load(Ordering::SeqCst);
-            read(snapshot.as_ref())?;
-            Ok::<_, KvError>(Safe { generation: opening.generation, number })
+            read(snapshot.as_ref())
         });
-        let seen = match within(clock, deadline, work).await {
-            Ok(Ok(done)) => done?,
-            Ok(Err(_)) => return Err(ReplicationError::Stopped),
-            Err(_) => return Err(ReplicationError::Timeout),
-        };
-        let mut safe = self.store.safe.subscribe();
-        let reached = safe.wait_for(|safe| safe.generation != seen.generation || safe.number >= seen.number);
-        match within(clock, deadline, reached).await {
-            Ok(Ok(safe)) if safe.generation == seen.generation => Ok(0),
-            Ok(Ok(_)) => Err(self.store.failure().into()),
+        match within(clock, deadline, work).await {
+            Ok(Ok(done)) => {
+                done?;
+                Ok(0)
+            }
             Ok(Err(_)) => Err(ReplicationError::Stopped),
             Err(_) => Err(ReplicationError::Timeout),
         }
@@ -306,129 +286,166 @@ async fn apply_loop<M: Model>(
     env: Env,
     store: Arc<Store>,
     mut waiting: mpsc::Receiver<Waiting<M>>,
-    applied: mpsc::Sender<Applied<M>>,
+    closed: mpsc::Sender<Closed<M>>,
     limits: LocalLimits,
 ) {
-    let mut batch = Vec::new();
+    let turns = Arc::new(Semaphore::new(1));
+    let mut gathering: Option<Gathering<M>> = None;
+    // The batch that was closed last, which may not be in the store yet; the one before it is, or has failed.
+    let mut last: Option<(u64, Arc<WriteBatch>)> = None;
+    let mut more = Vec::new();
+    let mut ended = false;
     loop {
-        // Room first: whatever comes until then makes up the next batch.
-        let Ok(room) = applied.reserve().await else { return };
-        if waiting.recv_many(&mut batch, limits.batch.max(1)).await == 0 {
-            return;
+        let room = limits.batch.max(1) - gathering.as_ref().map_or(0, |batch| batch.outputs.len());
+        let room = if ended { 0 } else { room.min(STEP) };
+        // A batch that can go into the store goes; until then it takes what comes.
+        let turn = tokio::select! {
+            biased;
+            turn = turns.clone().acquire_owned(), if gathering.is_some() => turn.ok(),
+            count = waiting.recv_many(&mut more, room), if room > 0 => {
+                ended = count == 0;
+                None
+            }
+            else => return,
+        };
+        if let Some(turn) = turn
+            && let Some(batch) = gathering.take()
+        {
+            let Gathering { changes, outputs, opening, answers, began, .. } = batch;
+            let changes = Arc::new(changes.into_batch());
+            last = Some((opening.generation, changes.clone()));
+            if closed.send(Closed { changes, outputs, opening, answers, began, turn }).await.is_err() {
+                return;
+            }
+        }
+        if more.is_empty() {
+            continue;
         }
         let (inputs, answers): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|waiting| (waiting.input, waiting.answer)).unzip();
-        let (began, wall) = (env.clock.now(), env.clock.wall_micros());
-        let done = {
-            let store = store.clone();
-            let reopen_after = limits.reopen_after;
-            blocking(env.spawn.as_ref(), move || apply_batch::<M>(&store, began, wall, reopen_after, &inputs))
-                .await
+            more.drain(..).map(|waiting| (waiting.input, waiting.answer)).unzip();
+        let (now, wall) = (env.clock.now(), env.clock.wall_micros());
+        let mut batch = match gathering.take() {
+            Some(batch) => batch,
+            None => match begin(&env, &store, now, limits.reopen_after, &last).await {
+                Ok(Ok(batch)) => batch,
+                Ok(Err(error)) => {
+                    refuse::<M>(answers, &error);
+                    continue;
+                }
+                // The node is going down.
+                Err(TaskGone) => return,
+            },
         };
-        match done {
-            Ok(Ok((outputs, changed, opening, number))) => {
-                room.send(Applied { outputs, answers, changed, opening, number, began });
+        batch.answers.extend(answers);
+        let (changes, opening, below) =
+            (std::mem::take(&mut batch.changes), batch.opening.clone(), batch.below.clone());
+        let work = move || apply::<M>(&opening, below.as_deref(), changes, wall, &inputs);
+        match blocking(env.spawn.as_ref(), work).await {
+            Ok(Ok((changes, outputs))) => {
+                batch.changes = changes;
+                batch.outputs.extend(outputs);
+                gathering = Some(batch);
             }
-            Ok(Err(error)) => refuse::<M>(answers, &error),
-            // The node is going down.
-            Err(_) => return,
+            Ok(Err(error)) => {
+                store.poison(batch.opening.generation, &error, now);
+                refuse::<M>(batch.answers, &error);
+            }
+            Err(TaskGone) => return,
         }
     }
 }
 
-/// Makes batches safe and answers. In the order in which they were applied: one that changed nothing may still say
-/// what an earlier one did.
-async fn sync_loop<M: Model>(
+/// A batch without commands yet.
+async fn begin<M: Model>(
+    env: &Env,
+    store: &Arc<Store>,
+    now: Moment,
+    reopen_after: Duration,
+    last: &Option<(u64, Arc<WriteBatch>)>,
+) -> Result<Result<Gathering<M>, KvError>, TaskGone> {
+    let opening = match store.sound() {
+        Ok(opening) => opening,
+        Err(_) => {
+            let store = store.clone();
+            let reopen = move || store.sound_or_reopened(now, reopen_after);
+            match blocking(env.spawn.as_ref(), reopen).await? {
+                Ok(opening) => opening,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    };
+    // One of an opening that is over is in the store, or failed.
+    let below = last.as_ref().filter(|(generation, _)| *generation == opening.generation);
+    let below = below.map(|(_, changes)| changes.clone());
+    let (outputs, answers) = (Vec::new(), Vec::new());
+    Ok(Ok(Gathering { changes: Paused::default(), outputs, opening, below, answers, began: now }))
+}
+
+/// Applies inputs in memory.
+fn apply<M: Model>(
+    opening: &Opening,
+    below: Option<&WriteBatch>,
+    changes: Paused,
+    wall: u64,
+    inputs: &[Input<M::Command>],
+) -> Result<(Paused, Vec<OutputOf<M>>), KvError> {
+    let store = Layered::new(opening.kv.as_ref(), below);
+    let mut txn = KvTxn::resume(&store, changes);
+    let outputs = inputs.iter().map(|input| step::<M>(&mut txn, wall, input)).collect::<Result<_, _>>()?;
+    Ok((txn.pause(), outputs))
+}
+
+/// Puts batches into the store and answers, in their order: one that changed nothing may still say what an earlier one
+/// did. The order of each: applied in memory ([`apply`]), written, synced, answered. A crash before the sync loses commands that
+/// nobody was told of; one after it loses answers, which the sessions remember.
+async fn commit_loop<M: Model>(
     env: Env,
     store: Arc<Store>,
-    mut applied: mpsc::Receiver<Applied<M>>,
+    mut batches: mpsc::Receiver<Closed<M>>,
     committed: watch::Sender<u64>,
 ) {
-    let mut batches = Vec::new();
-    while applied.recv_many(&mut batches, UNSAFE_BATCHES).await > 0 {
-        let openings: Vec<(Opening, bool)> =
-            batches.iter().map(|batch| (batch.opening.clone(), batch.changed)).collect();
-        let done = {
-            let (store, now) = (store.clone(), env.clock.now());
-            blocking(env.spawn.as_ref(), move || sync_batches(&store, now, openings)).await
-        };
-        // The node is going down.
-        let Ok(results) = done else { return };
-        for (batch, result) in batches.drain(..).zip(results) {
-            let Applied { outputs, answers, changed, number, began, .. } = batch;
-            if let Err(error) = result {
-                store.settle(number);
+    while let Some(batch) = batches.recv().await {
+        let Closed { changes, outputs, opening, answers, began, turn } = batch;
+        let changed = !changes.0.is_empty();
+        let (done, now) = (store.clone(), env.clock.now());
+        let done = blocking(env.spawn.as_ref(), move || commit(&done, now, opening, &changes)).await;
+        // The next one goes on while this one is answered.
+        drop(turn);
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
                 refuse::<M>(answers, &error);
                 continue;
             }
-            let took = env.clock.now().since(began).as_secs_f64();
-            metrics::histogram!("alba_nsm_commit_seconds", "group" => store.group.to_string()).record(took);
-            store.settle(number);
-            if changed {
-                committed.send_modify(|count| *count = count.wrapping_add(1));
-            }
-            for (output, answer) in outputs.into_iter().zip(answers) {
-                // Whoever asked may have gone; the session remembers.
-                drop(answer.send(Ok(output)));
-            }
+            // The node is going down.
+            Err(TaskGone) => return,
         }
-    }
-}
-
-/// Applies a batch in one change of the store. The order: apply in memory, write, sync ([`sync_batches`]), answer. A crash
-/// before the sync loses commands that nobody was told of; one after it loses answers, which the sessions remember.
-fn apply_batch<M: Model>(
-    store: &Store,
-    now: Moment,
-    wall: u64,
-    reopen_after: Duration,
-    inputs: &[Input<M::Command>],
-) -> Result<Written<M>, KvError> {
-    let opening = store.sound_or_reopened(now, reopen_after)?;
-    let number = store.applied.fetch_add(1, Ordering::SeqCst) + 1;
-    let run = || {
-        let mut txn = KvTxn::new(opening.kv.as_ref());
-        let mut outputs = Vec::with_capacity(inputs.len());
-        for input in inputs {
-            outputs.push(step::<M>(&mut txn, wall, input)?);
-        }
-        let changes = txn.into_batch();
-        let changed = !changes.0.is_empty();
+        let took = env.clock.now().since(began).as_secs_f64();
+        metrics::histogram!("alba_nsm_commit_seconds", "group" => store.group.to_string()).record(took);
         if changed {
-            opening.kv.commit(changes, Durability::Eventual)?;
+            committed.send_modify(|count| *count = count.wrapping_add(1));
         }
-        Ok((outputs, changed))
-    };
-    match run() {
-        Ok((outputs, changed)) => Ok((outputs, changed, opening, number)),
-        Err(error) => {
-            let generation = opening.generation;
-            drop(opening);
-            store.poison(generation, &error, now);
-            store.settle(number);
-            Err(error)
+        for (output, answer) in outputs.into_iter().zip(answers) {
+            // Whoever asked may have gone; the session remembers.
+            drop(answer.send(Ok(output)));
         }
     }
 }
 
-/// Makes batches safe; those of one opening share a sync, as it is one of all that was written before.
-fn sync_batches(store: &Store, now: Moment, batches: Vec<(Opening, bool)>) -> Vec<Result<(), KvError>> {
-    let newest = batches.iter().filter(|(_, changed)| *changed).map(|(opening, _)| opening).next_back();
-    let synced = match newest.map(|newest| (newest.kv.sync(), newest.generation)) {
-        Some((Err(error), generation)) => Some((generation, error)),
-        Some((Ok(()), _)) | None => None,
-    };
-    let generations: Vec<u64> = batches.iter().map(|(opening, _)| opening.generation).collect();
-    drop(batches);
-    if let Some((generation, error)) = &synced {
-        store.poison(*generation, error, now);
+/// Writes and syncs a batch, unless the opening it was applied on is over: then what is below it may not be there.
+fn commit(store: &Store, now: Moment, opening: Opening, changes: &WriteBatch) -> Result<(), KvError> {
+    if store.lock().generation != opening.generation {
+        return Err(store.failure());
     }
-    let current = store.lock().generation;
-    let of = |generation: u64| match &synced {
-        // Also when it failed at a later batch: the store it was put in is given up.
-        _ if generation != current => Err(store.failure()),
-        Some((failed, error)) if *failed == generation => Err(error.clone()),
-        _ => Ok(()),
-    };
-    generations.into_iter().map(of).collect()
+    if changes.0.is_empty() {
+        return Ok(());
+    }
+    let done = opening.kv.commit_shared(changes, Durability::Sync);
+    let generation = opening.generation;
+    // Before it is poisoned: the store must close to be opened again.
+    drop(opening);
+    if let Err(error) = &done {
+        store.poison(generation, error, now);
+    }
+    done
 }

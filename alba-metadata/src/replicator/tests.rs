@@ -159,10 +159,12 @@ fn a_failed_store_refuses_then_is_opened_again_and_the_retry_gets_the_first_answ
     .unwrap();
 }
 
-/// A store whose syncs wait while the gate is shut.
+/// A store whose commits wait while the gate is shut.
 struct Gated {
     kv: SimKv,
     shut: Mutex<bool>,
+    /// Commits so far, those that wait included.
+    waiting: Mutex<u32>,
     changed: Condvar,
 }
 
@@ -195,13 +197,15 @@ impl Kv for Gated {
     }
 
     fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
+        assert_eq!(durability, Durability::Sync);
+        *self.waiting.lock().unwrap() += 1;
+        let shut = self.shut.lock().unwrap();
+        // A test that fails must still end.
+        drop(self.changed.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
         self.kv.commit(batch, durability)
     }
 
     fn sync(&self) -> Result<(), KvError> {
-        let shut = self.shut.lock().unwrap();
-        // A test that fails must still end.
-        drop(self.changed.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
         self.kv.sync()
     }
 }
@@ -211,58 +215,60 @@ impl Kv for Gated {
 async fn nobody_hears_of_a_command_before_it_is_safe() {
     let env = alba_core::env::real::env();
     let device = SimKvDevice::new();
-    let gated = Arc::new(Gated { kv: device.open(), shut: Mutex::new(false), changed: Condvar::new() });
+    let gated = Arc::new(Gated {
+        kv: device.open(),
+        shut: Mutex::new(false),
+        waiting: Mutex::new(0),
+        changed: Condvar::new(),
+    });
     let group = GroupId::new("nsm-0").unwrap();
     let store: Arc<dyn Kv> = gated.clone();
     let open: StoreOpener = Arc::new(move || Ok(store.clone()));
     let local = Local::<Nsm>::start(env.clone(), &group, open, LocalLimits::default()).await.unwrap();
     let local = Arc::new(local);
     local.propose(Input::Internal(NsmCommand::Deliver(messages())), soon(&env)).await.unwrap();
-    let rows = || gated.scan(Bound::Unbounded, Bound::Unbounded, false, usize::MAX).unwrap().len();
-    gated.set(true);
-    let mut waiting = Vec::new();
-    for id in 0..2_u8 {
-        let before = rows();
-        let clock = env.clone();
-        let (local, env) = (local.clone(), env.clone());
-        let command = Input::Internal(put_command(&format!("object {id}"), id));
-        waiting.push(tokio::spawn(async move { local.propose(command, soon(&env)).await }));
-        let until = soon(&clock);
-        while rows() == before {
-            // The second is applied while the first is not safe yet.
-            assert!(!until.left(clock.clock.as_ref()).is_zero(), "it is not applied");
-            tokio::task::yield_now().await;
+    let propose = |text: &str, id: u8| {
+        let (local, env, command) = (local.clone(), env.clone(), Input::Internal(put_command(text, id)));
+        tokio::spawn(async move { local.propose(command, soon(&env)).await })
+    };
+    let reached = |number: u32| {
+        let (gated, env) = (gated.clone(), env.clone());
+        async move {
+            let until = soon(&env);
+            while *gated.waiting.lock().unwrap() < number {
+                assert!(!until.left(env.clock.as_ref()).is_zero(), "it is not committed");
+                tokio::task::yield_now().await;
+            }
         }
-    }
-    let query = || NsmQuery::Manifests { namespace: NS, names: vec![name("object 0")] };
-    let shortly = env.deadline_in(Duration::from_millis(100));
-    let early = local.query(query(), Consistency::Linearizable, shortly).await;
-    assert!(matches!(early, Err(ReplicationError::Timeout)), "{early:?}");
-    assert!(waiting.iter().all(|put| !put.is_finished()));
-    gated.set(false);
-    for put in waiting {
-        assert!(matches!(put.await.unwrap().unwrap().0, Output::Done(Ok(NsmOutcome::Stored(_)))));
-    }
-    assert!(exists(&local, &env, "object 0").await);
-    // What a failed sync leaves behind is not told either.
+    };
     gated.set(true);
-    let before = rows();
-    let command = Input::Internal(put_command("object 3", 3));
-    let put = tokio::spawn({
-        let (local, env) = (local.clone(), env.clone());
-        async move { local.propose(command, soon(&env)).await }
-    });
-    while rows() == before {
-        tokio::task::yield_now().await;
-    }
-    let read = tokio::spawn({
-        let (local, env, query) = (local.clone(), env.clone(), query());
-        async move { local.query(query, Consistency::Linearizable, soon(&env)).await }
-    });
+    let first = propose("object 0", 0);
+    reached(2).await;
+    // Both come on top of the first, before that is in the store; the second asks for a name that it took.
+    let others = [propose("object 0", 1), propose("object 2", 2)];
+    assert!(!exists(&local, &env, "object 0").await, "readers see what is safe");
+    assert!(!first.is_finished() && others.iter().all(|put| !put.is_finished()));
+    gated.set(false);
+    assert!(matches!(first.await.unwrap().unwrap().0, Output::Done(Ok(NsmOutcome::Stored(_)))));
+    let [second, third] = others;
+    let second = second.await.unwrap().unwrap().0;
+    assert!(matches!(second, Output::Done(Err(NsmError::OverwriteNotAllowed(_)))), "{second:?}");
+    assert!(matches!(third.await.unwrap().unwrap().0, Output::Done(Ok(NsmOutcome::Stored(_)))));
+    assert!(exists(&local, &env, "object 0").await && exists(&local, &env, "object 2").await);
+    let differences = read_with(local.as_ref(), soon(&env), |store| recount(store, NS)).await.unwrap();
+    assert_eq!(differences, []);
+    // What fails is not told, nor what was made on top of it.
+    gated.set(true);
+    let before = *gated.waiting.lock().unwrap();
+    let failing = propose("object 3", 3);
+    reached(before + 1).await;
+    let behind = propose("object 4", 4);
     device.fail();
     gated.set(false);
-    assert!(matches!(put.await.unwrap(), Err(ReplicationError::Store(_))));
-    let read = read.await.unwrap();
+    assert!(matches!(failing.await.unwrap(), Err(ReplicationError::Store(_))));
+    assert!(matches!(behind.await.unwrap(), Err(ReplicationError::Store(_))));
+    let query = NsmQuery::Manifests { namespace: NS, names: vec![name("object 0")] };
+    let read = local.query(query, Consistency::Linearizable, soon(&env)).await;
     assert!(matches!(read, Err(ReplicationError::Store(_))), "{read:?}");
 }
 

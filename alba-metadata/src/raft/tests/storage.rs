@@ -61,7 +61,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine<Lists>, Place> for Builder {
         let place = Place::new(5);
         let (log, _) = LogStore::open(env.clone(), place.home().log, LogLimits::default()).await.unwrap();
         let state = open(&env, &place).await.unwrap();
-        Ok((place, log, Machine(Arc::new(state))))
+        Ok((place, log, Machine::new(Arc::new(state))))
     }
 }
 
@@ -72,7 +72,7 @@ fn log_and_state_pass_the_librarys_suite() {
 
 /// A state with some entries, large enough for several blocks.
 async fn filled(env: &Env, place: &Place) -> Machine<Lists> {
-    let mut machine = Machine(Arc::new(open(env, place).await.unwrap()));
+    let mut machine = Machine::new(Arc::new(open(env, place).await.unwrap()));
     let membership = Membership::new(vec![[9].into()], None);
     let first = openraft::Entry { log_id: log_id(1, 9, 0), payload: EntryPayload::Membership(membership) };
     machine.apply([first]).await.unwrap();
@@ -93,9 +93,10 @@ async fn a_snapshot_is_installed_wholly_or_not_at_all_wherever_the_power_is_cut(
     for cut in 1..200 {
         let place = Place::new(cut);
         {
-            let mut old = Machine(Arc::new(open(&env, &place).await.unwrap()));
+            let mut old = Machine::new(Arc::new(open(&env, &place).await.unwrap()));
             old.apply([entry(1, vec![push("old", 7)])]).await.unwrap();
-            old.0.kv().sync().unwrap();
+            old.settle().await.unwrap();
+            old.state.kv().sync().unwrap();
             place.files.cut_power_after(cut);
             let result = old.install_snapshot(&built.meta, built.snapshot.clone()).await;
             if result.is_ok() {
@@ -129,14 +130,15 @@ async fn entries_that_a_crash_took_from_the_store_are_applied_again_and_none_twi
     let place = Place::new(3);
     let mut machine = filled(&env, &place).await;
     machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
-    assert_eq!(machine.0.durable(), 20);
+    assert_eq!(machine.state.durable(), 20);
     machine.apply([entry(21, vec![push("a", 21)])]).await.unwrap();
     drop(machine);
     place.crash();
-    let mut machine = Machine(Arc::new(open(&env, &place).await.unwrap()));
+    let mut machine = Machine::new(Arc::new(open(&env, &place).await.unwrap()));
     assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(1, 9, 20)), "what the snapshot synced");
     machine.apply([entry(21, vec![push("a", 21)])]).await.unwrap();
-    assert_eq!(listed(&machine.0, "a"), (1..=21).collect::<Vec<_>>());
+    machine.settle().await.unwrap();
+    assert_eq!(listed(&machine.state, "a"), (1..=21).collect::<Vec<_>>());
     assert!(machine.get_current_snapshot().await.unwrap().is_some());
 }
 
@@ -161,14 +163,14 @@ async fn an_unknown_format_or_command_halts_the_replica() {
         Batch { id, wall: 1, inputs: vec![Bytes::from_static(b"\x01\x63")] }.encode()
     }] {
         let place = Place::new(6);
-        let mut machine = Machine(Arc::new(open(&env, &place).await.unwrap()));
+        let mut machine = Machine::new(Arc::new(open(&env, &place).await.unwrap()));
         let unknown =
             openraft::Entry { log_id: log_id(1, 9, 1), payload: EntryPayload::Normal(Payload(payload)) };
         assert!(machine.apply([unknown]).await.is_err());
-        let reason = machine.0.halted().unwrap();
+        let reason = machine.state.halted().unwrap();
         assert!(reason.contains("must be updated"), "{reason}");
         assert!(machine.apply([entry(2, vec![push("a", 1)])]).await.is_err(), "nothing is applied after it");
-        assert_eq!(applied_of(machine.0.kv().as_ref()).unwrap().log, None::<LogId>);
+        assert_eq!(applied_of(machine.state.kv().as_ref()).unwrap().log, None::<LogId>);
     }
 }
 
