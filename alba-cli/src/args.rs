@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::answer::{Answer, Output};
 use crate::commands::{
-    backend, ca, groups, maintenance, metadata, moves, namespaces, objects, osds, presets, proxy,
+    backend, backups, ca, groups, maintenance, metadata, moves, namespaces, objects, osds, presets, proxy,
+    recovery,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -105,6 +106,13 @@ enum Command {
     ListDeadLetters(groups::ListLetters),
     RetryDeadLetter(groups::RetryLetter),
     DropDeadLetter(groups::DropLetter),
+    BackupMetadata(backups::Backup),
+    RestoreMetadata(backups::Restore),
+    RecoverNsm(recovery::RecoverNsm),
+    RecoverAbm(recovery::RecoverAbm),
+    RecoverNamespace(recovery::RecoverNamespace),
+    ListRecoveryFindings(recovery::ListFindings),
+    ResolveRecoveryFindings(recovery::Resolve),
     ListParticipants(maintenance::ListParticipants),
     ListWork(maintenance::ListWork),
     ListJobs(maintenance::ListJobs),
@@ -210,6 +218,13 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::ListDeadLetters(command) => command.run(session).await,
         Command::RetryDeadLetter(command) => command.run(session).await,
         Command::DropDeadLetter(command) => command.run(session).await,
+        Command::BackupMetadata(command) => command.run(session).await,
+        Command::RestoreMetadata(command) => command.run(session).await,
+        Command::RecoverNsm(command) => command.run(session).await,
+        Command::RecoverAbm(command) => command.run(session).await,
+        Command::RecoverNamespace(command) => command.run(session).await,
+        Command::ListRecoveryFindings(command) => command.run(session).await,
+        Command::ResolveRecoveryFindings(command) => command.run(session).await,
         Command::ListParticipants(command) => command.run(session).await,
         Command::ListWork(command) => command.run(session).await,
         Command::ListJobs(command) => command.run(session).await,

@@ -1,6 +1,7 @@
 //! The commands, one file per group.
 
 pub(crate) mod backend;
+pub(crate) mod backups;
 pub(crate) mod ca;
 pub(crate) mod groups;
 pub(crate) mod maintenance;
@@ -11,3 +12,4 @@ pub(crate) mod objects;
 pub(crate) mod osds;
 pub(crate) mod presets;
 pub(crate) mod proxy;
+pub(crate) mod recovery;

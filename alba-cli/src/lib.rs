@@ -16,6 +16,7 @@ mod json;
 mod names;
 mod progress;
 mod ranges;
+mod recover;
 mod session;
 mod status;
 mod table;

@@ -182,6 +182,19 @@ pub fn recovery_infos(namespace: NamespaceId) -> OsdKey {
     namespace_key(namespace, |w| w.int8(b'r'))
 }
 
+/// Ours, for recovery: somebody was about to delete or replace this object. Value: its name, raw.
+pub fn deletion_note(namespace: NamespaceId, object_id: &ObjectId) -> OsdKey {
+    namespace_key(namespace, |w| {
+        w.int8(b'd');
+        w.bytes(object_id.as_bytes());
+    })
+}
+
+/// Prefix of all deletion notes of a namespace.
+pub fn deletion_notes(namespace: NamespaceId) -> OsdKey {
+    namespace_key(namespace, |w| w.int8(b'd'))
+}
+
 /// Prefix of everything a backend instance keeps on an OSD.
 pub fn instance() -> OsdKey {
     instance_key(|_| ())
@@ -202,6 +215,8 @@ pub enum Parsed {
     RecoveryInfo(NamespaceId, FragmentAddress),
     /// [`gc_tag`].
     GcTag(NamespaceId, GcEpoch, FragmentAddress),
+    /// [`deletion_note`].
+    DeletionNote(NamespaceId, ObjectId),
     /// None of a namespace.
     Other,
 }
@@ -226,6 +241,7 @@ pub fn parse(key: &[u8]) -> Result<Parsed, WireError> {
                 .map_err(|error| WireError::invalid("gc epoch", error))?;
             Parsed::GcTag(namespace, epoch, FragmentAddress::read(&mut r)?)
         }
+        b'd' => Parsed::DeletionNote(namespace, ObjectId::new(r.fixed("object id")?)),
         other => return Err(WireError::Tag { what: "namespace key", tag: u32::from(other) }),
     };
     if r.left() == 0 { Ok(parsed) } else { Err(WireError::invalid("namespace key", "bytes behind its end")) }
@@ -297,6 +313,7 @@ mod tests {
             fragment(namespace, &address()),
             recovery_info(namespace, &address()),
             gc_tag(namespace, GcEpoch::from_u32(1), &address()),
+            deletion_note(namespace, &address().object_id),
         ] {
             assert!(key.starts_with(&marker) && key[..] < end[..]);
             assert!(!key.starts_with(&namespace_marker(NamespaceId::from_u32(8))));
@@ -336,6 +353,10 @@ mod tests {
             );
             prop_assert_eq!(
                 parse(&gc_tag(namespace, epoch, &address)).unwrap(), Parsed::GcTag(namespace, epoch, address)
+            );
+            prop_assert_eq!(
+                parse(&deletion_note(namespace, &address.object_id)).unwrap(),
+                Parsed::DeletionNote(namespace, address.object_id)
             );
             prop_assert_eq!(parse(&next_message()).unwrap(), Parsed::Other);
         }

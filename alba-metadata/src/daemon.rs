@@ -149,7 +149,7 @@ impl Daemon for MetadataDaemon {
     const NAME: &'static str = "metadata";
     const ABOUT: &'static str = "ALBA's metadata server: the ABM and NSM groups of a backend. With nodes = [\"ip:port\", ...] \
         in the configuration of each of three or five servers the groups are replicated over them. Commands of its own, \
-        each with --help: backup, restore, fsck, export";
+        each with --help: init, join, backup, restore, fsck, export";
 
     fn check(config: &MetadataConfig) -> Result<(), String> {
         if config.groups.is_empty() {

@@ -23,10 +23,11 @@ mod value;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub use command::{backup_to_file, restore_file};
 pub use daemon::{MetadataConfig, MetadataDaemon};
 
-/// Runs the program from its arguments (the first is its name): the daemon, or one of the commands `backup`, `restore`,
-/// `fsck` and `export`.
+/// Runs the program from its arguments (the first is its name): the daemon, or one of the commands `init`, `join`, `backup`,
+/// `restore`, `fsck` and `export`.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match args.get(1).and_then(|word| word.to_str()) {

@@ -122,6 +122,11 @@ impl MetadataClient {
     /// A client of the servers that `config` names, over QUIC when it has certificates, else over `env.net`. Reads the
     /// certificates: blocks, so for the start of a process.
     pub fn of(env: &Env, config: &ClientConfig) -> Result<Arc<Self>, ClientError> {
+        Ok(Self::connect(Self::secured(env, config)?, config.metadata.clone()))
+    }
+
+    /// `env` with the network over which the metadata servers of `config` are spoken to. Reads the certificates.
+    pub fn secured(env: &Env, config: &ClientConfig) -> Result<Env, ClientError> {
         let mut env = env.clone();
         if let Some((authority, certificate, key)) = config.tls_files() {
             let wrong = |error: &dyn std::error::Error| ClientError::Config(error.to_string());
@@ -130,7 +135,7 @@ impl MetadataClient {
             let net = QuicNet::new(env.clock.clone(), identity, quic::METADATA, QuicLimits::default());
             env.net = Arc::new(net.map_err(|error| wrong(&error))?);
         }
-        Ok(Self::connect(env, config.metadata.clone()))
+        Ok(env)
     }
 
     /// Takes a registered OSD into the backend: writes the ownership keys on the device, registers the claim and tells

@@ -22,6 +22,11 @@ pub fn create_with_mode(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)
 }
 
+/// Opens `path` for reading and writing as it is, creating it when it is not there.
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
 /// Removes a file.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     fs::remove_file(path)

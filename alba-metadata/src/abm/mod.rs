@@ -13,6 +13,7 @@ mod namespaces;
 mod osds;
 mod outbox;
 mod presets;
+pub mod rebuild;
 mod recount;
 mod revisions;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use crate::value::{decode, encode, load, save};
 
 pub(crate) use namespaces::{Move, Readiness, move_of, moves, readiness};
 pub(crate) use osds::{Peers, by_id as osd_by_id, peers, peers_revision};
-pub(crate) use outbox::outgoing;
+pub(crate) use outbox::{numbers as message_numbers, outgoing};
 pub use recount::recount;
 pub(crate) use revisions::watched;
 

@@ -112,6 +112,17 @@ pub(crate) fn outgoing(
     Ok(Outgoing { messages, free, lost, gone })
 }
 
+/// The number of the oldest message that was not marked delivered, and that of the next one to be sent: the same when there
+/// is none.
+pub(crate) fn numbers(
+    store: &dyn KvRead,
+    destination: &Destination,
+) -> Result<(MessageId, MessageId), KvError> {
+    let next = load(store, &keys::next_message(destination))?.unwrap_or(MessageId::from_u32(0));
+    let oldest = oldest(store, destination, 1)?.first().map(|(id, _)| *id);
+    Ok((oldest.unwrap_or(next), next))
+}
+
 /// The namespace a message is about.
 pub(super) fn namespace_of(message: &Message) -> Option<NamespaceId> {
     match message {

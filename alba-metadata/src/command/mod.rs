@@ -1,5 +1,6 @@
-//! The commands beside the daemon: `backup`, `restore`, `fsck`, `export`.
+//! The commands beside the daemon: `init`, `join`, `backup`, `restore`, `fsck`, `export`.
 
+mod begin;
 mod offline;
 mod online;
 
@@ -17,13 +18,16 @@ use clap::{Parser, Subcommand};
 use crate::backup::BackupError;
 use crate::daemon::{MetadataConfig, MetadataDaemon};
 
+pub use offline::restore_file;
+pub use online::backup_to_file;
+
 /// Does this word name a command?
 pub(crate) fn is_command(word: &str) -> bool {
-    matches!(word, "backup" | "restore" | "fsck" | "export")
+    matches!(word, "init" | "join" | "backup" | "restore" | "fsck" | "export")
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "alba-metadata", version, about = "Backups and checks of metadata groups")]
+#[command(name = "alba-metadata", version, about = "First steps, backups and checks of metadata groups")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -31,6 +35,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check the configuration of a first server and make its data directory
+    Init(begin::Init),
+    /// Check the configuration of a server that is added and make its data directory
+    Join(begin::Join),
     /// Write one state of a group that runs to a file
     Backup(online::Backup),
     /// Make a group of a backup, in the data directory of a server that does not run
@@ -69,6 +77,8 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Is all well?
 async fn run(env: &Env, command: Command) -> anyhow::Result<bool> {
     match command {
+        Command::Init(command) => command.run(env).await,
+        Command::Join(command) => command.run(env).await,
         Command::Backup(command) => command.run(env).await,
         Command::Restore(command) => command.run(env).await,
         Command::Fsck(command) => command.run(env).await,

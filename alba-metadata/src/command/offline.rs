@@ -7,20 +7,17 @@ use std::sync::Arc;
 use alba_core::env::real::disk::{IoConfig, RealDisk};
 use alba_core::env::{Env, blocking, files};
 use alba_core::ids::GroupId;
-use alba_core::kv::{FjallKv, Kv};
+use alba_core::kv::Kv;
 use alba_core::wire::rpc::admin::StreamKind;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::online::{Servers, Source};
 use super::{configuration, of_file, say};
-use crate::backup::{ModelKind, check, export, file, restore};
+use crate::backup::{ModelKind, OldGroup, check, export, file, restore};
 use crate::daemon::{MetadataConfig, REPLICA, StatesIn, lock};
 use crate::raft::States;
 use crate::raft::seed::state_of;
-
-/// Cache while a backup is looked through, in bytes.
-const CACHE: u64 = 32 << 20;
 
 /// Make a group of a backup, in the data directory of a server that does not run
 #[derive(Debug, Args)]
@@ -42,19 +39,30 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) async fn run(self, env: &Env) -> anyhow::Result<bool> {
-        let config = configuration(&self.config)?;
-        files::create_dir_all(&config.data_dir)
-            .with_context(|| format!("cannot create data_dir {}", config.data_dir.display()))?;
-        let _lock = lock(&config.data_dir)?;
-        let of = of_file(&self.file, file::verify(&self.file))?.description.group;
-        if of != self.group {
-            bail!("{} is a backup of group {of}, not of {}", self.file.display(), self.group);
-        }
-        let restored = restore::restore(env, &config, &self.file).await;
-        let verified = restored.with_context(|| self.file.display().to_string())?;
+        let verified = restore_file(env, &self.config, &self.group, &self.file).await?;
         say(&format!("group {}: {} rows restored", self.group, verified.rows));
         Ok(true)
     }
+}
+
+/// Makes `group` of a backup in the data directory of the server that the configuration file `config` is of. The server must not
+/// run and must have nothing of the group.
+pub async fn restore_file(
+    env: &Env,
+    config: &Path,
+    group: &GroupId,
+    file: &Path,
+) -> anyhow::Result<file::Verified> {
+    let config = configuration(config)?;
+    files::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot create data_dir {}", config.data_dir.display()))?;
+    let _lock = lock(&config.data_dir)?;
+    let of = of_file(file, file::verify(file))?.description.group;
+    if of != *group {
+        bail!("{} is a backup of group {of}, not of {group}", file.display());
+    }
+    let restored = restore::restore(env, &config, file).await;
+    restored.with_context(|| file.display().to_string())
 }
 
 /// Where a state is read from.
@@ -80,18 +88,8 @@ struct State {
 struct Opened {
     group: GroupId,
     kv: Arc<dyn Kv>,
-    /// Removed after the store in it was closed: fields go in their order.
-    _scratch: Option<Scratch>,
-}
-
-/// The directory of a store that was made for one command only.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left over is removed by the next run.
-        drop(files::remove_dir_all(&self.0));
-    }
+    /// What it is of, when it is no data directory.
+    _old: Option<OldGroup>,
 }
 
 impl State {
@@ -131,21 +129,12 @@ impl State {
     }
 }
 
-/// A backup's rows in a store of their own, beside it: as many as there are need not fit into memory.
+/// A backup's rows in a store beside it.
 fn of_backup(path: &Path) -> anyhow::Result<Opened> {
-    let group = of_file(path, file::verify(path))?.description.group;
     let mut name = path.file_name().context("no file name")?.to_owned();
     name.push(".scratch");
-    let scratch = path.with_file_name(name);
-    if scratch.exists() {
-        files::remove_dir_all(&scratch)?;
-    }
-    files::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
-    let scratch = Scratch(scratch);
-    let kv: Arc<dyn Kv> = Arc::new(FjallKv::open(&scratch.0, CACHE)?);
-    let opened = Opened { group, kv, _scratch: Some(scratch) };
-    of_file(path, file::load(path, opened.kv.as_ref()))?;
-    Ok(opened)
+    let old = of_file(path, OldGroup::open(path, path.with_file_name(name)))?;
+    Ok(Opened { group: old.description().group.clone(), kv: old.kv().clone(), _old: Some(old) })
 }
 
 /// The store of a group, which must be there.
@@ -168,7 +157,7 @@ async fn of_directory(env: &Env, config: &MetadataConfig, group: &GroupId) -> an
         None => memory.open(&directory).map(|kv| Arc::new(kv) as Arc<dyn Kv>),
     };
     let kv = blocking(env.spawn.as_ref(), open).await??;
-    Ok(Opened { group: group.clone(), kv, _scratch: None })
+    Ok(Opened { group: group.clone(), kv, _old: None })
 }
 
 /// Make every counter and index of a group again and say which differ

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alba_core::env::Env;
@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{configuration, of_file, say};
-use crate::backup::file::Draft;
+use crate::backup::file::{Draft, Verified};
 use crate::daemon::secured;
 
 /// For a connection or an answer.
@@ -24,7 +24,7 @@ const CALL: Duration = Duration::from_secs(10);
 const ATTEMPTS: usize = 4;
 
 /// Which servers, and how they are reached.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct Servers {
     /// A server that hosts the group; give it once for each. Without it those of the configuration
     #[arg(long, value_name = "IP:PORT")]
@@ -62,10 +62,7 @@ pub(super) struct Backup {
 impl Backup {
     pub(super) async fn run(self, env: &Env) -> anyhow::Result<bool> {
         let source = Source::new(env, self.config.as_ref(), &self.servers)?;
-        let draft = Draft::create(&self.file);
-        let mut draft = draft.with_context(|| format!("cannot write {}", self.file.display()))?;
-        source.read(&self.group, StreamKind::Backup, &mut |bytes| draft.write(bytes)).await?;
-        let verified = of_file(&self.file, draft.finish())?;
+        let verified = source.backup(&self.group, &self.file).await?;
         let description = &verified.description;
         say(&format!(
             "{}: group {}, {} rows, applied index {}",
@@ -76,6 +73,20 @@ impl Backup {
         ));
         Ok(true)
     }
+}
+
+/// Writes one state of a group to a new file, as the leader among `servers` has it; `env.net` must be what they speak.
+///
+/// # Errors
+/// Nobody gives it; the file exists or cannot be written.
+pub async fn backup_to_file(
+    env: &Env,
+    servers: Vec<SocketAddr>,
+    group: &GroupId,
+    file: &Path,
+) -> anyhow::Result<Verified> {
+    let source = Source { env: env.clone(), servers, consistency: Consistency::Linearizable };
+    source.backup(group, file).await
 }
 
 /// Servers to read a group from.
@@ -102,6 +113,20 @@ impl Source {
         }
         let consistency = if servers.any { Consistency::Any } else { Consistency::Linearizable };
         Ok(Self { env, servers: addresses, consistency })
+    }
+
+    /// Writes one state of a group to a new file.
+    pub(super) async fn backup(&self, group: &GroupId, file: &Path) -> anyhow::Result<Verified> {
+        let draft = Draft::create(file);
+        let mut draft = draft.with_context(|| format!("cannot write {}", file.display()))?;
+        self.read(group, StreamKind::Backup, &mut |bytes| draft.write(bytes)).await?;
+        of_file(file, draft.finish())
+    }
+
+    /// One question to one server.
+    pub(super) async fn ask(&self, server: SocketAddr, question: &Request) -> anyhow::Result<Reply> {
+        let connection = self.connect(server).await?;
+        Ok(connection.call(question, self.env.deadline_in(CALL)).await?.reply)
     }
 
     async fn connect(&self, to: SocketAddr) -> anyhow::Result<RpcConnection> {

@@ -47,6 +47,7 @@ use crate::txn::KvTxn;
 use crate::value::{damaged, decode, encode, load};
 
 pub use recount::{Difference, recount, recount_group};
+pub(crate) use recovery::{to_note, waits_for_deletion, without_keys_to_delete};
 
 type Refused = Fault<NsmError>;
 

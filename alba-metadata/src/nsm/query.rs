@@ -73,6 +73,7 @@ pub(super) fn answer(store: &dyn KvRead, query: &NsmQuery) -> Result<NsmAnswer, 
         NsmQuery::ExportPage { namespace, id, from } => {
             NsmAnswer::Exported(relocate::export(store, *namespace, *id, from)?)
         }
+        NsmQuery::NextMessage => NsmAnswer::NextMessage(super::next_message(store)?),
         NsmQuery::Load => NsmAnswer::Load(load_of(store)?),
         NsmQuery::Namespaces { after, max } => {
             let mut range = first_of(*max);

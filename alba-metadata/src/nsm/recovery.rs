@@ -1,15 +1,18 @@
 //! Recovery of a namespace whose group was lost (features §3.10): manifests that were put together from what OSDs hold come
-//! back by id and highest version, in any order and any number of times, with the same result.
+//! back by id and highest version (of one version: most fragments), in any order and any number of times, with the same result.
 //!
 //! Nothing doubtful is restored: of two objects with one name neither is, and an object that may have been deleted is not.
 //! They are listed apart, and an operator decides. While any is listed, the recovery cannot be finished, because
 //! garbage collection would take their fragments. Fragments of lower versions are left alone; they are few and a scrub finds
 //! them.
 
-use alba_core::ids::{GcEpoch, NamespaceId, ObjectId, ObjectName};
+use std::collections::BTreeSet;
+
+use alba_core::ids::{GcEpoch, NamespaceId, ObjectId, ObjectName, ObjectVersion, OsdId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Manifest;
 use alba_core::range::Page;
+use alba_core::wire::rpc::abm::OsdInfo;
 use alba_core::wire::rpc::nsm::{
     Finding, FindingReason, Lifecycle, NsmError, NsmOutcome, Recovered, RecoveredObject, Resolution,
 };
@@ -19,7 +22,9 @@ use super::indexes;
 use super::keys::{self, Table};
 use super::{Refused, checks, epochs, inline, objects, refuse};
 use crate::txn::{KvTxn, counter};
-use crate::value::{PRESENT, damaged, decode, delete_long, encode, get_long, put_long, save, scan_prefix};
+use crate::value::{
+    PRESENT, damaged, decode, delete_long, encode, get_long, last_number, load, put_long, save, scan_prefix,
+};
 
 pub(super) fn recover(
     txn: &mut KvTxn<'_>,
@@ -55,6 +60,13 @@ fn sound(manifest: &Manifest) -> Result<(), NsmError> {
     checks::readable(manifest)
 }
 
+/// The better manifest of an object has the higher rank: of one version the one that knows of more fragments, since an OSD that
+/// was not asked before may be asked now.
+fn rank(manifest: &Manifest) -> (ObjectVersion, usize) {
+    let known = manifest.fragments().filter(|(_, _, fragment)| fragment.location.is_some());
+    (manifest.version, known.count())
+}
+
 fn one(txn: &mut KvTxn<'_>, namespace: NamespaceId, object: &RecoveredObject) -> Result<Recovered, KvError> {
     let manifest = &object.manifest;
     let (id, name) = (&manifest.object_id, &manifest.name);
@@ -63,7 +75,7 @@ fn one(txn: &mut KvTxn<'_>, namespace: NamespaceId, object: &RecoveredObject) ->
     let was_flagged = apart.as_ref().is_some_and(|f| f.reason == FindingReason::PossiblyDeleted);
     let possibly_deleted = object.possibly_deleted || was_flagged;
     let known = stored.as_ref().or(apart.as_ref().map(|finding| &finding.manifest));
-    let newer = known.is_none_or(|known| known.version < manifest.version);
+    let newer = known.is_none_or(|known| rank(known) < rank(manifest));
     // A name is for ever: an object of another name under the same id is no version of this one. The first one stays.
     if known.is_some_and(|known| known.name != *name) {
         return Ok(Recovered::Refused(NsmError::NonUniqueObjectId));
@@ -204,6 +216,73 @@ pub(super) fn finish(
     state.lifecycle = Lifecycle::Active;
     access::save_state(txn, namespace, &state)?;
     Ok(NsmOutcome::Done)
+}
+
+/// Does a fragment of this object wait to be deleted from one of these OSDs?
+pub(crate) fn waits_for_deletion(
+    store: &(impl KvRead + ?Sized),
+    namespace: NamespaceId,
+    object: &ObjectId,
+    osds: &[OsdId],
+) -> Result<bool, KvError> {
+    for osd in osds {
+        let mut prefix = keys::of_osd(namespace, Table::DeleteQueue, *osd);
+        prefix.extend_from_slice(object.as_bytes());
+        if !scan_prefix(store, &prefix, 1)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Objects, and the OSDs that may have notes of them.
+pub(crate) type Noted<T> = (Vec<T>, Vec<OsdInfo>);
+
+/// The objects that have these names now, and the OSDs that can take notes of them.
+pub(crate) fn to_note(
+    store: &dyn KvRead,
+    namespace: NamespaceId,
+    names: &BTreeSet<ObjectName>,
+) -> Result<Noted<(ObjectId, ObjectName)>, KvError> {
+    let mut objects = Vec::new();
+    for name in names {
+        objects.extend(indexes::id_of(store, namespace, name)?.map(|id| (id, name.clone())));
+    }
+    let mut osds = Vec::new();
+    if !objects.is_empty() {
+        for (key, _) in scan_prefix(store, &keys::table(namespace, Table::ActiveOsds), usize::MAX)? {
+            osds.extend(info_of(store, namespace, &key)?);
+        }
+    }
+    Ok((objects, osds))
+}
+
+/// Those of the objects of which no fragment waits to be deleted, and the OSDs that may have notes of them.
+pub(crate) fn without_keys_to_delete(
+    store: &dyn KvRead,
+    namespace: NamespaceId,
+    objects: &BTreeSet<ObjectId>,
+) -> Result<Noted<ObjectId>, KvError> {
+    let (mut ids, mut osds) = (Vec::new(), Vec::new());
+    for (key, _) in scan_prefix(store, &keys::table(namespace, Table::OsdInfos), usize::MAX)? {
+        ids.push(OsdId::new(last_number(&key)?).map_err(damaged)?);
+        osds.extend(info_of(store, namespace, &key)?);
+    }
+    let mut free = Vec::new();
+    for object in objects {
+        // One that is stored is not deleted, whatever was deleted of it.
+        let stored = indexes::object(store, namespace, object)?.is_some();
+        if !stored && !waits_for_deletion(store, namespace, object, &ids)? {
+            free.push(*object);
+        }
+    }
+    Ok((free, osds))
+}
+
+/// Of the OSD that a key is about.
+fn info_of(store: &dyn KvRead, namespace: NamespaceId, key: &[u8]) -> Result<Option<OsdInfo>, KvError> {
+    let osd = OsdId::new(last_number(key)?).map_err(damaged)?;
+    load(store, &keys::of_osd(namespace, Table::OsdInfos, osd))
 }
 
 /// A page of what is listed apart.

@@ -457,6 +457,20 @@ fn recovery_restores_what_is_certain_and_lists_the_rest() {
     whole(&store);
 }
 
+#[test]
+fn of_one_version_the_manifest_with_more_fragments_counts() {
+    let store = recovering();
+    let mut thin = found("a", 1, 0, false);
+    thin.manifest.chunks[0].fragments[1].location = None;
+    let whole_one = found("a", 1, 0, false);
+    assert_eq!(recover(&store, vec![thin.clone()]), [Recovered::Stored]);
+    assert_eq!(recover(&store, vec![whole_one.clone(), thin]), [Recovered::Stored, Recovered::Known]);
+    whole(&store);
+    let finish = NsmCommand::FinishRecovery { namespace: NS, epoch: GcEpoch::from_u32(1) };
+    run(&store, finish).unwrap();
+    assert_eq!(by_id(&store, 1).unwrap().chunks, whole_one.manifest.chunks);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -18,7 +18,7 @@ use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmQuery, Desti
 use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, NsmMessage};
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Devices, Groups, nsm_refusal, on_device, remote};
+use super::{Devices, Groups, ages, nsm_refusal, on_device, remote};
 use crate::abm::Abm;
 use crate::machine::{Input, Output};
 use crate::replicator::{ReplicationError, Replicator, read_with};
@@ -204,9 +204,14 @@ impl Shared {
     async fn work(&self, destination: &Destination) {
         let mut failures: u32 = 0;
         let mut patience = Patience::default();
+        let mut compared = false;
         loop {
             let batch = patience.batch();
-            let reason = match self.step(destination, batch).await {
+            let stepped = match self.compare(destination, &mut compared).await {
+                Ok(()) => self.step(destination, batch).await,
+                Err(reason) => Err(Failure::Trouble(reason)),
+            };
+            let reason = match stepped {
                 Ok(Step::Empty) => return,
                 Ok(Step::Done) => {
                     failures = 0;
@@ -233,6 +238,28 @@ impl Shared {
             let until = self.env.clock.now().plus(pause / 1000 * thousandths);
             self.env.clock.sleep_until(until).await;
         }
+    }
+
+    /// Before anything goes to a group: is it of the same age?
+    async fn compare(&self, destination: &Destination, compared: &mut bool) -> Result<(), String> {
+        // An OSD is compared with each message.
+        let Destination::Group(group) = destination else { return Ok(()) };
+        if *compared {
+            return Ok(());
+        }
+        let deadline = self.env.deadline_in(STEP_TIME);
+        let lost = match ask(self.abm.as_ref(), AbmQuery::Groups, deadline).await {
+            Ok(Ok(AbmAnswer::Groups(groups))) => groups.iter().any(|known| known.id == *group && known.lost),
+            _ => return Err("the ABM does not tell its groups".to_owned()),
+        };
+        // Nothing goes to one that is given up.
+        if !lost
+            && let Some(misfit) = ages::compare(&self.env, &self.abm, &self.groups, group, deadline).await?
+        {
+            return Err(misfit);
+        }
+        *compared = !lost;
+        Ok(())
     }
 
     /// Delivers some messages and marks them delivered.
@@ -307,9 +334,12 @@ impl Shared {
     ) -> Result<MessageId, Failure> {
         let Destination::Osd(osd_id) = destination else { return Err("not an OSD".to_owned().into()) };
         let osd_id = *osd_id;
-        let record =
-            read_with(self.abm.as_ref(), deadline, move |store| crate::abm::osd_by_id(store, osd_id));
-        let record = record.await.map_err(|error| error.to_string())?;
+        let numbered = destination.clone();
+        let read = read_with(self.abm.as_ref(), deadline, move |store| {
+            let (_, next) = crate::abm::message_numbers(store, &numbered)?;
+            Ok((crate::abm::osd_by_id(store, osd_id)?, next))
+        });
+        let (record, next) = read.await.map_err(|error| error.to_string())?;
         let info = record.ok_or_else(|| format!("OSD {osd_id} is not registered any more"))?.info;
         let osd = self.devices.osd(&info);
         let mut last = Err(Failure::Trouble("nothing to deliver".to_owned()));
@@ -321,7 +351,7 @@ impl Shared {
                     return last.map_err(|_| Failure::Refused(*id, "it is not for an OSD".to_owned()));
                 }
             };
-            match on_device::deliver(osd.as_ref(), &self.alba_id, *id, message, deadline).await {
+            match on_device::deliver(osd.as_ref(), &self.alba_id, *id, message, next, deadline).await {
                 Ok(()) => last = Ok(*id),
                 Err(error) => {
                     let reason = format!("OSD {}: {error}", info.long_id);

@@ -13,7 +13,7 @@ use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use tokio::sync::watch;
 
-use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, deliver, peers, relocate, uuid};
+use super::{Devices, Groups, REQUEST_TIME, StartError, abm_id, ages, deliver, peers, relocate, uuid};
 use crate::abm::Abm;
 use crate::machine::{Input, Output};
 use crate::model::Model;
@@ -117,7 +117,13 @@ impl Registrar {
 }
 
 /// The duties of the server that leads the ABM.
-pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>, devices: Arc<dyn Devices>) {
+pub(super) async fn abm(
+    env: Env,
+    registrar: Arc<Registrar>,
+    groups: Arc<Groups>,
+    devices: Arc<dyn Devices>,
+    misfits: ages::Misfits,
+) {
     let alba_id = loop {
         match registrar.bootstrap().await {
             Ok(id) => break id,
@@ -129,6 +135,8 @@ pub(super) async fn abm(env: Env, registrar: Arc<Registrar>, groups: Arc<Groups>
     let _deliver = env.spawn.spawn("metadata-deliver", Box::pin(deliverer.run())).abort_on_drop();
     let peers = peers::run(env.clone(), registrar.abm.clone(), devices.clone());
     let _peers = env.spawn.spawn("metadata-peers", Box::pin(peers)).abort_on_drop();
+    let ages = ages::run(env.clone(), registrar.abm.clone(), groups.clone(), misfits);
+    let _ages = env.spawn.spawn("metadata-ages", Box::pin(ages)).abort_on_drop();
     let moves = relocate::run(env.clone(), registrar.abm.clone(), groups.clone());
     let _moves = env.spawn.spawn("metadata-moves", Box::pin(moves)).abort_on_drop();
     loop {
@@ -263,7 +271,7 @@ mod tests {
                 alba_id: Arc::default(),
             });
             let devices = Arc::new(AsdDevices::new(env.clone()));
-            let duty = super::abm(env.clone(), registrar, groups, devices);
+            let duty = super::abm(env.clone(), registrar, groups, devices, ages::Misfits::default());
             let _duty = env.spawn.spawn("duty", Box::pin(duty)).abort_on_drop();
             let pause = |time| env.clock.sleep_until(env.clock.now().plus(time));
             let registered = async || {

@@ -4,10 +4,12 @@
 //! wait until a new namespace can be written to.
 
 mod admin;
+mod ages;
 mod claim;
 mod deliver;
 mod devices;
 mod lead;
+mod notes;
 mod on_device;
 mod peers;
 mod reach;
@@ -20,13 +22,13 @@ mod streams;
 mod tests;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Deadline, Env, within};
-use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceName};
+use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceId, NamespaceName, ObjectId};
 use alba_core::net::rpc::{Answer, Handler};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, ObjectUpdate};
@@ -105,6 +107,9 @@ pub struct Node {
     rafts: BTreeMap<GroupId, Arc<dyn AnyRaft>>,
     alba_id: Arc<OnceLock<AlbaId>>,
     devices: Arc<dyn Devices>,
+    notes: Arc<notes::Notes>,
+    /// Of the ABM that is led from here.
+    misfits: ages::Misfits,
     troubles: Arc<Mutex<BTreeMap<GroupId, String>>>,
     streams: streams::Streams,
     watches: Option<watch::Watches>,
@@ -160,6 +165,7 @@ impl Node {
         let groups = Arc::new(groups);
         let troubles: Arc<Mutex<BTreeMap<GroupId, String>>> = Arc::default();
         let alba_id: Arc<OnceLock<AlbaId>> = Arc::default();
+        let misfits = ages::Misfits::default();
         let mut tasks = Vec::new();
         if let Some(abm) = &groups.abm {
             let registrar = lead::Registrar {
@@ -178,7 +184,11 @@ impl Node {
             let registrar = Arc::new(registrar);
             let duty = {
                 let (env, groups, devices) = (env.clone(), groups.clone(), devices.clone());
-                move || lead::abm(env.clone(), registrar.clone(), groups.clone(), devices.clone())
+                let misfits = misfits.clone();
+                move || {
+                    let (groups, devices) = (groups.clone(), devices.clone());
+                    lead::abm(env.clone(), registrar.clone(), groups, devices, misfits.clone())
+                }
             };
             let leading = lead::while_leading(env.clone(), abm.leadership(), "metadata-abm", duty);
             tasks.push(env.spawn.spawn("metadata-lead", Box::pin(leading)).abort_on_drop());
@@ -191,8 +201,20 @@ impl Node {
         }
         let streams = streams::Streams::new(&env);
         let watches = groups.abm.as_ref().map(|abm| watch::Watches::start(&env, abm.clone(), watch::MOST));
-        let node = Self { env, groups, rafts, alba_id, devices, troubles, streams, watches, _tasks: tasks };
-        Ok(Arc::new(node))
+        let notes = Arc::new(notes::Notes::new(&env, &devices));
+        Ok(Arc::new(Self {
+            env,
+            groups,
+            rafts,
+            alba_id,
+            devices,
+            notes,
+            misfits,
+            troubles,
+            streams,
+            watches,
+            _tasks: tasks,
+        }))
     }
 
     /// Makes backups of the groups that are led from here, as long as what this gives lives.
@@ -254,6 +276,11 @@ impl Node {
                 return Some(told(group, &trouble));
             }
         }
+        let misfits = self.misfits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, misfit)) = misfits.iter().next() {
+            return Some(misfit.clone());
+        }
+        drop(misfits);
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.iter().next().map(|(group, trouble)| told(group, trouble))
     }
@@ -313,6 +340,48 @@ impl Node {
                 return Some(record);
             }
         }
+    }
+
+    async fn nsm_command(
+        &self,
+        nsm: &Arc<dyn Replicator<Nsm>>,
+        id: RequestId,
+        command: NsmCommand,
+        deadline: Deadline,
+    ) -> Answer {
+        let cleaned = match &command {
+            NsmCommand::MarkKeysDeleted { namespace, keys, .. } => {
+                Some((*namespace, keys.iter().map(|key| key.object).collect()))
+            }
+            _ => None,
+        };
+        let doomed = self.notes.doomed(nsm.as_ref(), &command, deadline).await;
+        // Both before the client hears of it; which comes first does not matter.
+        let propose = nsm.propose(Input::Command(id, command), deadline);
+        let (proposed, ()) = tokio::join!(propose, self.notes.write(doomed, deadline));
+        match proposed {
+            Ok((output, index)) => {
+                if let Some((namespace, objects)) = cleaned {
+                    self.clean_notes(nsm, namespace, objects);
+                }
+                let reply = done::<Nsm>(output).map_or_else(Reply::Refused, Reply::Nsm);
+                Answer { reply, index }
+            }
+            Err(error) => refused(&error).into(),
+        }
+    }
+
+    /// In the background: nobody waits for it, and what is left undone does no harm.
+    fn clean_notes(
+        &self,
+        nsm: &Arc<dyn Replicator<Nsm>>,
+        namespace: NamespaceId,
+        objects: BTreeSet<ObjectId>,
+    ) {
+        let (notes, nsm) = (self.notes.clone(), nsm.clone());
+        let deadline = self.env.deadline_in(REQUEST_TIME);
+        let work = async move { notes.clean_up(nsm.as_ref(), namespace, objects, deadline).await };
+        drop(self.env.spawn.spawn("metadata-notes", Box::pin(work)));
     }
 
     async fn claim(&self, long_id: LongId, deadline: Deadline) -> Reply {
@@ -394,13 +463,7 @@ impl Handler for Node {
                     ))))
                     .into()
                 }
-                Some(nsm) => match nsm.propose(Input::Command(id, command), deadline).await {
-                    Ok((output, index)) => {
-                        let reply = done::<Nsm>(output).map_or_else(Reply::Refused, Reply::Nsm);
-                        Answer { reply, index }
-                    }
-                    Err(error) => refused(&error).into(),
-                },
+                Some(nsm) => self.nsm_command(nsm, id, command, deadline).await,
             },
             Request::NsmQuery(group, consistency, query) => match self.groups.nsm.get(&group) {
                 None => unknown_group(),

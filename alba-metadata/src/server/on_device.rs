@@ -5,6 +5,7 @@ use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
 use alba_core::env::{Deadline, Osd, OsdError};
 use alba_core::ids::{AlbaId, MessageId, NamespaceId, OsdId, PresetName};
+use alba_core::kv::KvError;
 use alba_core::osd_keys;
 use alba_core::preset::Preset;
 use alba_core::range::{RangeQuery, next_prefix};
@@ -13,7 +14,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::value::encode;
+use super::ages;
+use crate::value::{decode, encode};
 
 /// Kept on a claimed OSD so that a lost ABM can be rebuilt: `1 ‖ postcard` under [`osd_keys::osd_record`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,20 @@ pub struct NamespaceOnDevice {
     pub preset: Preset,
 }
 
+impl OsdOnDevice {
+    /// Reads the stored form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, KvError> {
+        decode(bytes)
+    }
+}
+
+impl NamespaceOnDevice {
+    /// Reads the stored form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, KvError> {
+        decode(bytes)
+    }
+}
+
 /// Why a message did not have its effect (yet).
 #[derive(Debug, Error)]
 pub(super) enum DeliveryError {
@@ -47,6 +63,9 @@ pub(super) enum DeliveryError {
         /// What there is.
         message: MessageId,
     },
+    /// The ABM is older than the device.
+    #[error("{0}")]
+    Misfit(String),
     /// What the device keeps does not decode.
     #[error("the OSD holds {0}")]
     Damaged(String),
@@ -59,7 +78,7 @@ impl DeliveryError {
             // Of the counter: someone else delivered at the same time, and the next attempt finds what.
             Self::Osd(OsdError::AssertFailed(key)) => *key != osd_keys::next_message(),
             Self::Osd(OsdError::BadRequest(_)) => true,
-            Self::Osd(_) | Self::TooFarOff { .. } | Self::Damaged(_) => false,
+            Self::Osd(_) | Self::TooFarOff { .. } | Self::Misfit(_) | Self::Damaged(_) => false,
         }
     }
 }
@@ -72,12 +91,14 @@ pub(super) fn value(bytes: impl Into<Bytes>) -> StoredValue {
 /// Keys deleted per batch (wire-protocol §5.3).
 const DELETE_STEP: i32 = 200;
 
-/// Gives one message its effect, once; without a message only the device's counter moves on.
+/// Gives one message its effect, once; without a message only the device's counter moves on. `next_sent`: the number that no
+/// message has yet; read before the device is asked, and messages are delivered by one at a time.
 pub(super) async fn deliver(
     osd: &dyn Osd,
     alba_id: &AlbaId,
     id: MessageId,
     message: Option<&OsdMessage>,
+    next_sent: MessageId,
     deadline: Deadline,
 ) -> Result<(), DeliveryError> {
     let next_key = osd_keys::next_message();
@@ -91,6 +112,9 @@ pub(super) async fn deliver(
             (expected, OsdAssert::Value(next_key.clone(), found.value))
         }
     };
+    if let Some(misfit) = ages::misfit("the OSD", id, next_sent, expected).filter(|_| expected > next_sent) {
+        return Err(DeliveryError::Misfit(misfit));
+    }
     if expected > id {
         // It had its effect before; only the news of it was lost.
         return Ok(());

@@ -24,6 +24,7 @@ use bytes::Bytes;
 
 use super::*;
 
+mod ages;
 mod delivery;
 mod meta;
 mod moves;
@@ -374,7 +375,7 @@ fn a_deleted_namespace_leaves_nothing_on_its_osds() {
         let deadline = ours.deadline_in(LIMIT);
         let key = |namespace, n: u32| {
             let address = osd_keys::FragmentAddress {
-                object_id: alba_core::ids::ObjectId::new([7; 32]),
+                object_id: ObjectId::new([7; 32]),
                 chunk: alba_core::ids::ChunkIndex(n),
                 fragment: alba_core::ids::FragmentIndex(0),
                 version: alba_core::ids::ObjectVersion(0),
@@ -437,13 +438,13 @@ fn a_lost_delivery_mark_has_no_second_effect_and_a_gap_is_refused() {
         let deadline = env.deadline_in(LIMIT);
         let id = alba_core::ids::MessageId::from_u32;
         let message = |n| alba_core::wire::rpc::abm::OsdMessage::Identify { osd_id: OsdId::from_u32(n) };
-        on_device::deliver(osd, &alba_id, id(0), Some(&message(1)), deadline).await.unwrap();
+        on_device::deliver(osd, &alba_id, id(0), Some(&message(1)), id(2), deadline).await.unwrap();
         let before = osd.content();
-        on_device::deliver(osd, &alba_id, id(0), Some(&message(2)), deadline).await.unwrap();
+        on_device::deliver(osd, &alba_id, id(0), Some(&message(2)), id(2), deadline).await.unwrap();
         assert_eq!(osd.content(), before);
-        let gap = on_device::deliver(osd, &alba_id, id(2), Some(&message(1)), deadline).await;
+        let gap = on_device::deliver(osd, &alba_id, id(2), Some(&message(1)), id(2), deadline).await;
         assert!(matches!(gap, Err(on_device::DeliveryError::TooFarOff { .. })));
-        on_device::deliver(osd, &alba_id, id(1), Some(&message(1)), deadline).await.unwrap();
+        on_device::deliver(osd, &alba_id, id(1), Some(&message(1)), id(2), deadline).await.unwrap();
     });
     running.unwrap();
 }

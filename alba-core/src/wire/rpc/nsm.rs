@@ -586,6 +586,8 @@ pub enum NsmQuery {
         /// At most this many (and at most 200).
         max: u32,
     },
+    /// Number of the message of the ABM that is expected next.
+    NextMessage,
 }
 
 /// What a read gave.
@@ -625,6 +627,8 @@ pub enum NsmAnswer {
     Load(GroupLoad),
     /// To `Namespaces`.
     Namespaces(Page<(NamespaceId, NamespaceName)>),
+    /// To `NextMessage`.
+    NextMessage(MessageId),
 }
 
 #[cfg(test)]

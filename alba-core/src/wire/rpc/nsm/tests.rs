@@ -253,6 +253,7 @@ fn queries() -> Vec<NsmQuery> {
         NsmQuery::ExportPage { namespace, id: MoveId(5), from: Cursor::Changes(300) },
         NsmQuery::Load,
         NsmQuery::Namespaces { after: Some(NS), max: 5 },
+        NsmQuery::NextMessage,
     ]
 }
 
@@ -318,6 +319,7 @@ fn answers() -> Vec<NsmAnswer> {
             busy: true,
         })
     }));
+    answers.push(NsmAnswer::NextMessage(MessageId::from_u32(300)));
     answers
 }
 
