@@ -205,7 +205,8 @@ pub(crate) fn admit(txn: &mut KvTxn<'_>, now: Timestamp, id: RequestId) -> Resul
     if id.sequence < lowest {
         return Ok(Admission::Unknown);
     }
-    if id.sequence - lowest >= WINDOW {
+    // The last number there is stays unused: what forgets a session forgets all below it.
+    if id.sequence == u64::MAX || id.sequence - lowest >= WINDOW {
         return Ok(Admission::TooFar);
     }
     let moved = lowest > header.lowest;

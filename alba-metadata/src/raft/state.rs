@@ -192,7 +192,9 @@ impl<M: Model> State<M> {
         effects: Effects<M>,
         written: oneshot::Sender<Result<(), KvError>>,
     ) {
+        let mut unfinished = Unfinished(Some(&self.failed));
         let result = kv.commit_shared(changes, Durability::Eventual);
+        unfinished.0 = None;
         drop(kv);
         if let Err(error) = result {
             self.failed.send_replace(Some(error.clone()));
@@ -413,6 +415,17 @@ fn changes(entries: Vec<openraft::Entry<TypeConfig>>) -> Vec<Vec<openraft::Entry
     all
 }
 
+/// A change whose writing ends without an answer (a panic in the store) has failed: the supervisor is to hear of it at once.
+struct Unfinished<'a>(Option<&'a watch::Sender<Option<KvError>>>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(failed) = self.0 {
+            failed.send_replace(Some(KvError::Io("a change of the store was not finished".to_owned())));
+        }
+    }
+}
+
 /// A change on its way into the store.
 struct Pending {
     changes: Arc<WriteBatch>,
@@ -423,17 +436,29 @@ struct Pending {
 pub(super) struct Machine<M: Model> {
     pub(super) state: Arc<State<M>>,
     pending: Option<Pending>,
+    /// A change that did not get into the store. Nothing may ever be applied on a store without it: the replica is opened again.
+    lost: Option<StorageError>,
 }
 
 impl<M: Model> Machine<M> {
     pub(super) fn new(state: Arc<State<M>>) -> Self {
-        Self { state, pending: None }
+        Self { state, pending: None, lost: None }
     }
 
     /// Waits until the store has everything that was applied.
     pub(super) async fn settle(&mut self) -> Result<(), StorageError> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        pending.written.await.map_err(failed)?.map_err(failed)
+        if let Some(error) = &self.lost {
+            return Err(error.clone());
+        }
+        let Some(pending) = &mut self.pending else { return Ok(()) };
+        // Not taken before it has ended: whoever is cancelled here leaves it to the next one.
+        let written = (&mut pending.written).await;
+        self.pending = None;
+        let result = written.map_err(failed).and_then(|written| written.map_err(failed));
+        if let Err(error) = &result {
+            self.lost = Some(error.clone());
+        }
+        result
     }
 }
 
@@ -464,6 +489,9 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
         let count = entries.len();
         if let Some(reason) = state.halted() {
             return Err(failed(io::Error::other(reason)));
+        }
+        if let Some(error) = &self.lost {
+            return Err(error.clone());
         }
         for change in changes(entries) {
             let kv = state.kv();

@@ -3,5 +3,6 @@
 pub(crate) mod cluster;
 mod group;
 mod model;
+mod pipelined;
 mod simulated;
 mod storage;

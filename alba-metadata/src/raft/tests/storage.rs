@@ -22,7 +22,7 @@ use crate::raft::snapshot::{Incoming, Offer};
 use crate::raft::state::{Machine, State, applied_of};
 use crate::raft::types::{LogId, Payload, StorageError, TypeConfig};
 
-const RECORD: Record = Record { id: 1, state: 1, complete: true };
+pub(super) const RECORD: Record = Record { id: 1, state: 1, complete: true };
 
 async fn open(env: &Env, place: &Place) -> std::io::Result<State<Lists>> {
     let group = GroupId::new("lists").unwrap();
@@ -37,7 +37,7 @@ async fn open(env: &Env, place: &Place) -> std::io::Result<State<Lists>> {
     State::open(env, &group, &home, record, Arc::new(watch::channel(0).0), 8).await
 }
 
-fn entry(index: u64, commands: Vec<ListCommand>) -> openraft::Entry<TypeConfig> {
+pub(super) fn entry(index: u64, commands: Vec<ListCommand>) -> openraft::Entry<TypeConfig> {
     let inputs =
         commands.into_iter().map(|command| postcard::to_stdvec(&Input::Internal(command)).unwrap().into());
     let id = BatchId { replica: 9, run: 9, sequence: index };
@@ -45,11 +45,11 @@ fn entry(index: u64, commands: Vec<ListCommand>) -> openraft::Entry<TypeConfig> 
     openraft::Entry { log_id: log_id(1, 9, index), payload: EntryPayload::Normal(Payload(batch.encode())) }
 }
 
-fn push(key: &str, number: u64) -> ListCommand {
+pub(super) fn push(key: &str, number: u64) -> ListCommand {
     ListCommand::Push { key: key.to_owned(), number }
 }
 
-fn listed(state: &State<Lists>, key: &str) -> Vec<u64> {
+pub(super) fn listed(state: &State<Lists>, key: &str) -> Vec<u64> {
     Lists::query(state.kv().as_ref(), &key.to_owned()).unwrap()
 }
 
