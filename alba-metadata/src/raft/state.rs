@@ -454,11 +454,13 @@ impl<M: Model> Machine<M> {
         // Not taken before it has ended: whoever is cancelled here leaves it to the next one.
         let written = (&mut pending.written).await;
         self.pending = None;
-        let result = written.map_err(failed).and_then(|written| written.map_err(failed));
-        if let Err(error) = &result {
-            self.lost = Some(error.clone());
-        }
-        result
+        let error = match written {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => failed(error),
+            Err(error) => failed(error),
+        };
+        self.lost = Some(error.clone());
+        Err(error)
     }
 }
 
