@@ -1,7 +1,7 @@
 //! A small backend in memory: one namespace's metadata and some OSDs, with faults, and a log of what happened in which
 //! order. It keeps the rules that the engine relies on, in the simplest form.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use alba_core::env::sim::memory_osd::MemoryOsd;
 use alba_core::env::sim::{SimNode, Simulation};
 use alba_core::env::{Clock, Deadline, Directory, Env, MetaError, NamespaceStore, Osd, OsdError};
 use alba_core::ids::*;
-use alba_core::manifest::{Manifest, Timestamp};
+use alba_core::manifest::Manifest;
 use alba_core::osd_keys;
 use alba_core::policy::Policy;
 use alba_core::preset::{Compression, ObjectChecksums, OsdSet, Preset};
@@ -25,6 +25,8 @@ use alba_core::wire::rpc::watch::{Lineage, Seen, Topic, WatchReply, WatchRequest
 use async_trait::async_trait;
 
 use crate::{Client, ClientConfig, OsdConnector};
+
+mod group;
 
 pub(super) const NS: NamespaceId = NamespaceId::from_u32(7);
 
@@ -401,136 +403,6 @@ impl Directory for Backend {
             Ok(now) => Ok(WatchReply::News(now.unwrap().clone())),
             Err(_) => Ok(WatchReply::Quiet),
         }
-    }
-}
-
-impl Group {
-    fn sequence(
-        &mut self,
-        asserts: &[ObjectAssert],
-        updates: Vec<ObjectUpdate>,
-        epoch: GcEpoch,
-    ) -> Result<NsmOutcome, NsmError> {
-        if epoch < self.info.min_epoch || epoch > self.info.newest_epoch {
-            return Err(NsmError::InvalidGcEpoch(epoch));
-        }
-        for assert in asserts {
-            let holds = match assert {
-                ObjectAssert::Exists(name) => self.objects.contains_key(name),
-                ObjectAssert::DoesNotExist(name) => !self.objects.contains_key(name),
-                ObjectAssert::HasId(name, id) => {
-                    self.objects.get(name).is_some_and(|o| o.manifest.object_id == *id)
-                }
-                ObjectAssert::HasChecksum(name, c) => {
-                    self.objects.get(name).is_some_and(|o| o.manifest.checksum == *c)
-                }
-            };
-            let (ObjectAssert::Exists(name)
-            | ObjectAssert::DoesNotExist(name)
-            | ObjectAssert::HasId(name, _)
-            | ObjectAssert::HasChecksum(name, _)) = assert;
-            if !holds {
-                return Err(NsmError::AssertFailed(name.clone()));
-            }
-        }
-        let active: BTreeSet<OsdId> = self.info.active_osds.iter().map(|(id, _)| *id).collect();
-        for update in &updates {
-            match update {
-                ObjectUpdate::Put { manifest, overwrite } => {
-                    let exists = self.objects.contains_key(&manifest.name);
-                    if (*overwrite == Overwrite::NoPrevious && exists)
-                        || (*overwrite == Overwrite::AnyPrevious && !exists)
-                    {
-                        return Err(NsmError::OverwriteNotAllowed(manifest.name.clone()));
-                    }
-                    for (_, _, fragment) in manifest.fragments() {
-                        if let Some(osd) = fragment.location.filter(|osd| !active.contains(osd)) {
-                            return Err(NsmError::InactiveOsd(osd));
-                        }
-                    }
-                    for chunk in &manifest.chunks {
-                        let stored = chunk.fragments.iter().filter(|f| f.location.is_some()).count();
-                        let fits = self.info.preset.policies.iter().any(|policy| {
-                            policy.shape() == manifest.scheme.shape && stored >= policy.min_fragments()
-                        });
-                        if !fits {
-                            return Err(NsmError::InvalidBucket);
-                        }
-                    }
-                }
-                ObjectUpdate::PutInline { manifest, value, .. } => {
-                    if !self.takes_inline {
-                        return Err(NsmError::PresetViolated("too few replicas".into()));
-                    }
-                    assert!(
-                        manifest.chunks.is_empty() && manifest.size <= self.info.preset.inline_limit.into()
-                    );
-                    assert!(value.checksum.matches(&value.packed));
-                }
-                ObjectUpdate::Delete { name, must_exist } => {
-                    if *must_exist && !self.objects.contains_key(name) {
-                        return Err(NsmError::ObjectNotFound);
-                    }
-                }
-            }
-        }
-        let mut last: BTreeMap<ObjectName, usize> = BTreeMap::new();
-        for (position, update) in updates.iter().enumerate() {
-            let name = match update {
-                ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => {
-                    &manifest.name
-                }
-                ObjectUpdate::Delete { name, .. } => name,
-            };
-            last.insert(name.clone(), position);
-        }
-        let mut stored = Vec::new();
-        for (position, update) in updates.into_iter().enumerate() {
-            let (update, value) = match update {
-                ObjectUpdate::PutInline { manifest, value, overwrite } => {
-                    (ObjectUpdate::Put { manifest, overwrite }, Some(value))
-                }
-                update => (update, None),
-            };
-            match update {
-                ObjectUpdate::Put { manifest, .. } => {
-                    if last[&manifest.name] != position {
-                        continue;
-                    }
-                    self.clock += 1;
-                    let mut manifest = *manifest;
-                    manifest.timestamp = Timestamp(self.clock);
-                    self.objects.insert(manifest.name.clone(), Object { manifest: manifest.clone(), value });
-                    stored.push(manifest);
-                }
-                ObjectUpdate::PutInline { .. } => unreachable!("made a put above"),
-                ObjectUpdate::Delete { name, .. } => {
-                    if last[&name] == position {
-                        self.objects.remove(&name);
-                    }
-                }
-            }
-        }
-        Ok(NsmOutcome::Stored(stored))
-    }
-
-    fn add_late(
-        &mut self,
-        object: ObjectId,
-        fragments: Vec<(ChunkIndex, FragmentIndex, OsdId)>,
-    ) -> Result<NsmOutcome, NsmError> {
-        let found = self.objects.values_mut().find(|o| o.manifest.object_id == object);
-        let manifest = &mut found.ok_or(NsmError::ObjectNotFound)?.manifest;
-        if manifest.version != ObjectVersion(0) {
-            return Err(NsmError::InvalidVersion(manifest.version));
-        }
-        for (chunk, fragment, osd) in fragments {
-            let entry = &mut manifest.chunks[chunk.index()].fragments[fragment.index()];
-            assert_eq!(entry.location, None, "only holes are filled");
-            entry.location = Some(osd);
-        }
-        manifest.version = ObjectVersion(1);
-        Ok(NsmOutcome::Updated(Box::new(manifest.clone())))
     }
 }
 
