@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use alba_client::ClientConfig;
 use alba_client::metadata::MetadataClient;
 use alba_core::checksum::Checksum;
 use alba_core::env::{Directory, Env, MetaError, NamespaceStore, real};
@@ -138,7 +139,15 @@ async fn clients_go_on_while_a_namespace_moves() {
     options.more = ["--metadata-nodes", "3", "--nsm-groups", "2"].map(str::to_owned).into();
     let cluster = Arc::new(Cluster::start("move-pause", options));
     let env = real::env();
-    let client = MetadataClient::connect(env.clone(), cluster.ready.metadata.clone());
+    let file = |name: &str| Some(cluster.data_dir().join("tls").join(name));
+    let config = ClientConfig {
+        metadata: cluster.ready.metadata.clone(),
+        tls_ca: file("ca.pem"),
+        tls_cert: file("client.pem"),
+        tls_key: file("client.key"),
+        ..ClientConfig::default()
+    };
+    let client = MetadataClient::of(&env, &config).unwrap();
     let preset = Preset::built_in();
     let name = NamespaceName::new("demo").unwrap();
     let mut writer = Writer { env, client, name, preset, osds: Vec::new(), number: AtomicU64::new(0) };
