@@ -9,6 +9,8 @@ pub mod abm;
 pub mod backup;
 mod command;
 mod daemon;
+#[cfg(test)]
+mod gated;
 mod listing;
 pub mod machine;
 pub mod model;

@@ -1,16 +1,16 @@
-use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::sim::Simulation;
 use alba_core::env::{Deadline, Env};
 use alba_core::ids::{GroupId, ObjectId};
-use alba_core::kv::{Durability, Entry, Kv, KvRead, SimKv, SimKvDevice, WriteBatch};
+use alba_core::kv::{Durability, Kv, SimKvDevice};
 use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::RequestId;
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery, Overwrite};
 
 use super::*;
+use crate::gated::Gated;
 use crate::machine::Output;
 use crate::nsm::fixtures::{NS, SPREAD, manifest, messages, name, put, sequence};
 use crate::nsm::{Nsm, recount};
@@ -159,68 +159,12 @@ fn a_failed_store_refuses_then_is_opened_again_and_the_retry_gets_the_first_answ
     .unwrap();
 }
 
-/// A store whose commits wait while the gate is shut.
-struct Gated {
-    kv: SimKv,
-    shut: Mutex<bool>,
-    /// Commits so far, those that wait included.
-    waiting: Mutex<u32>,
-    changed: Condvar,
-}
-
-impl Gated {
-    fn set(&self, shut: bool) {
-        *self.shut.lock().unwrap() = shut;
-        self.changed.notify_all();
-    }
-}
-
-impl KvRead for Gated {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.kv.get(key)
-    }
-
-    fn scan(
-        &self,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-        reverse: bool,
-        limit: usize,
-    ) -> Result<Vec<Entry>, KvError> {
-        self.kv.scan(lower, upper, reverse, limit)
-    }
-}
-
-impl Kv for Gated {
-    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
-        self.kv.snapshot()
-    }
-
-    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
-        assert_eq!(durability, Durability::Sync);
-        *self.waiting.lock().unwrap() += 1;
-        let shut = self.shut.lock().unwrap();
-        // A test that fails must still end.
-        drop(self.changed.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
-        self.kv.commit(batch, durability)
-    }
-
-    fn sync(&self) -> Result<(), KvError> {
-        self.kv.sync()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::disallowed_methods, reason = "on the real environment; the tasks give their results back")]
 async fn nobody_hears_of_a_command_before_it_is_safe() {
     let env = alba_core::env::real::env();
     let device = SimKvDevice::new();
-    let gated = Arc::new(Gated {
-        kv: device.open(),
-        shut: Mutex::new(false),
-        waiting: Mutex::new(0),
-        changed: Condvar::new(),
-    });
+    let gated = Arc::new(Gated::new(device.open(), Durability::Sync));
     let group = GroupId::new("nsm-0").unwrap();
     let store: Arc<dyn Kv> = gated.clone();
     let open: StoreOpener = Arc::new(move || Ok(store.clone()));
@@ -235,7 +179,7 @@ async fn nobody_hears_of_a_command_before_it_is_safe() {
         let (gated, env) = (gated.clone(), env.clone());
         async move {
             let until = soon(&env);
-            while *gated.waiting.lock().unwrap() < number {
+            while gated.commits() < number {
                 assert!(!until.left(env.clock.as_ref()).is_zero(), "it is not committed");
                 tokio::task::yield_now().await;
             }
@@ -259,7 +203,7 @@ async fn nobody_hears_of_a_command_before_it_is_safe() {
     assert_eq!(differences, []);
     // What fails is not told, nor what was made on top of it.
     gated.set(true);
-    let before = *gated.waiting.lock().unwrap();
+    let before = gated.commits();
     let failing = propose("object 3", 3);
     reached(before + 1).await;
     let behind = propose("object 4", 4);

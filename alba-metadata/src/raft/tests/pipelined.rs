@@ -1,12 +1,10 @@
 //! The next change is applied while the last one is being written, by a store that can be made to wait and to fail.
 
-use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use alba_core::env::real;
 use alba_core::ids::GroupId;
-use alba_core::kv::{Durability, Entry, Kv, KvError, KvRead, MemKv, WriteBatch};
+use alba_core::kv::{Durability, Kv, KvError, MemKv};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::RaftStateMachine;
 use tokio::sync::watch;
@@ -14,62 +12,11 @@ use tokio::sync::watch;
 use super::cluster::Place;
 use super::model::Lists;
 use super::storage::{RECORD, entry, listed, push};
+use crate::gated::Gated;
 use crate::raft::home::{Home, States};
 use crate::raft::state::{Machine, State, applied_of};
 
-/// A store whose commits wait while it is shut, and of which one can fail without spoiling the store.
-#[derive(Default)]
-struct Faulty {
-    kv: MemKv,
-    shut: Mutex<bool>,
-    opened: Condvar,
-    fail: Mutex<bool>,
-}
-
-impl Faulty {
-    fn shut(&self, shut: bool) {
-        *self.shut.lock().unwrap() = shut;
-        self.opened.notify_all();
-    }
-}
-
-impl KvRead for Faulty {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.kv.get(key)
-    }
-
-    fn scan(
-        &self,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-        reverse: bool,
-        limit: usize,
-    ) -> Result<Vec<Entry>, KvError> {
-        self.kv.scan(lower, upper, reverse, limit)
-    }
-}
-
-impl Kv for Faulty {
-    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
-        self.kv.snapshot()
-    }
-
-    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
-        let shut = self.shut.lock().unwrap();
-        // A test that fails must still end.
-        drop(self.opened.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
-        if std::mem::take(&mut *self.fail.lock().unwrap()) {
-            return Err(KvError::Io("once".to_owned()));
-        }
-        self.kv.commit(batch, durability)
-    }
-
-    fn sync(&self) -> Result<(), KvError> {
-        self.kv.sync()
-    }
-}
-
-struct One(Arc<Faulty>);
+struct One(Arc<Gated>);
 
 impl States for One {
     fn open(&self, _: u64) -> Result<Arc<dyn Kv>, KvError> {
@@ -85,7 +32,7 @@ impl States for One {
     }
 }
 
-async fn machine(store: &Arc<Faulty>) -> (Place, Machine<Lists>) {
+async fn machine(store: &Arc<Gated>) -> (Place, Machine<Lists>) {
     let place = Place::new(3);
     let home = Home { states: Arc::new(One(store.clone())), ..place.home() };
     home.save(RECORD).await.unwrap();
@@ -97,15 +44,15 @@ async fn machine(store: &Arc<Faulty>) -> (Place, Machine<Lists>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_sees_the_one_before_it_and_nobody_else_does_until_it_is_written() {
-    let store = Arc::new(Faulty::default());
+    let store = Arc::new(Gated::new(MemKv::new(), Durability::Eventual));
     let (_place, mut machine) = machine(&store).await;
-    store.shut(true);
+    store.set(true);
     machine.apply([entry(1, vec![push("a", 1)])]).await.unwrap();
     assert_eq!(listed(&machine.state, "a"), [] as [u64; 0]);
     assert_eq!(applied_of(machine.state.kv().as_ref()).unwrap().log, None);
     let opening = async {
         tokio::task::yield_now().await;
-        store.shut(false);
+        store.set(false);
     };
     // It appends to what the first one, which is not in the store yet, has made.
     let (second, ()) = tokio::join!(machine.apply([entry(2, vec![push("a", 2)])]), opening);
@@ -116,9 +63,9 @@ async fn a_change_sees_the_one_before_it_and_nobody_else_does_until_it_is_writte
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_change_that_was_lost_nothing_is_applied_any_more() {
-    let store = Arc::new(Faulty::default());
+    let store = Arc::new(Gated::new(MemKv::new(), Durability::Eventual));
     let (_place, mut machine) = machine(&store).await;
-    *store.fail.lock().unwrap() = true;
+    store.fail_next();
     machine.apply([entry(1, vec![push("a", 1)])]).await.unwrap();
     // Whatever is asked for in between: a snapshot, say.
     let mut builder = machine.get_snapshot_builder().await;

@@ -1,0 +1,83 @@
+//! A store for tests whose commits can be made to wait, and to fail once without spoiling it.
+
+use std::ops::Bound;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use alba_core::kv::{Durability, Entry, Kv, KvError, KvRead, WriteBatch};
+
+/// See the module.
+pub(crate) struct Gated {
+    kv: Box<dyn Kv>,
+    /// What every commit must ask for.
+    durability: Durability,
+    shut: Mutex<bool>,
+    /// Commits so far, those that wait included.
+    commits: Mutex<u32>,
+    changed: Condvar,
+    fail: Mutex<bool>,
+}
+
+impl Gated {
+    pub(crate) fn new(kv: impl Kv, durability: Durability) -> Self {
+        Self {
+            kv: Box::new(kv),
+            durability,
+            shut: Mutex::default(),
+            commits: Mutex::default(),
+            changed: Condvar::new(),
+            fail: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn set(&self, shut: bool) {
+        *self.shut.lock().unwrap() = shut;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn fail_next(&self) {
+        *self.fail.lock().unwrap() = true;
+    }
+
+    pub(crate) fn commits(&self) -> u32 {
+        *self.commits.lock().unwrap()
+    }
+}
+
+impl KvRead for Gated {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(key)
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<Entry>, KvError> {
+        self.kv.scan(lower, upper, reverse, limit)
+    }
+}
+
+impl Kv for Gated {
+    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
+        self.kv.snapshot()
+    }
+
+    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
+        assert_eq!(durability, self.durability);
+        *self.commits.lock().unwrap() += 1;
+        let shut = self.shut.lock().unwrap();
+        // A test that fails must still end.
+        drop(self.changed.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
+        if std::mem::take(&mut *self.fail.lock().unwrap()) {
+            return Err(KvError::Io("once".to_owned()));
+        }
+        self.kv.commit(batch, durability)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.kv.sync()
+    }
+}
