@@ -14,7 +14,7 @@ use alba_tests::repository::{root, test_functions};
 use alba_tests::requirements::{Lookup, Requirements, faults, without_row};
 
 /// Everything that must have a row.
-const ITEMS: [&str; 47] = [
+const ITEMS: [&str; 61] = [
     "2.1",
     "2.2",
     "2.3",
@@ -62,6 +62,20 @@ const ITEMS: [&str; 47] = [
     "5.shows.3",
     "5.shows.4",
     "5.shows.5",
+    "6.1",
+    "6.2",
+    "6.3",
+    "6.4",
+    "6.5",
+    "6.6",
+    "6.7",
+    "6.8",
+    "6.9",
+    "6.shows.1",
+    "6.shows.2",
+    "6.shows.3",
+    "6.shows.4",
+    "6.shows.5",
 ];
 
 fn requirements() -> Requirements {
