@@ -56,6 +56,10 @@ asd-memory:
 bench-metadata *args:
     cargo bench -p alba-metadata --bench metadata -- {{args}}
 
+# Puts, gets and slices through a proxy and twelve daemons, beside loopback TCP and the disk: just bench-proxy proxy/slice
+bench-proxy *args:
+    cargo bench -p alba-tests --bench proxy -- {{args}}
+
 # How long clients wait while a namespace of 100000 objects moves to another metadata group (ALBA_MOVE_OBJECTS: another number).
 move-pause:
     cargo test --release -p alba-tests --test move_pause -- --ignored --nocapture

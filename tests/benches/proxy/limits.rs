@@ -1,0 +1,103 @@
+//! What the machine gives without us.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::load::cpu_seconds_of;
+
+const BLOCK: usize = 1 << 20;
+
+/// A stream of blocks over one TCP connection on loopback: MB/s, and the CPU seconds per GiB of both its ends.
+pub(crate) fn loopback(time: Duration) -> (f64, f64) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let cpu = cpu_seconds_of("self");
+    let receiver = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut memory = vec![0; BLOCK];
+        let mut total = 0_u64;
+        loop {
+            match stream.read(&mut memory).unwrap() {
+                0 => return total,
+                read => total += u64::try_from(read).unwrap(),
+            }
+        }
+    });
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let data = vec![7; BLOCK];
+    while began.elapsed() < time {
+        stream.write_all(&data).unwrap();
+    }
+    drop(stream);
+    let bytes = as_f64(receiver.join().unwrap());
+    let cpu = cpu_seconds_of("self") - cpu;
+    (bytes / began.elapsed().as_secs_f64() / 1e6, cpu * f64::from(1 << 30) / bytes)
+}
+
+/// Blocks written over in one file, each synced: MB/s.
+pub(crate) fn disk(directory: &Path, time: Duration) -> f64 {
+    const BLOCKS: u64 = 256;
+    let file = File::create(directory.join("raw")).unwrap();
+    let data = vec![9; BLOCK];
+    let step = u64::try_from(BLOCK).unwrap();
+    for block in 0..BLOCKS {
+        file.write_all_at(&data, block * step).unwrap();
+    }
+    file.sync_all().unwrap();
+    let (began, mut written) = (Instant::now(), 0_u64);
+    while began.elapsed() < time {
+        file.write_all_at(&data, written % BLOCKS * step).unwrap();
+        file.sync_data().unwrap();
+        written += 1;
+    }
+    as_f64(written * step) / began.elapsed().as_secs_f64() / 1e6
+}
+
+/// Small questions and answers of `len` bytes over so many connections: answers per second.
+pub(crate) fn echo(connections: usize, len: usize, time: Duration) -> f64 {
+    const QUESTION: usize = 64;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let began = Instant::now();
+    let answers: u64 = thread::scope(|scope| {
+        scope.spawn(move || {
+            for stream in listener.incoming().take(connections) {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    stream.set_nodelay(true).unwrap();
+                    let (mut question, answer) = ([0; QUESTION], vec![1; len]);
+                    while stream.read_exact(&mut question).is_ok() && stream.write_all(&answer).is_ok() {}
+                });
+            }
+        });
+        let clients: Vec<_> = (0..connections)
+            .map(|_| {
+                scope.spawn(move || {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    let (question, mut answer, mut count) = ([2; QUESTION], vec![0; len], 0_u64);
+                    while began.elapsed() < time {
+                        stream.write_all(&question).unwrap();
+                        stream.read_exact(&mut answer).unwrap();
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    as_f64(answers) / began.elapsed().as_secs_f64()
+}
+
+/// Exact for what is counted here.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn as_f64(count: u64) -> f64 {
+    count as f64
+}

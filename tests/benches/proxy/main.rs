@@ -1,0 +1,149 @@
+//! A whole cluster of real processes behind one proxy, beside loopback TCP and the raw disk, in the same run:
+//! `cargo bench -p alba-tests --bench proxy [-- <part of a name>]`. One JSON line per measurement.
+//!
+//! `proxy/put/<bytes>/<clients>` and `proxy/get/<bytes>/<clients>`: whole objects from and to files, MB/s (10^6 bytes) of user data, with `…/p50`, `…/p99` (ms) and `…/cpu`, the CPU seconds per GiB of user data over all
+//! processes of the cluster. `proxy/slice/<bytes>/<where>/<clients>`: slices per second at random places of objects that were written before, `<where>` being `asd` (no fragment cache), `ram` or `local` (the caches of these kinds).
+//! Preset `default`: 12 OSDs on 4 nodes, 5+4. Limits: `loopback`, TCP between two threads of this process, and `disk`, blocks of 1 MiB written over and synced with fdatasync.
+//! ALBA_BENCH_SECONDS (5) per measurement, ALBA_BENCH_DIR for the cluster and all files.
+
+// A bench is an edge: it measures real time and prints.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::panic
+)]
+
+mod limits;
+mod load;
+
+use std::time::Duration;
+
+use alba_tests::cluster::{Cluster, Options};
+
+/// Clients at once.
+const CLIENTS: [usize; 3] = [1, 16, 64];
+
+/// Sizes of whole objects.
+const OBJECTS: [u64; 2] = [4 << 20, 64 << 20];
+
+/// Sizes of slices.
+const SLICES: [u32; 2] = [4 << 10, 64 << 10];
+
+/// Where slices come from, and what the proxy is told for that.
+const PLACES: [(&str, &[&str]); 3] =
+    [("asd", &[]), ("ram", &["--fragment-cache", "ram"]), ("local", &["--fragment-cache", "local"])];
+
+/// What is asked for.
+struct Bench {
+    wanted: Vec<String>,
+    seconds: Duration,
+}
+
+impl Bench {
+    fn from_environment() -> Self {
+        let seconds =
+            std::env::var("ALBA_BENCH_SECONDS").ok().map_or(5, |text| text.parse().expect("a number"));
+        Self {
+            // What cargo passes on begins with dashes.
+            wanted: std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect(),
+            seconds: Duration::from_secs(seconds),
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|part| name.contains(part))
+    }
+}
+
+/// One line. A limit is what the same machine gave without us, in the same run.
+fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64)>) {
+    match limit {
+        Some((limit_name, limit)) => println!(
+            r#"{{"name":"{name}","value":{value:.2},"unit":"{unit}","limit":"{limit_name}","limit_value":{limit:.2},"ratio":{:.3}}}"#,
+            value / limit
+        ),
+        None => println!(r#"{{"name":"{name}","value":{value:.2},"unit":"{unit}"}}"#),
+    }
+}
+
+fn print_times(name: &str, load: &load::Load) {
+    print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
+    print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
+}
+
+fn start(place: &str, more: &[&str]) -> Cluster {
+    let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
+    options.more = more.iter().map(|argument| (*argument).to_owned()).collect();
+    // Only the daemons that serve requests are measured here.
+    options.more.extend(["--osd-capacity".to_owned(), (64_u64 << 30).to_string()]);
+    Cluster::start(&format!("bench-{place}"), options)
+}
+
+fn whole_objects(bench: &Bench, runtime: &tokio::runtime::Runtime) {
+    let names = |op: &str| -> Vec<(String, u64, usize)> {
+        OBJECTS
+            .into_iter()
+            .flat_map(|size| CLIENTS.into_iter().map(move |clients| (size, clients)))
+            .map(|(size, clients)| (format!("proxy/{op}/{size}/{clients}"), size, clients))
+            .collect()
+    };
+    let (puts, gets) = (names("put"), names("get"));
+    if !puts.iter().chain(&gets).any(|(name, ..)| bench.wants(name)) {
+        return;
+    }
+    let cluster = start("whole", &[]);
+    let (loopback, loopback_cpu) = limits::loopback(bench.seconds);
+    let disk = limits::disk(cluster.scratch(), bench.seconds);
+    print("proxy/loopback", loopback, "MB/s", None);
+    print("proxy/loopback/cpu", loopback_cpu, "CPU-s/GiB", None);
+    print("proxy/disk", disk, "MB/s", None);
+    for (op, list) in [(load::Op::Put, puts), (load::Op::Get, gets)] {
+        for (name, size, clients) in list {
+            if !bench.wants(&name) {
+                continue;
+            }
+            let load = runtime.block_on(load::whole(&cluster, op, size, clients, bench.seconds));
+            let rate = load.bytes_per_second / 1e6;
+            print(&name, rate, "MB/s", Some(("loopback", loopback)));
+            print(&name, rate, "MB/s", Some(("disk", disk)));
+            print_times(&name, &load);
+            print(&format!("{name}/cpu"), load.cpu_per_gib, "CPU-s/GiB", None);
+            for (kind, cpu) in &load.cpu_by_kind {
+                print(&format!("{name}/cpu/{kind}"), *cpu, "CPU-s/GiB", None);
+            }
+        }
+    }
+    print("proxy/memory", load::proxy_memory(&cluster), "MiB at most", None);
+}
+
+fn slices(bench: &Bench, runtime: &tokio::runtime::Runtime) {
+    for (place, more) in PLACES {
+        let all = SLICES.into_iter().flat_map(|len| CLIENTS.into_iter().map(move |clients| (len, clients)));
+        let wanted: Vec<_> = all
+            .map(|(len, clients)| (format!("proxy/slice/{len}/{place}/{clients}"), len, clients))
+            .filter(|(name, ..)| bench.wants(name))
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let cluster = start(place, more);
+        let objects = runtime.block_on(load::fill(&cluster));
+        for (name, len, clients) in wanted {
+            let echo = limits::echo(clients, usize::try_from(len).unwrap(), bench.seconds / 2);
+            let load = runtime.block_on(load::slices(&cluster, &objects, len, clients, bench.seconds));
+            print(&name, load.per_second, "slices/s", Some(("loopback-echo", echo)));
+            print_times(&name, &load);
+            print(&format!("{name}/cpu"), load.cpu_per_request * 1e6, "us", None);
+        }
+    }
+}
+
+fn main() {
+    let bench = Bench::from_environment();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    whole_objects(&bench, &runtime);
+    slices(&bench, &runtime);
+}
