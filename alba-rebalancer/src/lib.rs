@@ -1,10 +1,13 @@
-//! Rebalancing: from fill rates and node layout to a ranked list of moves.
+//! Rebalancing: from fill rates and node layout to a ranked list of moves, and these moves carried out.
 //!
-//! *observe → plan → execute*: [`observe`] classifies the OSDs by fill, [`plan`] proposes moves; both are pure. Moving
-//! fragments needs the object engine's relocation and is not part of this crate yet, so there is no daemon: nothing here
-//! touches a disk or a socket.
+//! *observe → plan → execute*: [`observe`] classifies the OSDs by fill, [`plan`] proposes moves under one
+//! [objective](objective); both are pure.
 //!
 //! A move must never break what the policy of its object guarantees: distinct OSDs and at most x fragments per node.
 
+pub mod drain;
+pub mod layout;
+pub mod objective;
 pub mod observe;
 pub mod plan;
+pub mod rest;
