@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::backup::scheduled::Schedule;
-use crate::raft::{Home, RaftConfig, RaftLimits, States};
+use crate::raft::{Home, OLDEST_PAYLOAD_FORMAT, PAYLOAD_FORMAT, RaftConfig, RaftLimits, States};
 use crate::replicator::{LocalLimits, StoreOpener};
 use crate::server::{AsdDevices, Node, NodeConfig, Replicated};
 
@@ -58,6 +58,10 @@ pub struct MetadataConfig {
     /// Groups hosted here: `abm`, and any other name for an NSM group.
     #[serde(default = "default_groups")]
     pub groups: Vec<GroupId>,
+    /// The newest format of log entries that this server says it can apply to the groups it is a replica of. Less than the
+    /// default makes it one of the version before, so that a group that is being updated does not agree on the newer format yet.
+    #[serde(default = "default_entry_format")]
+    pub newest_entry_format: u8,
     /// Where metrics and health are served; none: nowhere.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
@@ -92,6 +96,10 @@ fn default_listen() -> SocketAddr {
 fn default_groups() -> Vec<GroupId> {
     // Both are valid names.
     ["abm", "nsm-0"].into_iter().filter_map(|name| GroupId::new(name).ok()).collect()
+}
+
+fn default_entry_format() -> u8 {
+    PAYLOAD_FORMAT
 }
 
 fn default_backup_every() -> u64 {
@@ -183,6 +191,13 @@ impl Daemon for MetadataDaemon {
                 config.listen
             ));
         }
+        let formats = OLDEST_PAYLOAD_FORMAT..=PAYLOAD_FORMAT;
+        if !formats.contains(&config.newest_entry_format) {
+            return Err(format!(
+                "newest_entry_format = {} is not known; this version applies {OLDEST_PAYLOAD_FORMAT} to {PAYLOAD_FORMAT}",
+                config.newest_entry_format
+            ));
+        }
         if config.backup_every == 0 || config.backup_keep == 0 {
             return Err("backup_every and backup_keep must be at least 1".to_owned());
         }
@@ -230,7 +245,8 @@ impl Daemon for MetadataDaemon {
                 }
                 let peers = config.nodes.iter().map(ToString::to_string).collect();
                 let (group, address) = (group.clone(), advertise.clone());
-                let limits = RaftLimits::default();
+                let newest_format = config.newest_entry_format;
+                let limits = RaftLimits { newest_format, ..RaftLimits::default() };
                 let home = home(&directory, config.memory())?;
                 replicated.push(Replicated { config: RaftConfig { group, address, peers, limits }, home });
             }

@@ -1,4 +1,4 @@
-//! A store for tests whose commits can be made to wait, and to fail once without spoiling it.
+//! A store for tests whose commits can be made to wait, to fail once without spoiling it, or to panic.
 
 use std::ops::Bound;
 use std::sync::{Condvar, Mutex};
@@ -16,6 +16,11 @@ pub(crate) struct Gated {
     commits: Mutex<u32>,
     changed: Condvar,
     fail: Mutex<bool>,
+    /// The next commit, or read, panics.
+    panic_commit: Mutex<bool>,
+    panic_read: Mutex<bool>,
+    /// Bytes of each commit.
+    sizes: Mutex<Vec<usize>>,
 }
 
 impl Gated {
@@ -27,6 +32,9 @@ impl Gated {
             commits: Mutex::default(),
             changed: Condvar::new(),
             fail: Mutex::default(),
+            panic_commit: Mutex::default(),
+            panic_read: Mutex::default(),
+            sizes: Mutex::default(),
         }
     }
 
@@ -39,6 +47,23 @@ impl Gated {
         *self.fail.lock().unwrap() = true;
     }
 
+    pub(crate) fn panic_at_next_commit(&self) {
+        *self.panic_commit.lock().unwrap() = true;
+    }
+
+    pub(crate) fn panic_at_next_read(&self) {
+        *self.panic_read.lock().unwrap() = true;
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        *self.shut.lock().unwrap()
+    }
+
+    /// Bytes of keys and values of each commit so far, those that wait included.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        self.sizes.lock().unwrap().clone()
+    }
+
     pub(crate) fn commits(&self) -> u32 {
         *self.commits.lock().unwrap()
     }
@@ -46,6 +71,8 @@ impl Gated {
 
 impl KvRead for Gated {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        let panics = std::mem::take(&mut *self.panic_read.lock().unwrap());
+        assert!(!panics, "a read that panics");
         self.kv.get(key)
     }
 
@@ -67,7 +94,12 @@ impl Kv for Gated {
 
     fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
         assert_eq!(durability, self.durability);
+        let size =
+            |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| key.len() + value.as_ref().map_or(0, Vec::len);
+        self.sizes.lock().unwrap().push(batch.0.iter().map(size).sum());
         *self.commits.lock().unwrap() += 1;
+        let panics = std::mem::take(&mut *self.panic_commit.lock().unwrap());
+        assert!(!panics, "a commit that panics");
         let shut = self.shut.lock().unwrap();
         // A test that fails must still end.
         drop(self.changed.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());

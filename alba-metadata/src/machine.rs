@@ -6,7 +6,7 @@ use alba_core::manifest::Timestamp;
 use alba_core::wire::rpc::{RequestId, SessionId};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Fault, Model};
+use crate::model::{FIRST_FORMAT, Fault, Model};
 use crate::session::{self, Admission};
 use crate::txn::KvTxn;
 use crate::value::{decode, encode, load, save};
@@ -44,6 +44,14 @@ pub enum Output<O, E> {
 
 /// The output of a model's machine.
 pub type OutputOf<M> = Output<<M as Model>::Outcome, <M as Model>::Error>;
+
+/// The first format of log entries that has this kind of input.
+pub(crate) fn format_of<M: Model>(input: &Input<M::Command>) -> u8 {
+    match input {
+        Input::Command(_, command) | Input::Internal(command) => M::format_of(command),
+        Input::OpenSession(_) | Input::Tidy => FIRST_FORMAT,
+    }
+}
 
 /// A reply as it is remembered.
 #[derive(Serialize, Deserialize)]

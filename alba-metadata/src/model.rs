@@ -7,6 +7,9 @@ use serde::de::DeserializeOwned;
 
 use crate::txn::KvTxn;
 
+/// The first format of log entries; the kinds of commands that it was made with need no newer one.
+pub const FIRST_FORMAT: u8 = 1;
+
 /// Why a command was not applied.
 #[derive(Debug, Clone)]
 pub enum Fault<E> {
@@ -41,6 +44,12 @@ pub trait Model: Send + Sync + 'static {
         now: Timestamp,
         command: &Self::Command,
     ) -> Result<Self::Outcome, Fault<Self::Error>>;
+
+    /// The first format of log entries that has this kind of command. A kind that is added later needs a newer format than
+    /// those before it: it is proposed only when every member of the group can apply it.
+    fn format_of(_: &Self::Command) -> u8 {
+        FIRST_FORMAT
+    }
 
     /// A bounded step of work that no command waits for; true when more is left.
     fn tidy(txn: &mut KvTxn<'_>) -> Result<bool, KvError>;

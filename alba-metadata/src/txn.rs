@@ -44,6 +44,8 @@ pub struct KvTxn<'a> {
     command: u64,
     /// Changes that there were before the current command: those behind them are its own.
     accepted: usize,
+    /// What all accepted commands wrote, in bytes: a key that several wrote is counted each time.
+    bytes: usize,
     /// What the current command changed of them, as it was before.
     replaced: Vec<(usize, Slot)>,
     ordered: RefCell<Ordered>,
@@ -72,6 +74,7 @@ impl<'a> KvTxn<'a> {
             changes: IndexMap::new(),
             command: 0,
             accepted: 0,
+            bytes: 0,
             replaced: Vec::new(),
             ordered: RefCell::default(),
             parsed: RefCell::default(),
@@ -164,6 +167,7 @@ impl<'a> KvTxn<'a> {
 
     /// Keeps what the current command changed.
     pub fn accept(&mut self) {
+        self.bytes = self.bytes.saturating_add(usize::try_from(self.written()).unwrap_or(usize::MAX));
         self.command += 1;
         self.accepted = self.changes.len();
         self.replaced.clear();
@@ -215,19 +219,38 @@ impl<'a> KvTxn<'a> {
         self.current().map(bytes).sum()
     }
 
+    /// Bytes of keys and values that all accepted commands wrote, those of a key as often as it was written.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Puts it aside without what the current command changed; it goes on with [`Self::resume`].
     pub fn pause(mut self) -> Paused {
         self.reject();
-        Paused { changes: self.changes, command: self.command, parsed: self.parsed.into_inner() }
+        Paused {
+            changes: self.changes,
+            command: self.command,
+            bytes: self.bytes,
+            parsed: self.parsed.into_inner(),
+        }
     }
 
     /// Goes on with a transaction. The store must be as it was, changed at most by what lies on top of it now (see
     /// [`Layered`]) and was under the transaction before.
     pub fn resume(store: &'a dyn KvRead, paused: Paused) -> Self {
-        let Paused { changes, command, parsed } = paused;
+        let Paused { changes, command, bytes, parsed } = paused;
         let accepted = changes.len();
         let parsed = RefCell::new(parsed);
-        Self { store, changes, command, accepted, replaced: Vec::new(), ordered: RefCell::default(), parsed }
+        Self {
+            store,
+            changes,
+            command,
+            accepted,
+            bytes,
+            replaced: Vec::new(),
+            ordered: RefCell::default(),
+            parsed,
+        }
     }
 
     /// All accepted changes, for one atomic commit.
@@ -241,10 +264,16 @@ impl<'a> KvTxn<'a> {
 pub struct Paused {
     changes: IndexMap<Vec<u8>, Slot>,
     command: u64,
+    bytes: usize,
     parsed: HashMap<Vec<u8>, Parsed>,
 }
 
 impl Paused {
+    /// See [`KvTxn::bytes`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// All its changes, for one atomic commit.
     pub fn into_batch(self) -> WriteBatch {
         WriteBatch(self.changes.into_iter().map(|(key, slot)| (key, slot.value)).collect())

@@ -178,3 +178,24 @@ fn every_lost_or_changed_row_is_noticed() {
     let found = recount_group(&store).unwrap();
     assert!(matches!(&found[..], [(Some(namespace), _)] if *namespace == lost), "{found:?}");
 }
+
+/// What is remembered of a sequence that says what it deleted; with either kind of sequence it gives the outcome again.
+#[test]
+fn what_was_deleted_is_remembered_in_golden_bytes() {
+    let updates = vec![
+        put(manifest("a", 1, &[SPREAD]), Overwrite::NoPrevious),
+        ObjectUpdate::Delete { name: name("b"), must_exist: true },
+    ];
+    let (namespace, asserts, epoch) = (NS, Vec::new(), GcEpoch::from_u32(0));
+    let telling =
+        NsmCommand::DeletingSequence { namespace, asserts: asserts.clone(), updates: updates.clone(), epoch };
+    let plain = NsmCommand::Sequence { namespace, asserts, updates, epoch };
+    assert_eq!((Nsm::format_of(&telling), Nsm::format_of(&plain)), (2, 1));
+    let stored = vec![Manifest { timestamp: Timestamp(300), ..manifest("a", 1, &[SPREAD]) }];
+    let outcome = NsmOutcome::StoredAndDeleted { stored, deleted: vec![(1, ObjectId::new([9; 32]))] };
+    let kept = Nsm::remember(&outcome).unwrap();
+    assert_eq!(hex::encode(&kept), format!("010601ac020101{}", "09".repeat(32)));
+    for command in [&telling, &plain] {
+        assert_eq!(Nsm::recall(command, &kept).unwrap(), outcome);
+    }
+}

@@ -32,7 +32,7 @@ mod update;
 
 use std::collections::BTreeSet;
 
-use alba_core::ids::{MessageId, NamespaceId, NamespaceName};
+use alba_core::ids::{MessageId, NamespaceId, NamespaceName, ObjectId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::{Manifest, Timestamp};
 use alba_core::preset::Preset;
@@ -42,12 +42,12 @@ use alba_core::wire::rpc::nsm::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Fault, Model};
+use crate::model::{FIRST_FORMAT, Fault, Model};
 use crate::txn::KvTxn;
 use crate::value::{damaged, decode, encode, load};
 
 pub use recount::{Difference, recount, recount_group};
-pub(crate) use recovery::{to_note, waits_for_deletion, without_keys_to_delete};
+pub(crate) use recovery::{note_takers, to_note, waits_for_deletion, without_keys_to_delete};
 
 type Refused = Fault<NsmError>;
 
@@ -82,6 +82,25 @@ impl Model for Nsm {
         Ok(outcome)
     }
 
+    fn format_of(command: &NsmCommand) -> u8 {
+        match command {
+            NsmCommand::DeletingSequence { .. } => 2,
+            NsmCommand::Deliver(_)
+            | NsmCommand::Sequence { .. }
+            | NsmCommand::AddLateFragments { .. }
+            | NsmCommand::EnableGcEpoch { .. }
+            | NsmCommand::DisableGcEpochs { .. }
+            | NsmCommand::MarkKeysDeleted { .. }
+            | NsmCommand::UpdateObject { .. }
+            | NsmCommand::CleanupOsd { .. }
+            | NsmCommand::UpdatePresets(_)
+            | NsmCommand::RecoverObjects { .. }
+            | NsmCommand::ResolveFinding { .. }
+            | NsmCommand::FinishRecovery { .. }
+            | NsmCommand::Move { .. } => FIRST_FORMAT,
+        }
+    }
+
     fn tidy(txn: &mut KvTxn<'_>) -> Result<bool, KvError> {
         Ok(messages::drop_some(txn)?
             || changes::forget_some(txn, messages::DROP_STEP)?
@@ -103,6 +122,10 @@ impl Model for Nsm {
             NsmOutcome::Cleaned { more } => Kept::Cleaned(*more),
             NsmOutcome::Each(results) => Kept::Each(results.clone()),
             NsmOutcome::Recovered(results) => Kept::Recovered(results.clone()),
+            NsmOutcome::StoredAndDeleted { stored, deleted } => {
+                let stored = stored.iter().map(|manifest| manifest.timestamp).collect();
+                Kept::StoredAndDeleted(stored, deleted.clone())
+            }
         })
     }
 
@@ -113,29 +136,42 @@ impl Model for Nsm {
             (Kept::Cleaned(more), _) => NsmOutcome::Cleaned { more },
             (Kept::Each(results), _) => NsmOutcome::Each(results),
             (Kept::Recovered(results), _) => NsmOutcome::Recovered(results),
-            (Kept::Stored(timestamps), NsmCommand::Sequence { updates, .. }) => {
-                let puts = updates.iter().filter_map(|update| match update {
-                    ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => {
-                        Some(manifest)
-                    }
-                    ObjectUpdate::Delete { .. } => None,
-                });
-                let stored = puts
-                    .zip(timestamps)
-                    .map(|(manifest, timestamp)| Manifest { timestamp, ..Manifest::clone(manifest) });
-                NsmOutcome::Stored(stored.collect())
-            }
+            // A retry may come as the other of the two kinds of sequences: the group has agreed on a format meanwhile, or its
+            // new leader does not know yet that it had.
+            (
+                Kept::Stored(timestamps),
+                NsmCommand::Sequence { updates, .. } | NsmCommand::DeletingSequence { updates, .. },
+            ) => NsmOutcome::Stored(stored_of(updates, timestamps)),
+            (
+                Kept::StoredAndDeleted(timestamps, deleted),
+                NsmCommand::Sequence { updates, .. } | NsmCommand::DeletingSequence { updates, .. },
+            ) => NsmOutcome::StoredAndDeleted { stored: stored_of(updates, timestamps), deleted },
             // The id was used for another command: a client's fault, of which it hears nothing that it could take for an outcome.
-            (Kept::Stored(_), _) => NsmOutcome::Each(Vec::new()),
+            (Kept::Stored(_) | Kept::StoredAndDeleted(..), _) => NsmOutcome::Each(Vec::new()),
         })
     }
+}
+
+/// The stored manifests of a sequence: those of its puts with the time stamps that were remembered.
+fn stored_of(updates: &[ObjectUpdate], timestamps: Vec<Timestamp>) -> Vec<Manifest> {
+    let puts = updates.iter().filter_map(|update| match update {
+        ObjectUpdate::Put { manifest, .. } | ObjectUpdate::PutInline { manifest, .. } => Some(manifest),
+        ObjectUpdate::Delete { .. } => None,
+    });
+    let stamped = puts.zip(timestamps);
+    stamped.map(|(manifest, timestamp)| Manifest { timestamp, ..Manifest::clone(manifest) }).collect()
 }
 
 fn execute(txn: &mut KvTxn<'_>, now: Timestamp, command: &NsmCommand) -> Result<NsmOutcome, Refused> {
     match command {
         NsmCommand::Deliver(messages) => messages::deliver(txn, messages),
         NsmCommand::Sequence { namespace, asserts, updates, epoch } => {
-            sequence::apply(txn, now, *namespace, asserts, updates, *epoch)
+            let (stored, _) = sequence::apply(txn, now, *namespace, asserts, updates, *epoch)?;
+            Ok(NsmOutcome::Stored(stored))
+        }
+        NsmCommand::DeletingSequence { namespace, asserts, updates, epoch } => {
+            let (stored, deleted) = sequence::apply(txn, now, *namespace, asserts, updates, *epoch)?;
+            Ok(NsmOutcome::StoredAndDeleted { stored, deleted })
         }
         NsmCommand::AddLateFragments { namespace, object, fragments, epoch } => {
             objects::add_late_fragments(txn, *namespace, object, fragments, *epoch)
@@ -168,6 +204,7 @@ fn changed_by(command: &NsmCommand) -> BTreeSet<NamespaceId> {
         // Presets are in the headers, which are handed over last.
         NsmCommand::UpdatePresets(_) => BTreeSet::new(),
         NsmCommand::Sequence { namespace, .. }
+        | NsmCommand::DeletingSequence { namespace, .. }
         | NsmCommand::AddLateFragments { namespace, .. }
         | NsmCommand::EnableGcEpoch { namespace, .. }
         | NsmCommand::DisableGcEpochs { namespace, .. }
@@ -190,6 +227,7 @@ enum Kept {
     Cleaned(bool),
     Each(Vec<Result<(), NsmError>>),
     Recovered(Vec<Recovered>),
+    StoredAndDeleted(Vec<Timestamp>, Vec<(u32, ObjectId)>),
 }
 
 fn refuse<T>(error: NsmError) -> Result<T, Refused> {

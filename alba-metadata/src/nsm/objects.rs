@@ -133,20 +133,21 @@ pub(super) fn clean_up_osd(
     Ok(NsmOutcome::Cleaned { more })
 }
 
+/// Removes a name; the object that had it.
 pub(super) fn delete(
     txn: &mut KvTxn<'_>,
     namespace: NamespaceId,
     name: &ObjectName,
     must_exist: bool,
-) -> Result<(), Refused> {
+) -> Result<Option<ObjectId>, Refused> {
     match indexes::by_name(txn, namespace, name)? {
         Some(record) => {
             replace(txn, namespace, &record)?;
             txn.delete(keys::name(namespace, name));
-            Ok(())
+            Ok(Some(record.manifest.object_id))
         }
         None if must_exist => refuse(NsmError::ObjectNotFound),
-        None => Ok(()),
+        None => Ok(None),
     }
 }
 

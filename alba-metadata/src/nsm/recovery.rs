@@ -248,13 +248,17 @@ pub(crate) fn to_note(
     for name in names {
         objects.extend(indexes::id_of(store, namespace, name)?.map(|id| (id, name.clone())));
     }
-    let mut osds = Vec::new();
-    if !objects.is_empty() {
-        for (key, _) in scan_prefix(store, &keys::table(namespace, Table::ActiveOsds), usize::MAX)? {
-            osds.extend(info_of(store, namespace, &key)?);
-        }
-    }
+    let osds = if objects.is_empty() { Vec::new() } else { note_takers(store, namespace)? };
     Ok((objects, osds))
+}
+
+/// The OSDs that can take notes about objects of a namespace.
+pub(crate) fn note_takers(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<OsdInfo>, KvError> {
+    let mut osds = Vec::new();
+    for (key, _) in scan_prefix(store, &keys::table(namespace, Table::ActiveOsds), usize::MAX)? {
+        osds.extend(info_of(store, namespace, &key)?);
+    }
+    Ok(osds)
 }
 
 /// Those of the objects of which no fragment waits to be deleted, and the OSDs that may have notes of them.

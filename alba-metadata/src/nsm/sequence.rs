@@ -3,15 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use alba_core::ids::{GcEpoch, NamespaceId, ObjectName};
+use alba_core::ids::{GcEpoch, NamespaceId, ObjectId, ObjectName};
 use alba_core::manifest::{Manifest, Timestamp};
-use alba_core::wire::rpc::nsm::{InlineValue, NsmError, NsmOutcome, ObjectAssert, ObjectUpdate, Overwrite};
+use alba_core::wire::rpc::nsm::{InlineValue, NsmError, ObjectAssert, ObjectUpdate, Overwrite};
 
 use super::access;
 use super::{Header, MAX_COMMAND, Refused, indexes, inline, objects, refuse};
 use crate::model::Fault;
 use crate::txn::KvTxn;
-use crate::value::encoded_len;
+use crate::value::{damaged, encoded_len};
+
+/// What a sequence stored, and what its deletions removed, each with the position of its update.
+type Done = (Vec<Manifest>, Vec<(u32, ObjectId)>);
 
 pub(super) fn apply(
     txn: &mut KvTxn<'_>,
@@ -20,7 +23,7 @@ pub(super) fn apply(
     asserts: &[ObjectAssert],
     updates: &[ObjectUpdate],
     epoch: GcEpoch,
-) -> Result<NsmOutcome, Refused> {
+) -> Result<Done, Refused> {
     // Exactly, where it comes near: most are far below.
     if at_most(asserts, updates) > MAX_COMMAND {
         let len = encoded_len(&(namespace, asserts, updates, epoch))?;
@@ -39,7 +42,7 @@ pub(super) fn apply(
     let puts = |update: &ObjectUpdate| !matches!(update, ObjectUpdate::Delete { .. });
     let timestamp = if updates.iter().any(puts) { access::stamp(txn, namespace, &state, now)? } else { now };
     let target = Target { namespace, header: &header, epoch };
-    let mut stored = Vec::new();
+    let (mut stored, mut deleted) = (Vec::new(), Vec::new());
     for (position, update) in updates.iter().enumerate() {
         let counts = last.get(name_of(update)) == Some(&position);
         match update {
@@ -58,12 +61,15 @@ pub(super) fn apply(
                 stored.push(manifest);
             }
             ObjectUpdate::Delete { name, must_exist } if counts => {
-                objects::delete(txn, namespace, name, *must_exist)?;
+                let gone = objects::delete(txn, namespace, name, *must_exist)?;
+                // A sequence is no longer than a request.
+                let position = u32::try_from(position).map_err(damaged)?;
+                deleted.extend(gone.map(|object| (position, object)));
             }
             ObjectUpdate::Delete { .. } => {}
         }
     }
-    Ok(NsmOutcome::Stored(stored))
+    Ok((stored, deleted))
 }
 
 /// A sequence is encoded in no more bytes than this.

@@ -1,8 +1,8 @@
 //! What the tasks of a running replica share.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::Env;
@@ -24,8 +24,8 @@ pub(super) struct Context<M: Model> {
     pub(super) raft: openraft::Raft<TypeConfig>,
     pub(super) wire: Arc<Wire>,
     pub(super) state: Arc<State<M>>,
-    /// Newest payload format that every member can apply, as this replica found when it led; 0: not known.
-    pub(super) format: Arc<AtomicU8>,
+    /// What this replica found when it asked the members as their leader.
+    pub(super) found: Arc<Mutex<Found>>,
     /// What the elections found last.
     pub(super) standing: Arc<AtomicU8>,
     /// It leads and wants another one to.
@@ -41,11 +41,19 @@ impl<M: Model> Clone for Context<M> {
             raft: self.raft.clone(),
             wire: self.wire.clone(),
             state: self.state.clone(),
-            format: self.format.clone(),
+            found: self.found.clone(),
             standing: self.standing.clone(),
             yielding: self.yielding.clone(),
         }
     }
+}
+
+/// The newest payload format that every member can apply, found in a term that this replica led. In another term others may
+/// have let in members that it did not ask.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Found {
+    pub(super) term: u64,
+    pub(super) format: u8,
 }
 
 /// How a replica stands to its group.
@@ -88,6 +96,25 @@ impl<M: Model> Context<M> {
             Standing::Removed => 2,
         };
         self.standing.store(number, Ordering::Relaxed);
+    }
+
+    /// The newest payload format that every member can apply. One that an entry was written in stays agreed: whoever does
+    /// not know it is not let in any more.
+    pub(super) fn agreed(&self) -> u8 {
+        let recorded = self.state.format();
+        // Consistent between any two statements that hold the lock.
+        let found = *self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state == ServerState::Leader && metrics.current_term == found.term {
+            recorded.max(found.format)
+        } else {
+            recorded
+        }
+    }
+
+    pub(super) fn set_found(&self, found: Found) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
     pub(super) fn is_yielding(&self) -> bool {

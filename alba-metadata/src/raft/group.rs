@@ -1,7 +1,6 @@
 //! A replica of a group, as the server uses it.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,10 +29,10 @@ use super::propose::{self, Proposal};
 use super::read::{self, Reader, Stale};
 use super::runtime::scoped;
 use super::snapshot::Incoming;
-use super::state::{Machine, State, index_of};
+use super::state::{Machine, State, index_of, is_too_new};
 use super::types::NodeId;
 use super::{RaftConfig, elect, upkeep};
-use crate::machine::{Input, OutputOf, pack_output, unpack_output};
+use crate::machine::{Input, OutputOf, format_of, pack_output, unpack_output};
 use crate::model::Model;
 use crate::replicator::{Index, ReadWork, ReplicationError, Replicator, answer_of};
 
@@ -115,6 +114,7 @@ impl<M: Model> Raft<M> {
             Err(ReplicationError::NotLeader { .. }) => {
                 Answer::NotLeader { leader: self.core.running().ok().and_then(|r| r.context.leader()) }
             }
+            Err(ReplicationError::NotAgreed { needed, agreed }) => Answer::NotAgreed { needed, agreed },
             Err(error) => failed(error.to_string()),
         }
     }
@@ -191,7 +191,7 @@ impl<M: Model> AnyRaft for Raft<M> {
             last,
             snapshot: metrics.snapshot.map_or(0, |log| log.index),
             cut: metrics.purged.map_or(0, |log| log.index),
-            format: if context.leads() { context.format.load(Ordering::Relaxed) } else { 0 },
+            format: context.agreed(),
             members: members.collect(),
             trouble: Replicator::trouble(self),
         })
@@ -329,7 +329,7 @@ impl<M: Model> Core<M> {
             &self.home,
             record,
             self.commits.clone(),
-            self.config.limits.snapshot_queue,
+            &self.config.limits,
         )
         .await?;
         if !record.complete {
@@ -368,7 +368,7 @@ impl<M: Model> Core<M> {
             raft,
             wire,
             state,
-            format: Arc::default(),
+            found: Arc::default(),
             standing: Arc::default(),
             yielding: Arc::default(),
         };
@@ -423,6 +423,10 @@ impl<M: Model> Core<M> {
         if context.lost_majority() || context.is_yielding() {
             return Err(ReplicationError::NotLeader { leader: None });
         }
+        let (needed, agreed) = (format_of::<M>(input), context.agreed());
+        if needed > agreed {
+            return Err(ReplicationError::NotAgreed { needed, agreed });
+        }
         let bytes = postcard::to_stdvec(input)
             .map_err(|error| ReplicationError::Store(KvError::Damaged(error.to_string())))?;
         if bytes.len() > MAX_REQUEST {
@@ -439,7 +443,8 @@ impl<M: Model> Core<M> {
             Err(_) => return Err(ReplicationError::Overloaded),
         };
         let (answer, output) = oneshot::channel();
-        let proposal = Proposal { input: bytes.into(), waiter: Waiter { answer, _room: room } };
+        let proposal =
+            Proposal { input: bytes.into(), format: needed, waiter: Waiter { answer, _room: room } };
         match within(clock, deadline, running.proposals.send(proposal)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(ReplicationError::Stopped),
@@ -470,6 +475,7 @@ impl<M: Model> Core<M> {
         match running.context.wire.call(&address, 0, message, patience).await {
             Ok(Answer::Output { index, output }) => Ok((unpack_output::<M>(command, &output)?, index)),
             Ok(Answer::NotLeader { .. }) => Err(ReplicationError::NotLeader { leader: None }),
+            Ok(Answer::NotAgreed { needed, agreed }) => Err(ReplicationError::NotAgreed { needed, agreed }),
             // It may have been done.
             Ok(_) | Err(_) => Err(ReplicationError::Timeout),
         }
@@ -635,6 +641,9 @@ async fn supervise<M: Model>(core: Arc<Core<M>>) {
             Err(error) => {
                 tracing::error!(group = %core.config.group, %error, "the replica cannot be opened");
                 *lock(&core.running) = Err(format!("cannot be opened: {error}"));
+                if is_too_new(&error) {
+                    return std::future::pending().await;
+                }
             }
         }
         let clock = &core.env.clock;

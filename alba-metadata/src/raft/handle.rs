@@ -13,7 +13,6 @@ use super::log::LogStore;
 use super::members::{self, Changing};
 use super::message::{Answer, Envelope, Greeting, Message, encode};
 use super::network::in_time;
-use super::payload;
 use super::snapshot::{Incoming, Offer};
 use super::types::NodeId;
 use crate::model::Model;
@@ -74,7 +73,7 @@ impl<M: Model> Receiver<M> {
                     id: context.id,
                     initialized,
                     leader: context.leader().filter(|_| !context.lost_majority()),
-                    payload_format: payload::FORMAT,
+                    payload_format: context.config.limits.newest_format,
                     member: self.is_member(from),
                 })
             }

@@ -15,10 +15,11 @@ use openraft::{ChangeMembers, Membership};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use super::context::Context;
+use super::context::{Context, Found};
 use super::message::{Answer, Greeting, Message};
 use super::network::{WireError, in_time};
-use super::types::{NodeId, Replica};
+use super::payload::{Batch, BatchId};
+use super::types::{NodeId, Payload, Replica};
 use crate::model::Model;
 
 /// Between looks at what is to be done.
@@ -53,6 +54,18 @@ pub enum MembershipError {
     /// One change at a time.
     #[error("another change of the membership is under way")]
     Busy,
+    /// It cannot apply what the group writes.
+    #[error(
+        "{address} reads log entries up to format {newest}, and the group writes {agreed}: update it first"
+    )]
+    Outdated {
+        /// Where.
+        address: String,
+        /// The newest that it reads.
+        newest: u8,
+        /// What the group has agreed on.
+        agreed: u8,
+    },
     /// No such replica.
     #[error("no replica {0:016x} in the group")]
     Unknown(NodeId),
@@ -80,7 +93,7 @@ pub(super) async fn run<M: Model>(context: Context<M>, changing: Changing) {
     loop {
         if context.leads() {
             finish_change(&context, &changing).await;
-            agree_on_format(&context).await;
+            agree_on_format(&context, &changing).await;
         } else if !context.is_voter() {
             become_member(&context).await;
         }
@@ -130,17 +143,35 @@ async fn become_member<M: Model>(context: &Context<M>) {
 }
 
 /// What all members can apply. One that cannot be asked may be of an older version: then nothing newer than what was found
-/// before is taken for agreed.
-async fn agree_on_format<M: Model>(context: &Context<M>) {
+/// before is taken for agreed. Nobody is let in meanwhile ([`Changing`]).
+async fn agree_on_format<M: Model>(context: &Context<M>, changing: &Changing) {
+    let Ok(_turn) = changing.try_lock() else { return };
+    let newest = context.config.limits.newest_format;
+    if context.state.format() >= newest {
+        return;
+    }
+    let term = context.metrics().current_term;
     let membership = context.membership();
-    let mut lowest = super::payload::FORMAT;
+    let mut format = newest;
     for (id, node) in membership.membership().nodes().filter(|(id, _)| **id != context.id) {
         match greet(context, &node.address).await {
-            Ok(greeting) if greeting.id == *id => lowest = lowest.min(greeting.payload_format),
+            Ok(greeting) if greeting.id == *id => format = format.min(greeting.payload_format),
             _ => return,
         }
     }
-    context.format.store(lowest, Ordering::Relaxed);
+    context.set_found(Found { term, format });
+    let agreed = context.agreed();
+    if agreed <= context.state.format() {
+        return;
+    }
+    // An entry of the new format is the record of it, for later leaders too: they need not reach every member again. One that
+    // does not get through is written again at the next look.
+    let id = BatchId { replica: context.id, run: context.env.rng.u64(), sequence: 0 };
+    let record = Batch { format: agreed, id, wall: context.env.clock.wall_micros(), inputs: Vec::new() };
+    let written = context.raft.client_write_ff(Payload(record.encode()));
+    if matches!(in_time(&context.env, ASK, written).await, Some(Ok(_))) {
+        tracing::info!(group = %context.config.group, format = agreed, "all members read this format of entries");
+    }
 }
 
 /// A leader that stopped between the two steps of a change left the group between two memberships: the next one ends it.
@@ -199,6 +230,11 @@ pub(super) async fn admit<M: Model>(
         reason: error.to_string(),
     })?;
     let id = greeting.id;
+    let agreed = context.agreed();
+    if greeting.payload_format < agreed {
+        let (address, newest) = (address.to_owned(), greeting.payload_format);
+        return Err(MembershipError::Outdated { address, newest, agreed });
+    }
     let membership = context.membership();
     if voters(membership.membership()).contains(&id) {
         return Ok(id);

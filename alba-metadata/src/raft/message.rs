@@ -94,6 +94,11 @@ pub(super) enum Answer {
     },
     /// Not running, or its storage failed.
     Failed(String),
+    /// The input needs entries of a newer format than the members have agreed on; nothing happened.
+    NotAgreed {
+        needed: u8,
+        agreed: u8,
+    },
 }
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
@@ -149,6 +154,7 @@ mod tests {
         assert_eq!(encode(&Answer::Append(AppendEntriesResponse::Success)).unwrap(), [FORMAT, 3, 0]);
         assert_eq!(encode(&Answer::NotMe { id: 2 }).unwrap(), [FORMAT, 10, 2]);
         assert_eq!(encode(&Answer::Failed("x".to_owned())).unwrap(), [FORMAT, 11, 1, b'x']);
+        assert_eq!(encode(&Answer::NotAgreed { needed: 2, agreed: 1 }).unwrap(), [FORMAT, 12, 2, 1]);
     }
 
     #[test]

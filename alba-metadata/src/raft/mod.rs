@@ -40,11 +40,13 @@ use std::time::Duration;
 
 use alba_core::ids::GroupId;
 
+use crate::replicator::{CHANGE_BYTES, STORE_PATIENCE};
+
 pub use group::{AnyRaft, Raft};
 pub(crate) use home::crc;
 pub use home::{Home, States};
 pub use members::MembershipError;
-pub use payload::FORMAT as PAYLOAD_FORMAT;
+pub use payload::{FORMAT as PAYLOAD_FORMAT, OLDEST as OLDEST_PAYLOAD_FORMAT};
 pub use peers::Peers;
 pub use snapshot::SnapshotFile;
 pub(crate) use snapshot::{entries_of, frame, put_entry};
@@ -87,6 +89,13 @@ pub struct RaftLimits {
     pub keep_entries: u64,
     /// Blocks of 256 KiB of a snapshot in memory while it is written.
     pub snapshot_queue: usize,
+    /// The newest format of log entries that it says it can apply, and applies: from the oldest to [`PAYLOAD_FORMAT`]. Less
+    /// than that makes it a member of the version before: the group goes on in the older format.
+    pub newest_format: u8,
+    /// Bytes that the entries of one change of the store write, about: the entry that reaches it is the change's last.
+    pub change_bytes: usize,
+    /// Longest that a change of the store is waited for; a store that takes longer has failed.
+    pub patience: Duration,
     /// A replica whose storage failed is opened again after this.
     pub reopen_after: Duration,
     /// Of the log.
@@ -106,6 +115,9 @@ impl Default for RaftLimits {
             snapshot_bytes: 256 << 20,
             keep_entries: 4096,
             snapshot_queue: 8,
+            newest_format: PAYLOAD_FORMAT,
+            change_bytes: CHANGE_BYTES,
+            patience: STORE_PATIENCE,
             reopen_after: Duration::from_secs(1),
             log: log::LogLimits::default(),
         }

@@ -1,17 +1,22 @@
 //! A log entry's payload: many encoded inputs with the leader's clock, so that they share one write of the log.
 //!
 //! `FORMAT ‖ replica u64 LE ‖ run u64 LE ‖ sequence u64 LE ‖ wall u64 LE ‖ count u32 LE ‖ (length u32 LE ‖ input)*`, an input
-//! being a postcard value of [`crate::machine::Input`]. Another first byte is another format: whoever does not know it
-//! stops instead of guessing.
+//! being a postcard value of [`crate::machine::Input`]. The format says which kinds of inputs may be in it: formats 1 and 2
+//! are laid out alike, and kinds that came after the first release of format 1 are only in payloads of format 2. Another
+//! first byte is another format: whoever does not know it stops instead of guessing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 use super::types::NodeId;
+use crate::model::FIRST_FORMAT;
 
-/// The newest format of payloads this version can apply. A leader writes no newer one than the oldest that any replica of
-/// its group reports in its greeting; a new kind of input raises this number.
-pub const FORMAT: u8 = 1;
+/// The oldest format of payloads this version can apply.
+pub const OLDEST: u8 = FIRST_FORMAT;
+
+/// The newest format of payloads this version can apply. A leader writes no newer one than all members of its group have
+/// reported in their greetings; a new kind of input raises this number, once per release.
+pub const FORMAT: u8 = 2;
 
 /// Bytes in front of the inputs.
 pub(super) const HEADER: usize = 1 + 4 * 8 + 4;
@@ -28,6 +33,8 @@ pub(super) struct BatchId {
 /// A decoded payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Batch {
+    /// Of the payload.
+    pub(super) format: u8,
     pub(super) id: BatchId,
     /// The proposer's clock, in microseconds since the Unix epoch.
     pub(super) wall: u64,
@@ -38,8 +45,15 @@ pub(super) struct Batch {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum PayloadError {
     /// Written by a newer version.
-    #[error("a log entry of format {0}; this version knows {FORMAT}: it must be updated")]
-    Unknown(u8),
+    #[error(
+        "a log entry of format {found}; the newest that is read here is {newest}: this server must be updated"
+    )]
+    Unknown {
+        /// Its format.
+        found: u8,
+        /// The newest format that this replica reads.
+        newest: u8,
+    },
     /// Not what its format says.
     #[error("a log entry that does not decode")]
     Malformed,
@@ -55,7 +69,7 @@ impl Batch {
     pub(super) fn encode(&self) -> Bytes {
         let len = HEADER + self.inputs.iter().map(|input| room_of(input)).sum::<usize>();
         let mut bytes = BytesMut::with_capacity(len);
-        bytes.put_u8(FORMAT);
+        bytes.put_u8(self.format);
         bytes.put_u64_le(self.id.replica);
         bytes.put_u64_le(self.id.run);
         bytes.put_u64_le(self.id.sequence);
@@ -69,12 +83,12 @@ impl Batch {
         bytes.freeze()
     }
 
-    /// The reverse; the inputs share the payload's memory.
-    pub(super) fn decode(payload: &Bytes) -> Result<Self, PayloadError> {
+    /// The reverse, for a replica that reads formats up to `newest`; the inputs share the payload's memory.
+    pub(super) fn decode(payload: &Bytes, newest: u8) -> Result<Self, PayloadError> {
         let mut rest = payload.clone();
         let format = rest.try_get_u8().map_err(|_| PayloadError::Malformed)?;
-        if format != FORMAT {
-            return Err(PayloadError::Unknown(format));
+        if !(OLDEST..=newest.min(FORMAT)).contains(&format) {
+            return Err(PayloadError::Unknown { found: format, newest });
         }
         let mut number = || rest.try_get_u64_le().map_err(|_| PayloadError::Malformed);
         let id = BatchId { replica: number()?, run: number()?, sequence: number()? };
@@ -89,13 +103,13 @@ impl Batch {
             }
             inputs.push(rest.split_to(len));
         }
-        if rest.is_empty() { Ok(Self { id, wall, inputs }) } else { Err(PayloadError::Malformed) }
+        if rest.is_empty() { Ok(Self { format, id, wall, inputs }) } else { Err(PayloadError::Malformed) }
     }
 
     /// Only who proposed it; none of a payload that is not ours to read.
     pub(super) fn id_of(payload: &Bytes) -> Option<BatchId> {
         let mut rest = payload.as_ref();
-        if rest.try_get_u8() != Ok(FORMAT) {
+        if !rest.try_get_u8().is_ok_and(|format| (OLDEST..=FORMAT).contains(&format)) {
             return None;
         }
         let mut number = || rest.try_get_u64_le().ok();
@@ -111,6 +125,7 @@ mod tests {
 
     fn batch() -> Batch {
         Batch {
+            format: FORMAT,
             id: BatchId { replica: 1, run: 2, sequence: 3 },
             wall: 4,
             inputs: vec![Bytes::from_static(b"ab"), Bytes::new()],
@@ -118,14 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_has_golden_bytes() {
-        let hex = hex_of(&batch().encode());
-        assert_eq!(
-            hex,
-            "01 0100000000000000 0200000000000000 0300000000000000 0400000000000000 02000000 02000000 6162 00000000"
-                .replace(' ', "")
-        );
-        assert_eq!(Batch::id_of(&batch().encode()), Some(batch().id));
+    fn payloads_of_both_formats_have_golden_bytes_and_are_read() {
+        let rest = "0100000000000000 0200000000000000 0300000000000000 0400000000000000 02000000 02000000 6162 00000000";
+        for (format, first) in [(1, "01"), (2, "02")] {
+            let batch = Batch { format, ..batch() };
+            assert_eq!(hex_of(&batch.encode()), format!("{first}{rest}").replace(' ', ""));
+            assert_eq!(Batch::id_of(&batch.encode()), Some(batch.id));
+            assert_eq!(Batch::decode(&batch.encode(), FORMAT), Ok(batch));
+        }
+        assert_eq!((OLDEST, FORMAT), (1, 2), "a line above for each");
     }
 
     fn hex_of(bytes: &[u8]) -> String {
@@ -138,12 +154,13 @@ mod tests {
 
     #[test]
     fn another_format_is_told_from_damage() {
-        let mut bytes = batch().encode().to_vec();
-        bytes[0] = 2;
-        assert_eq!(Batch::decode(&bytes.into()), Err(PayloadError::Unknown(2)));
+        for (found, newest) in [(0, FORMAT), (FORMAT, FORMAT - 1), (FORMAT + 1, FORMAT), (255, 255)] {
+            let bytes = Batch { format: found, ..batch() }.encode();
+            assert_eq!(Batch::decode(&bytes, newest), Err(PayloadError::Unknown { found, newest }));
+        }
         let whole = batch().encode();
         for len in 0..whole.len() {
-            assert_eq!(Batch::decode(&whole.slice(..len)), Err(PayloadError::Malformed));
+            assert_eq!(Batch::decode(&whole.slice(..len), FORMAT), Err(PayloadError::Malformed));
         }
     }
 
@@ -151,12 +168,12 @@ mod tests {
         #[test]
         fn payloads_read_back(inputs in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..8)) {
             let batch = Batch { inputs: inputs.into_iter().map(Bytes::from).collect(), ..batch() };
-            prop_assert_eq!(Batch::decode(&batch.encode()), Ok(batch));
+            prop_assert_eq!(Batch::decode(&batch.encode(), FORMAT), Ok(batch));
         }
 
         #[test]
         fn garbage_is_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = Batch::decode(&bytes.into());
+            let _ = Batch::decode(&bytes.into(), FORMAT);
         }
     }
 }

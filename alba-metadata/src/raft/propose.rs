@@ -18,6 +18,8 @@ use crate::replicator::ReplicationError;
 /// An input that waits for an entry.
 pub(super) struct Proposal<M: Model> {
     pub(super) input: Bytes,
+    /// The first format of entries that has this kind.
+    pub(super) format: u8,
     pub(super) waiter: Waiter<M>,
 }
 
@@ -44,7 +46,15 @@ pub(super) async fn run<M: Model>(context: Context<M>, mut proposals: mpsc::Rece
         }
         let (mut inputs, mut waiters) = (Vec::new(), Vec::new());
         let mut bytes = HEADER;
+        let agreed = context.agreed();
         while let Some(next) = waiting.pop_front() {
+            if next.format > agreed {
+                // It was let in by this replica as the leader of another term.
+                let refused = ReplicationError::NotAgreed { needed: next.format, agreed };
+                // Whoever asked may have gone.
+                drop(next.waiter.answer.send(Err(refused)));
+                continue;
+            }
             let more = room_of(&next.input);
             if !inputs.is_empty()
                 && (bytes + more > limits.batch_bytes || inputs.len() >= limits.batch_inputs)
@@ -56,9 +66,12 @@ pub(super) async fn run<M: Model>(context: Context<M>, mut proposals: mpsc::Rece
             inputs.push(next.input);
             waiters.push(next.waiter);
         }
+        if inputs.is_empty() {
+            continue;
+        }
         sequence += 1;
         let id = BatchId { replica: context.id, run, sequence };
-        let batch = Batch { id, wall: context.env.clock.wall_micros(), inputs };
+        let batch = Batch { format: agreed, id, wall: context.env.clock.wall_micros(), inputs };
         metrics::histogram!("alba_raft_batch_inputs", "group" => context.config.group.to_string())
             .record(f64::from(u32::try_from(waiters.len()).unwrap_or(u32::MAX)));
         context.state.outputs.register(id, waiters);

@@ -7,12 +7,13 @@
 //! While one change is written to the store, the next is made on top of it. Readers and those who wait for an answer hear
 //! of a change when it is in the store.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
-use alba_core::env::{Env, blocking};
+use alba_core::env::{Deadline, Env, blocking, within};
 use alba_core::ids::GroupId;
 use alba_core::kv::{Durability, Kv, KvError, KvRead, WriteBatch};
 use openraft::storage::{RaftStateMachine, Snapshot};
@@ -20,18 +21,23 @@ use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, StorageIOError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+use super::RaftLimits;
 use super::home::{Home, Record};
 use super::outputs::Outputs;
-use super::payload::{Batch, BatchId};
+use super::payload::{Batch, BatchId, OLDEST};
 use super::snapshot::{self, SnapshotFile};
 use super::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
-use crate::machine::{Input, OutputOf, step};
+use crate::machine::{Input, OutputOf, format_of, step};
 use crate::model::Model;
 use crate::txn::{KvTxn, Layered};
 use crate::value::{load, save};
 
 /// Where the position of the last applied entry is. The models' keys never begin with 0.
 const APPLIED: &[u8] = b"\0raft";
+
+/// Where the newest format of entries is that the group has agreed on: the highest of those applied. Absent: the oldest. In
+/// every snapshot, for a leader needs it that never applied the entry itself.
+const FORMAT: &[u8] = b"\0format";
 
 /// Payload bytes that are applied in one change of the store, about.
 const CHANGE: usize = 4 << 20;
@@ -60,7 +66,20 @@ pub(crate) fn position_of(store: &(impl KvRead + ?Sized)) -> Result<Option<(u64,
 
 /// Is it a key of the replica, and not of the group's state?
 pub(crate) fn is_own(key: &[u8]) -> bool {
-    key == APPLIED
+    key == APPLIED || key == FORMAT
+}
+
+/// The newest format that the group has agreed on. One that is not read here ends it: what such entries have made of the
+/// state may be more than this version understands.
+fn agreed_in(store: &(impl KvRead + ?Sized), newest: u8) -> Result<Result<u8, String>, KvError> {
+    let agreed: u8 = load(store, FORMAT)?.unwrap_or(OLDEST);
+    Ok(if agreed <= newest {
+        Ok(agreed)
+    } else {
+        Err(format!(
+            "the group writes log entries of format {agreed}; the newest that is read here is {newest}: this server must be updated"
+        ))
+    })
 }
 
 /// Makes a state one of a replica that has applied so far.
@@ -92,6 +111,16 @@ pub(super) struct State<M: Model> {
     last_log: Mutex<Option<LogId>>,
     /// Payload bytes applied since the last snapshot.
     since_snapshot: AtomicU64,
+    /// Bytes that one change of the store writes, about.
+    change_bytes: usize,
+    /// Longest that one is waited for.
+    patience: Duration,
+    /// Until when the change that is being written has to be done.
+    writing: Mutex<Option<Deadline>>,
+    /// The newest format of entries that is applied here.
+    newest_format: u8,
+    /// The newest that was applied.
+    format: AtomicU8,
     /// Why no further entry can ever be applied by this version.
     halted: Mutex<Option<String>>,
     /// Blocks of a snapshot that may wait for the writer.
@@ -112,7 +141,7 @@ impl<M: Model> State<M> {
         home: &Home,
         mut record: Record,
         commits: Arc<watch::Sender<u64>>,
-        snapshot_queue: usize,
+        limits: &RaftLimits,
     ) -> io::Result<Self> {
         let gone = |_| io::Error::other("the node is going down");
         let (states, current) = (home.states.clone(), record.state);
@@ -142,6 +171,8 @@ impl<M: Model> State<M> {
             applied = Applied { log: meta.last_log_id, membership: meta.last_membership.clone() };
         }
         let index = applied.log.map_or(0, |log| log.index);
+        let newest_format = limits.newest_format;
+        let format = agreed(env, &kv, newest_format).await?;
         Ok(Self {
             env: env.clone(),
             group: group.clone(),
@@ -158,8 +189,13 @@ impl<M: Model> State<M> {
             found: applied.log,
             last_log: Mutex::new(applied.log),
             since_snapshot: AtomicU64::new(0),
+            change_bytes: limits.change_bytes,
+            patience: limits.patience,
+            writing: Mutex::new(None),
+            newest_format,
+            format: AtomicU8::new(format),
             halted: Mutex::new(None),
-            snapshot_queue,
+            snapshot_queue: limits.snapshot_queue,
         })
     }
 
@@ -195,6 +231,7 @@ impl<M: Model> State<M> {
         let mut unfinished = Unfinished(Some(&self.failed));
         let result = kv.commit_shared(changes, Durability::Eventual);
         unfinished.0 = None;
+        *lock(&self.writing) = None;
         drop(kv);
         if let Err(error) = result {
             self.failed.send_replace(Some(error.clone()));
@@ -202,6 +239,7 @@ impl<M: Model> State<M> {
             return;
         }
         self.since_snapshot.fetch_add(effects.bytes, Ordering::Relaxed);
+        self.format.fetch_max(effects.format, Ordering::AcqRel);
         self.applied.send_replace(effects.last);
         if effects.changed {
             self.commits.send_modify(|count| *count = count.wrapping_add(1));
@@ -211,6 +249,29 @@ impl<M: Model> State<M> {
         for (batch, index, outputs) in effects.outputs {
             self.outputs.applied(batch, index, outputs);
         }
+    }
+
+    /// A store that does not end a change has failed: the replica has to be opened again, and others serve until it is.
+    pub(super) fn fail_if_stuck(&self) {
+        let until = *lock(&self.writing);
+        if until.is_some_and(|until| until.left(self.env.clock.as_ref()).is_zero()) {
+            self.fail_stuck();
+        }
+    }
+
+    fn fail_stuck(&self) -> KvError {
+        let error = KvError::Io(format!("a change of the store is not done after {:?}", self.patience));
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert_with(|| error.clone());
+            first
+        });
+        error
+    }
+
+    /// The newest format of entries that the group has agreed on, as far as entries were applied here.
+    pub(super) fn format(&self) -> u8 {
+        self.format.load(Ordering::Acquire)
     }
 
     pub(super) fn halted(&self) -> Option<String> {
@@ -290,6 +351,16 @@ impl<M: Model> State<M> {
         let kv = snapshot::install(&self.env, &self.home.states, record.state, meta, &file).await?;
         self.home.save(record).await?;
         *lock(&self.record) = record;
+        let format = match agreed(&self.env, &kv, self.newest_format).await {
+            Ok(format) => format,
+            Err(error) => {
+                if is_too_new(&error) {
+                    self.halt(&error.to_string());
+                }
+                return Err(error);
+            }
+        };
+        self.format.fetch_max(format, Ordering::AcqRel);
         let replaced = std::mem::replace(&mut *self.kv.write().unwrap_or_else(PoisonError::into_inner), kv);
         let index = meta.last_log_id.map_or(0, |log| log.index);
         self.safe_up_to(index);
@@ -327,6 +398,24 @@ impl<M: Model> State<M> {
     }
 }
 
+/// Only a newer version can go on with the state.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct TooNew(String);
+
+/// Is it for ever, for this version?
+pub(super) fn is_too_new(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TooNew>())
+}
+
+/// [`agreed_in`] of an open store; see [`is_too_new`].
+async fn agreed(env: &Env, kv: &Arc<dyn Kv>, newest: u8) -> io::Result<u8> {
+    let kv = kv.clone();
+    let found = blocking(env.spawn.as_ref(), move || agreed_in(kv.as_ref(), newest)).await;
+    let found = found.map_err(|_| io::Error::other("the node is going down"))?.map_err(kv_to_io)?;
+    found.map_err(|reason| io::Error::other(TooNew(reason)))
+}
+
 pub(super) fn kv_to_io(error: KvError) -> io::Error {
     let kind = match error {
         KvError::NoSpace => io::ErrorKind::StorageFull,
@@ -355,15 +444,21 @@ struct Effects<M: Model> {
     last: u64,
     bytes: u64,
     changed: bool,
+    /// The newest of the entries.
+    format: u8,
 }
 
+/// Applies entries until they have written `most` bytes, whole ones and at least one; how many.
 fn apply_entries<M: Model>(
     store: &Layered<'_>,
     entries: &[openraft::Entry<TypeConfig>],
-) -> Result<(WriteBatch, Effects<M>), ApplyError> {
+    newest_format: u8,
+    most: usize,
+) -> Result<(WriteBatch, Effects<M>, usize), ApplyError> {
     let mut applied = applied_of(store)?;
     let mut txn = KvTxn::new(store);
-    let mut effects = Effects { outputs: Vec::new(), last: 0, bytes: 0, changed: false };
+    let mut effects = Effects { outputs: Vec::new(), last: 0, bytes: 0, changed: false, format: OLDEST };
+    let mut count = 0;
     for entry in entries {
         match &entry.payload {
             EntryPayload::Blank => {}
@@ -372,7 +467,8 @@ fn apply_entries<M: Model>(
             }
             EntryPayload::Normal(payload) => {
                 effects.bytes += u64::try_from(payload.0.len()).unwrap_or(u64::MAX);
-                let batch = Batch::decode(&payload.0).map_err(|error| ApplyError::Halt(error.to_string()))?;
+                let batch = Batch::decode(&payload.0, newest_format)
+                    .map_err(|error| ApplyError::Halt(error.to_string()))?;
                 let mut outputs = Vec::with_capacity(batch.inputs.len());
                 for input in &batch.inputs {
                     let input: Input<M::Command> = postcard::from_bytes(input).map_err(|error| {
@@ -381,18 +477,33 @@ fn apply_entries<M: Model>(
                             entry.log_id.index
                         ))
                     })?;
+                    if format_of::<M>(&input) > newest_format {
+                        let kind = format_of::<M>(&input);
+                        return Err(ApplyError::Halt(format!(
+                            "entry {} holds a command of format {kind}; the newest that is read here is {newest_format}: this server must be updated",
+                            entry.log_id.index
+                        )));
+                    }
                     outputs.push(step::<M>(&mut txn, batch.wall, &input)?);
                 }
-                effects.changed = true;
+                effects.format = effects.format.max(batch.format);
+                effects.changed |= !batch.inputs.is_empty();
                 effects.outputs.push((batch.id, entry.log_id.index, outputs));
             }
         }
         applied.log = Some(entry.log_id);
         effects.last = entry.log_id.index;
+        count += 1;
+        if txn.bytes() >= most {
+            break;
+        }
     }
     save(&mut txn, APPLIED, &applied)?;
+    if effects.format > load(store, FORMAT)?.unwrap_or(OLDEST) {
+        save(&mut txn, FORMAT, &effects.format)?;
+    }
     txn.accept();
-    Ok((txn.into_batch(), effects))
+    Ok((txn.into_batch(), effects, count))
 }
 
 /// Entries per change of the store, by their bytes.
@@ -429,6 +540,7 @@ impl Drop for Unfinished<'_> {
 /// A change on its way into the store.
 struct Pending {
     changes: Arc<WriteBatch>,
+    until: Deadline,
     written: oneshot::Receiver<Result<(), KvError>>,
 }
 
@@ -452,12 +564,14 @@ impl<M: Model> Machine<M> {
         }
         let Some(pending) = &mut self.pending else { return Ok(()) };
         // Not taken before it has ended: whoever is cancelled here leaves it to the next one.
-        let written = (&mut pending.written).await;
+        let clock = self.state.env.clock.as_ref();
+        let written = within(clock, pending.until, &mut pending.written).await;
         self.pending = None;
         let error = match written {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => failed(error),
             Ok(Err(error)) => failed(error),
-            Err(error) => failed(error),
+            Err(_) => failed(self.state.fail_stuck()),
         };
         self.lost = Some(error.clone());
         Err(error)
@@ -495,23 +609,34 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
         if let Some(error) = &self.lost {
             return Err(error.clone());
         }
-        for change in changes(entries) {
+        let mut left: VecDeque<_> = changes(entries).into();
+        while let Some(change) = left.pop_front() {
             let kv = state.kv();
             let started = state.env.clock.now();
             // The change before this one, which may not be in the store yet; all earlier ones are.
             let below = self.pending.as_ref().map(|pending| pending.changes.clone());
+            let (newest, most) = (state.newest_format, state.change_bytes);
             let done = blocking(state.env.spawn.as_ref(), move || {
-                apply_entries::<M>(&Layered::new(kv.as_ref(), below.as_deref()), &change)
+                let layered = Layered::new(kv.as_ref(), below.as_deref());
+                let applied = apply_entries::<M>(&layered, &change, newest, most);
+                (change, applied)
             });
-            match done.await.map_err(failed)? {
-                Ok((changes, effects)) => {
+            let (mut change, applied) = done.await.map_err(failed)?;
+            match applied {
+                Ok((changes, effects, count)) => {
+                    change.drain(..count);
+                    if !change.is_empty() {
+                        left.push_front(change);
+                    }
                     let took = state.env.clock.now().since(started).as_secs_f64();
                     metrics::histogram!("alba_raft_apply_seconds", "group" => state.group.to_string())
                         .record(took);
                     self.settle().await?;
                     let (written, done) = oneshot::channel();
                     let (changes, kv) = (Arc::new(changes), state.kv());
-                    self.pending = Some(Pending { changes: changes.clone(), written: done });
+                    let until = state.env.deadline_in(state.patience);
+                    *lock(&state.writing) = Some(until);
+                    self.pending = Some(Pending { changes: changes.clone(), until, written: done });
                     let committing = state.clone();
                     let commit = move || committing.commit(kv, &changes, effects, written);
                     state.env.spawn.run_blocking(Box::new(commit));

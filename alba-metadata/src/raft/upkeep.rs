@@ -19,6 +19,7 @@ pub(super) async fn run<M: Model>(context: Context<M>, log: LogStore) {
     let mut asked = None;
     let mut told: BTreeSet<NodeId> = BTreeSet::new();
     loop {
+        context.state.fail_if_stuck();
         let metrics = context.metrics();
         let limits = &context.config.limits;
         let leads = metrics.state == ServerState::Leader;

@@ -4,25 +4,22 @@
 //! It must never answer a command before its effect is safe on the disk. Readers look at the store, in which nothing is
 //! seen before it is safe ([`Kv::commit`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::spawn::AbortOnDrop;
-use alba_core::env::spawn::TaskGone;
 use alba_core::env::{Deadline, Env, Moment, blocking, within};
 use alba_core::ids::GroupId;
-use alba_core::kv::{Durability, Kv, KvError, WriteBatch};
+use alba_core::kv::{Durability, KvError, WriteBatch};
 use alba_core::wire::rpc::Consistency;
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::{Index, ReadWork, ReplicationError, Replicator, answer_of};
+use super::store::{Opening, Store, StoreOpener};
+use super::{CHANGE_BYTES, Index, ReadWork, ReplicationError, Replicator, STORE_PATIENCE, answer_of};
 use crate::machine::{Input, OutputOf, step};
 use crate::model::Model;
 use crate::txn::{KvTxn, Layered, Paused};
-
-/// Opens a group's store, also again after it was poisoned.
-pub type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Kv>, KvError> + Send + Sync>;
 
 /// How much a group takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +28,23 @@ pub struct LocalLimits {
     pub queue: usize,
     /// Commands that share one commit.
     pub batch: usize,
+    /// Bytes that the commands of a batch write, about: the one that reaches it is the batch's last.
+    pub change_bytes: usize,
     /// A store that failed is opened again no sooner than this after the last try.
     pub reopen_after: Duration,
+    /// Longest that one step of the store is waited for; a store that takes longer has failed.
+    pub patience: Duration,
 }
 
 impl Default for LocalLimits {
     fn default() -> Self {
-        Self { queue: 512, batch: 512, reopen_after: Duration::from_millis(200) }
+        Self {
+            queue: 512,
+            batch: 512,
+            change_bytes: CHANGE_BYTES,
+            reopen_after: Duration::from_millis(200),
+            patience: STORE_PATIENCE,
+        }
     }
 }
 
@@ -73,13 +80,6 @@ struct Closed<M: Model> {
     turn: OwnedSemaphorePermit,
 }
 
-/// One opening of the store. A failure ends it, and all that is not safe by then is answered with the error.
-#[derive(Clone)]
-struct Opening {
-    kv: Arc<dyn Kv>,
-    generation: u64,
-}
-
 /// One replica.
 pub struct Local<M: Model> {
     env: Env,
@@ -87,91 +87,6 @@ pub struct Local<M: Model> {
     store: Arc<Store>,
     commits: watch::Receiver<u64>,
     _tasks: [AbortOnDrop; 2],
-}
-
-/// The store, while it is sound.
-struct Store {
-    group: GroupId,
-    open: StoreOpener,
-    state: Mutex<StoreState>,
-}
-
-struct StoreState {
-    kv: Option<Arc<dyn Kv>>,
-    failed: Option<(KvError, Moment)>,
-    /// Failures so far.
-    generation: u64,
-}
-
-/// Opens a store. What a killed process wrote may be there and not on the disk: it is made safe before it is read.
-fn opened(open: &StoreOpener) -> Result<Arc<dyn Kv>, KvError> {
-    let kv = open()?;
-    kv.sync()?;
-    Ok(kv)
-}
-
-impl Store {
-    fn lock(&self) -> MutexGuard<'_, StoreState> {
-        // Consistent between any two statements that hold the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The open store.
-    fn sound(&self) -> Result<Opening, KvError> {
-        let state = self.lock();
-        match (&state.kv, &state.failed) {
-            (Some(kv), _) => Ok(Opening { kv: kv.clone(), generation: state.generation }),
-            (None, Some((error, _))) => Err(error.clone()),
-            (None, None) => Err(KvError::Io("the store is not open".to_owned())),
-        }
-    }
-
-    /// The open store, opened again if it had failed long enough ago. Blocks.
-    fn sound_or_reopened(&self, now: Moment, after: Duration) -> Result<Opening, KvError> {
-        // Cloned, so that the lock is not held while the store opens.
-        let failed = self.lock().failed.clone();
-        match failed {
-            Some((error, when)) if now.since(when) < after => return Err(error),
-            Some(_) => {}
-            None => return self.sound(),
-        }
-        match opened(&self.open) {
-            Ok(kv) => {
-                tracing::info!(group = %self.group, "the store is open again");
-                let mut state = self.lock();
-                state.kv = Some(kv.clone());
-                state.failed = None;
-                Ok(Opening { kv, generation: state.generation })
-            }
-            Err(error) => {
-                self.lock().failed = Some((error.clone(), now));
-                Err(error)
-            }
-        }
-    }
-
-    /// After a failure nothing of the store's state in memory is trusted: it is closed, and later opened from what is on
-    /// the disk.
-    fn poison(&self, generation: u64, error: &KvError, now: Moment) {
-        let closed = {
-            let mut state = self.lock();
-            if state.generation != generation {
-                // Of a store that was closed before.
-                return;
-            }
-            state.generation += 1;
-            state.failed = Some((error.clone(), now));
-            state.kv.take()
-        };
-        tracing::error!(group = %self.group, %error, "the store failed; it is closed and will be opened again");
-        drop(closed);
-    }
-
-    /// Why an opening that was sound is not any more.
-    fn failure(&self) -> KvError {
-        let failed = self.lock().failed.clone();
-        failed.map_or_else(|| KvError::Io("the store failed meanwhile".to_owned()), |(error, _)| error)
-    }
 }
 
 impl<M: Model> Local<M> {
@@ -182,19 +97,12 @@ impl<M: Model> Local<M> {
         open: StoreOpener,
         limits: LocalLimits,
     ) -> Result<Self, ReplicationError> {
-        let first = {
-            let open = open.clone();
-            blocking(env.spawn.as_ref(), move || opened(&open))
-                .await
-                .map_err(|_| ReplicationError::Stopped)??
-        };
-        let state = Mutex::new(StoreState { kv: Some(first), failed: None, generation: 0 });
-        let store = Arc::new(Store { group: group.clone(), open, state });
+        let store = Arc::new(Store::start(&env.spawn, group, open).await?);
         let (queue, waiting) = mpsc::channel(limits.queue.max(1));
         let (committed, commits) = watch::channel(0);
         let (closed, to_commit) = mpsc::channel(1);
-        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, closed, limits);
-        let commit = commit_loop::<M>(env.clone(), store.clone(), to_commit, committed);
+        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, closed, limits.clone());
+        let commit = commit_loop::<M>(env.clone(), store.clone(), to_commit, committed, limits.patience);
         let tasks = [
             env.spawn.spawn("metadata-apply", Box::pin(apply)).abort_on_drop(),
             env.spawn.spawn("metadata-commit", Box::pin(commit)).abort_on_drop(),
@@ -245,7 +153,7 @@ impl<M: Model> Replicator<M> for Local<M> {
         let store = self.store.clone();
         let work = blocking(self.env.spawn.as_ref(), move || {
             let opening = store.sound()?;
-            let snapshot = opening.kv.snapshot()?;
+            let snapshot = opening.kv().snapshot()?;
             read(snapshot.as_ref())
         });
         match within(clock, deadline, work).await {
@@ -276,6 +184,21 @@ impl<M: Model> Replicator<M> for Local<M> {
     }
 }
 
+/// Runs a step of the store where it may block. One that ends without an answer has panicked, or the server is going down;
+/// one that takes too long goes on by itself. Either way the caller must not build on what it may have done.
+async fn step_of_store<T: Send + 'static>(
+    env: &Env,
+    patience: Duration,
+    work: impl FnOnce() -> Result<T, KvError> + Send + 'static,
+) -> Result<T, KvError> {
+    let done = blocking(env.spawn.as_ref(), work);
+    match within(env.clock.as_ref(), env.deadline_in(patience), done).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(gone)) => Err(KvError::Io(format!("a step of the store: {gone}"))),
+        Err(_) => Err(KvError::Io(format!("a step of the store is not done after {patience:?}"))),
+    }
+}
+
 fn refuse<M: Model>(answers: Vec<Answer<M>>, error: &KvError) {
     for answer in answers {
         drop(answer.send(Err(error.clone().into())));
@@ -296,8 +219,13 @@ async fn apply_loop<M: Model>(
     let mut more = Vec::new();
     let mut ended = false;
     loop {
-        let room = limits.batch.max(1) - gathering.as_ref().map_or(0, |batch| batch.outputs.len());
-        let room = if ended { 0 } else { room.min(STEP) };
+        let room = match &gathering {
+            // What is left of the last step comes first, in the next batch.
+            _ if ended || !more.is_empty() => 0,
+            Some(batch) if batch.changes.bytes() >= limits.change_bytes => 0,
+            Some(batch) => limits.batch.max(1).saturating_sub(batch.outputs.len()).min(STEP),
+            None => limits.batch.clamp(1, STEP),
+        };
         // A batch that can go into the store goes; until then it takes what comes.
         let turn = tokio::select! {
             biased;
@@ -321,36 +249,37 @@ async fn apply_loop<M: Model>(
         if more.is_empty() {
             continue;
         }
-        let (inputs, answers): (Vec<_>, Vec<_>) =
+        let (inputs, mut answers): (Vec<_>, Vec<_>) =
             more.drain(..).map(|waiting| (waiting.input, waiting.answer)).unzip();
         let (now, wall) = (env.clock.now(), env.clock.wall_micros());
         let mut batch = match gathering.take() {
             Some(batch) => batch,
-            None => match begin(&env, &store, now, limits.reopen_after, &last).await {
-                Ok(Ok(batch)) => batch,
-                Ok(Err(error)) => {
+            None => match begin(&env, &store, now, &limits, &last).await {
+                Ok(batch) => batch,
+                Err(error) => {
                     refuse::<M>(answers, &error);
                     continue;
                 }
-                // The node is going down.
-                Err(TaskGone) => return,
             },
         };
-        batch.answers.extend(answers);
         let (changes, opening, below) =
             (std::mem::take(&mut batch.changes), batch.opening.clone(), batch.below.clone());
-        let work = move || apply::<M>(&opening, below.as_deref(), changes, wall, &inputs);
-        match blocking(env.spawn.as_ref(), work).await {
-            Ok(Ok((changes, outputs))) => {
+        let most = limits.change_bytes;
+        let work = move || apply::<M>(&opening, below.as_deref(), changes, most, wall, inputs);
+        match step_of_store(&env, limits.patience, work).await {
+            Ok(Applied { changes, outputs, rest }) => {
+                let later = answers.split_off(outputs.len());
+                more.extend(rest.into_iter().zip(later).map(|(input, answer)| Waiting { input, answer }));
+                batch.answers.extend(answers);
                 batch.changes = changes;
                 batch.outputs.extend(outputs);
                 gathering = Some(batch);
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 store.poison(batch.opening.generation, &error, now);
+                batch.answers.extend(answers);
                 refuse::<M>(batch.answers, &error);
             }
-            Err(TaskGone) => return,
         }
     }
 }
@@ -360,39 +289,53 @@ async fn begin<M: Model>(
     env: &Env,
     store: &Arc<Store>,
     now: Moment,
-    reopen_after: Duration,
+    limits: &LocalLimits,
     last: &Option<(u64, Arc<WriteBatch>)>,
-) -> Result<Result<Gathering<M>, KvError>, TaskGone> {
+) -> Result<Gathering<M>, KvError> {
     let opening = match store.sound() {
         Ok(opening) => opening,
         Err(_) => {
-            let store = store.clone();
-            let reopen = move || store.sound_or_reopened(now, reopen_after);
-            match blocking(env.spawn.as_ref(), reopen).await? {
-                Ok(opening) => opening,
-                Err(error) => return Ok(Err(error)),
-            }
+            let (store, after) = (store.clone(), limits.reopen_after);
+            // One that takes longer is used when it is open.
+            let reopen = move || store.sound_or_reopened(now, after);
+            step_of_store(env, limits.patience, reopen).await?
         }
     };
     // One of an opening that is over is in the store, or failed.
     let below = last.as_ref().filter(|(generation, _)| *generation == opening.generation);
     let below = below.map(|(_, changes)| changes.clone());
     let (outputs, answers) = (Vec::new(), Vec::new());
-    Ok(Ok(Gathering { changes: Paused::default(), outputs, opening, below, answers, began: now }))
+    Ok(Gathering { changes: Paused::default(), outputs, opening, below, answers, began: now })
 }
 
-/// Applies inputs in memory.
+/// What came of a step.
+struct Applied<M: Model> {
+    changes: Paused,
+    outputs: Vec<OutputOf<M>>,
+    /// Inputs for which the batch has no room any more.
+    rest: Vec<Input<M::Command>>,
+}
+
+/// Applies inputs in memory, until the batch has written `most` bytes; at least one.
 fn apply<M: Model>(
     opening: &Opening,
     below: Option<&WriteBatch>,
     changes: Paused,
+    most: usize,
     wall: u64,
-    inputs: &[Input<M::Command>],
-) -> Result<(Paused, Vec<OutputOf<M>>), KvError> {
-    let store = Layered::new(opening.kv.as_ref(), below);
+    mut inputs: Vec<Input<M::Command>>,
+) -> Result<Applied<M>, KvError> {
+    let store = Layered::new(opening.kv(), below);
     let mut txn = KvTxn::resume(&store, changes);
-    let outputs = inputs.iter().map(|input| step::<M>(&mut txn, wall, input)).collect::<Result<_, _>>()?;
-    Ok((txn.pause(), outputs))
+    let mut outputs = Vec::with_capacity(inputs.len());
+    for input in &inputs {
+        outputs.push(step::<M>(&mut txn, wall, input)?);
+        if txn.bytes() >= most {
+            break;
+        }
+    }
+    let rest = inputs.split_off(outputs.len());
+    Ok(Applied { changes: txn.pause(), outputs, rest })
 }
 
 /// Puts batches into the store and answers, in their order: one that changed nothing may still say what an earlier one
@@ -403,22 +346,24 @@ async fn commit_loop<M: Model>(
     store: Arc<Store>,
     mut batches: mpsc::Receiver<Closed<M>>,
     committed: watch::Sender<u64>,
+    patience: Duration,
 ) {
     while let Some(batch) = batches.recv().await {
         let Closed { changes, outputs, opening, answers, began, turn } = batch;
         let changed = !changes.0.is_empty();
-        let (done, now) = (store.clone(), env.clock.now());
-        let done = blocking(env.spawn.as_ref(), move || commit(&done, now, opening, &changes)).await;
+        let (committing, now, generation) = (store.clone(), env.clock.now(), opening.generation);
+        let work = move || commit(&committing, now, opening, &changes);
+        let done = step_of_store(&env, patience, work).await;
+        if let Err(error) = &done {
+            // Also when it panicked, or does not end: whether it is in the store is not known, and nothing may come on top of
+            // it. Before the next one is let in.
+            store.poison(generation, error, now);
+        }
         // The next one goes on while this one is answered.
         drop(turn);
-        match done {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                refuse::<M>(answers, &error);
-                continue;
-            }
-            // The node is going down.
-            Err(TaskGone) => return,
+        if let Err(error) = done {
+            refuse::<M>(answers, &error);
+            continue;
         }
         let took = env.clock.now().since(began).as_secs_f64();
         metrics::histogram!("alba_nsm_commit_seconds", "group" => store.group.to_string()).record(took);
@@ -434,13 +379,13 @@ async fn commit_loop<M: Model>(
 
 /// Writes and syncs a batch, unless the opening it was applied on is over: then what is below it may not be there.
 fn commit(store: &Store, now: Moment, opening: Opening, changes: &WriteBatch) -> Result<(), KvError> {
-    if store.lock().generation != opening.generation {
+    if !store.is_current(&opening) {
         return Err(store.failure());
     }
     if changes.0.is_empty() {
         return Ok(());
     }
-    let done = opening.kv.commit_shared(changes, Durability::Sync);
+    let done = opening.kv().commit_shared(changes, Durability::Sync);
     let generation = opening.generation;
     // Before it is poisoned: the store must close to be opened again.
     drop(opening);

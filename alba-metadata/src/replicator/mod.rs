@@ -1,8 +1,11 @@
 //! What agrees on the order of a group's inputs and makes them durable.
 
 mod local;
+mod store;
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use alba_core::env::Deadline;
 use alba_core::kv::KvError;
@@ -14,7 +17,16 @@ use tokio::sync::watch;
 use crate::machine::{Input, OutputOf};
 use crate::model::{Fault, Model};
 
-pub use local::{Local, LocalLimits, StoreOpener};
+pub use local::{Local, LocalLimits};
+pub use store::StoreOpener;
+
+/// Bytes written by the commands of one change of a store, about: the command (or the log entry, in a replicated group) that
+/// reaches it is the change's last. Ordinary batches are far below; three changes of a group are in memory at a time.
+pub(crate) const CHANGE_BYTES: usize = 16 << 20;
+
+/// Longest that one step of a store is waited for. Clients have given up long before, and a merge of files that holds writes up
+/// takes seconds: a store that takes longer does not come back, say because a thread of its own has died.
+pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why an input did not get to the model, or may not have.
 #[derive(Debug, Clone, Error)]
@@ -37,6 +49,18 @@ pub enum ReplicationError {
     /// The replica had not applied the asked index by the deadline.
     #[error("the replica is behind")]
     Behind,
+    /// Members of the group may be of an older version, which does not know this kind of command; nothing happened. It can be
+    /// tried again: the group agrees by itself when all of them have been updated.
+    #[error(
+        "this kind of command needs log entries of format {needed}, and the members of the group have agreed on {agreed}: \
+         not before all of them are updated and have been asked"
+    )]
+    NotAgreed {
+        /// The first format that has it.
+        needed: u8,
+        /// The newest that every member reads, as far as the leader knows.
+        agreed: u8,
+    },
     /// The group is being shut down; whether the input counts is unknown.
     #[error("the group is being shut down")]
     Stopped,
@@ -104,12 +128,22 @@ pub async fn read_with<M: Model, T: Send + 'static>(
     deadline: Deadline,
     read: impl FnOnce(&dyn alba_core::kv::KvRead) -> Result<T, KvError> + Send + 'static,
 ) -> Result<T, ReplicationError> {
+    read_as(group, Consistency::Linearizable, deadline, read).await
+}
+
+/// The same from a state as new as `consistency` wants it.
+pub async fn read_as<M: Model, T: Send + 'static>(
+    group: &dyn Replicator<M>,
+    consistency: Consistency,
+    deadline: Deadline,
+    read: impl FnOnce(&dyn alba_core::kv::KvRead) -> Result<T, KvError> + Send + 'static,
+) -> Result<T, ReplicationError> {
     let (answer, result) = tokio::sync::oneshot::channel();
     let work: ReadWork = Box::new(move |store| {
         // The caller may have gone.
         drop(answer.send(read(store)?));
         Ok(())
     });
-    group.read(work, Consistency::Linearizable, deadline).await?;
+    group.read(work, consistency, deadline).await?;
     result.await.map_err(|_| ReplicationError::Stopped)
 }

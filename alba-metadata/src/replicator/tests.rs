@@ -15,6 +15,8 @@ use crate::machine::Output;
 use crate::nsm::fixtures::{NS, SPREAD, manifest, messages, name, put, sequence};
 use crate::nsm::{Nsm, recount};
 
+mod failing;
+
 const LIMIT: Duration = Duration::from_secs(600);
 
 fn opener(device: &SimKvDevice) -> StoreOpener {

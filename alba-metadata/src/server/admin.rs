@@ -69,7 +69,9 @@ impl From<MembershipError> for AdminError {
             MembershipError::Busy => Self::Busy,
             MembershipError::Unknown(id) => Self::UnknownReplica(id),
             MembershipError::Last => Self::LastReplica,
-            MembershipError::NotLeader | MembershipError::Failed(_) => Self::Failed(error.to_string()),
+            MembershipError::NotLeader | MembershipError::Outdated { .. } | MembershipError::Failed(_) => {
+                Self::Failed(error.to_string())
+            }
         }
     }
 }

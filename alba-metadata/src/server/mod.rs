@@ -6,6 +6,7 @@
 mod admin;
 mod ages;
 mod claim;
+mod deletions;
 mod deliver;
 mod devices;
 mod lead;
@@ -349,17 +350,21 @@ impl Node {
         command: NsmCommand,
         deadline: Deadline,
     ) -> Answer {
+        if let Some(deletions) = deletions::Deletions::of(&command) {
+            return self.delete(nsm, id, command, &deletions, deadline).await;
+        }
         let cleaned = match &command {
+            // What OSDs have to hear of is not the client's business.
+            NsmCommand::DeletingSequence { .. } => {
+                let reason = "only the group's server itself gives this command".to_owned();
+                return Reply::Refused(Refusal::BadRequest(reason)).into();
+            }
             NsmCommand::MarkKeysDeleted { namespace, keys, .. } => {
                 Some((*namespace, keys.iter().map(|key| key.object).collect()))
             }
             _ => None,
         };
-        let doomed = self.notes.doomed(nsm.as_ref(), &command, deadline).await;
-        // Both before the client hears of it; which comes first does not matter.
-        let propose = nsm.propose(Input::Command(id, command), deadline);
-        let (proposed, ()) = tokio::join!(propose, self.notes.write(doomed, deadline));
-        match proposed {
+        match nsm.propose(Input::Command(id, command), deadline).await {
             Ok((output, index)) => {
                 if let Some((namespace, objects)) = cleaned {
                     self.clean_notes(nsm, namespace, objects);
@@ -525,8 +530,10 @@ fn refused(error: &ReplicationError) -> Reply {
         ReplicationError::Overloaded => Refusal::Overloaded,
         ReplicationError::NotLeader { leader } => Refusal::NotLeader { leader: leader.clone() },
         ReplicationError::Behind => Refusal::Behind,
+        // Nothing happened; the reason is one for a person, and clients try again.
+        ReplicationError::NotAgreed { .. }
         // Whether it happened is unknown, exactly as after a failure of the store; a retry tells.
-        ReplicationError::Store(_) | ReplicationError::Timeout | ReplicationError::Stopped => {
+        | ReplicationError::Store(_) | ReplicationError::Timeout | ReplicationError::Stopped => {
             Refusal::Storage(error.to_string())
         }
     })

@@ -16,20 +16,20 @@ use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue}
 use alba_core::env::{Deadline, Env, Moment, Osd, OsdError};
 use alba_core::ids::{LongId, NamespaceId, ObjectId, ObjectName};
 use alba_core::osd_keys;
+use alba_core::wire::rpc::Consistency;
 use alba_core::wire::rpc::abm::OsdInfo;
-use alba_core::wire::rpc::nsm::{NsmCommand, ObjectUpdate};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::Devices;
 use crate::nsm::{self, Nsm};
-use crate::replicator::{Replicator, read_with};
+use crate::replicator::{Replicator, read_as, read_with};
 
 /// On so many OSDs, of different nodes where there are.
 const COPIES: usize = 3;
 
 /// Longest that one OSD is waited for.
-const CALL: Duration = Duration::from_secs(1);
+pub(super) const CALL: Duration = Duration::from_secs(1);
 
 /// How long an OSD that failed is passed over.
 const PASSED_OVER: Duration = Duration::from_secs(5);
@@ -53,11 +53,18 @@ struct Known {
     bad_until: Option<Moment>,
 }
 
-/// What is about to be deleted.
+/// What is about to be deleted, or was.
 pub(super) struct Doomed {
     namespace: NamespaceId,
     objects: Vec<(ObjectId, ObjectName)>,
     osds: Vec<OsdInfo>,
+}
+
+impl Doomed {
+    /// Which objects.
+    pub(super) fn ids(&self) -> BTreeSet<ObjectId> {
+        self.objects.iter().map(|(id, _)| *id).collect()
+    }
 }
 
 impl Notes {
@@ -65,29 +72,32 @@ impl Notes {
         Self { env: env.clone(), devices: devices.clone(), known: Mutex::default() }
     }
 
-    /// What a command would delete as things are; none when nothing, or when that cannot be told: then the command will not
-    /// be executed here either.
+    /// What has these names; none when nothing has, or when that cannot be told.
     pub(super) async fn doomed(
         &self,
         group: &dyn Replicator<Nsm>,
-        command: &NsmCommand,
+        namespace: NamespaceId,
+        names: BTreeSet<ObjectName>,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Option<Doomed> {
-        let NsmCommand::Sequence { namespace, updates, .. } = command else { return None };
-        let namespace = *namespace;
-        let names: BTreeSet<ObjectName> = updates
-            .iter()
-            .filter_map(|update| match update {
-                ObjectUpdate::Delete { name, .. } => Some(name.clone()),
-                ObjectUpdate::Put { .. } | ObjectUpdate::PutInline { .. } => None,
-            })
-            .collect();
-        if names.is_empty() {
-            return None;
-        }
         let read = move |store: &dyn alba_core::kv::KvRead| nsm::to_note(store, namespace, &names);
-        let (objects, osds) = read_with(group, deadline, read).await.ok()?;
+        let (objects, osds) = read_as(group, consistency, deadline, read).await.ok()?;
         (!objects.is_empty()).then_some(Doomed { namespace, objects, osds })
+    }
+
+    /// What was deleted, with the OSDs that can take notes of it.
+    pub(super) async fn deleted(
+        &self,
+        group: &dyn Replicator<Nsm>,
+        namespace: NamespaceId,
+        objects: Vec<(ObjectId, ObjectName)>,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Option<Doomed> {
+        let read = move |store: &dyn alba_core::kv::KvRead| nsm::note_takers(store, namespace);
+        let osds = read_as(group, consistency, deadline, read).await.ok()?;
+        Some(Doomed { namespace, objects, osds })
     }
 
     /// Writes the notes. Deletion goes on without them when no OSD takes them: it must stay possible, and then there is

@@ -248,6 +248,7 @@ async fn followers_tell_of_changes_and_one_without_a_leader_sends_its_waiters_aw
     use alba_core::wire::rpc::watch::{Seen, Topic, WatchReply, WatchRequest};
     let mut world = World::start(None).await;
     let session = world.session().await;
+    world.groups(|groups| groups.len() == 1).await;
     let record = world.create(session, 1, "one").await;
     world.active(&record).await;
     let (leader, _) = world.leader("abm").await;

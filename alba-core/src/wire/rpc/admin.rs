@@ -102,7 +102,8 @@ pub struct GroupStatus {
     pub snapshot: u64,
     /// Index of the last entry that its log no longer has; 0: it has all.
     pub cut: u64,
-    /// Newest format of entries that every member can apply; 0: not known, since only the leader asks them.
+    /// Newest format of entries that every member can apply, as far as it knows: the leader asks them, the others hear of it with
+    /// the first entry. 0: a version that did not tell.
     pub format: u8,
     /// The members.
     pub members: Vec<GroupMember>,

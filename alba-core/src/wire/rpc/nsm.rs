@@ -381,6 +381,18 @@ pub enum NsmCommand {
         /// Which step.
         step: MoveStep,
     },
+    /// The same as `Sequence`, and the outcome says what was deleted. Proposed by a group's server in place of a client's
+    /// sequence that deletes; clients do not send it. Needs log entries of format 2.
+    DeletingSequence {
+        /// Where.
+        namespace: NamespaceId,
+        /// All are evaluated against the state before.
+        asserts: Vec<ObjectAssert>,
+        /// All happen or none.
+        updates: Vec<ObjectUpdate>,
+        /// The one epoch that tags every fragment of the puts (invariant 3).
+        epoch: GcEpoch,
+    },
 }
 
 /// What a command gave.
@@ -402,6 +414,14 @@ pub enum NsmOutcome {
     Each(Vec<Result<(), NsmError>>),
     /// To `RecoverObjects`: in the order of the command.
     Recovered(Vec<Recovered>),
+    /// To `DeletingSequence`. Clients get the first half, as `Stored`.
+    StoredAndDeleted {
+        /// As in `Stored`.
+        stored: Vec<Manifest>,
+        /// The objects that the deletions of the sequence removed, each with the position of its update. What puts
+        /// replaced is not among them.
+        deleted: Vec<(u32, ObjectId)>,
+    },
 }
 
 /// A namespace as its group keeps it.

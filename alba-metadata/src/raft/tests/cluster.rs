@@ -20,7 +20,7 @@ use crate::raft::handle::refusal;
 use crate::raft::log::LogLimits;
 use crate::raft::message::{Envelope, decode};
 use crate::raft::types::NodeId;
-use crate::raft::{AnyRaft, Home, Peers, Raft, RaftConfig, RaftLimits, States};
+use crate::raft::{AnyRaft, Home, PAYLOAD_FORMAT, Peers, Raft, RaftConfig, RaftLimits, States};
 use crate::replicator::{ReplicationError, Replicator};
 
 /// Stores that survive as devices do.
@@ -85,7 +85,15 @@ pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     pub(crate) place: Place,
     pub(crate) raft: Option<Arc<Raft<Lists>>>,
+    /// What the version that it runs can apply.
+    pub(crate) newest_format: u8,
     server: Option<AbortOnDrop>,
+}
+
+impl Member {
+    fn new(address: SocketAddr, place: Place) -> Self {
+        Self { address, place, raft: None, newest_format: PAYLOAD_FORMAT, server: None }
+    }
 }
 
 /// Replicas whose messages are dropped.
@@ -164,16 +172,21 @@ impl Cluster {
         let mut cluster = Self { env, members: Vec::new(), limits, peers, cut: Cut::default() };
         for (n, address) in addresses.into_iter().enumerate() {
             let place = Place::new(u64::try_from(n).unwrap());
-            cluster.members.push(Member { address, place, raft: None, server: None });
+            cluster.members.push(Member::new(address, place));
         }
         cluster
     }
 
     /// A machine that is not of the configuration.
     pub(crate) async fn stranger(&mut self) -> usize {
+        self.stranger_of(PAYLOAD_FORMAT).await
+    }
+
+    /// The same, of a version that reads formats up to this one.
+    pub(crate) async fn stranger_of(&mut self, newest_format: u8) -> usize {
         let address = free_address(&self.env).await;
         let place = Place::new(77);
-        self.members.push(Member { address, place, raft: None, server: None });
+        self.members.push(Member { newest_format, ..Member::new(address, place) });
         let n = self.members.len() - 1;
         self.boot(n).await;
         n
@@ -185,7 +198,7 @@ impl Cluster {
             group: GroupId::new("lists").unwrap(),
             address: member.address.to_string(),
             peers: self.peers.clone(),
-            limits: self.limits.clone(),
+            limits: RaftLimits { newest_format: member.newest_format, ..self.limits.clone() },
         };
         let raft = Arc::new(Raft::start(&self.env, config, member.place.home(), Peers::new(&self.env)));
         let door = Arc::new(Door { raft: raft.clone(), cut: self.cut.clone() });

@@ -1,8 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 pub(crate) mod cluster;
+mod formats;
 mod group;
-mod model;
+pub(crate) mod model;
 mod pipelined;
 mod simulated;
 mod storage;

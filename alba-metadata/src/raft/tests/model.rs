@@ -18,6 +18,8 @@ pub(crate) enum ListCommand {
     Fill { key: String, bytes: u32 },
     /// A long command.
     Pad { key: String, bytes: Vec<u8> },
+    /// Takes the last number away; the length is the outcome. A kind that came later: it needs entries of format 2.
+    Pop { key: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,19 @@ impl Model for Lists {
                 txn.put(format!("P{key}"), bytes.clone());
                 Ok(0)
             }
+            ListCommand::Pop { key } => {
+                let mut list: Vec<u64> = load(txn, &at(key))?.unwrap_or_default();
+                list.pop();
+                save(txn, at(key), &list)?;
+                Ok(u64::try_from(list.len()).unwrap())
+            }
+        }
+    }
+
+    fn format_of(command: &ListCommand) -> u8 {
+        match command {
+            ListCommand::Pop { .. } => 2,
+            ListCommand::Push { .. } | ListCommand::Fill { .. } | ListCommand::Pad { .. } => 1,
         }
     }
 

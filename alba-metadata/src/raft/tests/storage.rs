@@ -15,9 +15,10 @@ use super::cluster::Place;
 use super::model::{ListCommand, Lists};
 use crate::machine::Input;
 use crate::model::Model;
+use crate::raft::RaftLimits;
 use crate::raft::home::Record;
 use crate::raft::log::{LogLimits, LogStore};
-use crate::raft::payload::{Batch, BatchId};
+use crate::raft::payload::{Batch, BatchId, FORMAT};
 use crate::raft::snapshot::{Incoming, Offer};
 use crate::raft::state::{Machine, State, applied_of};
 use crate::raft::types::{LogId, Payload, StorageError, TypeConfig};
@@ -34,14 +35,14 @@ async fn open(env: &Env, place: &Place) -> std::io::Result<State<Lists>> {
             RECORD
         }
     };
-    State::open(env, &group, &home, record, Arc::new(watch::channel(0).0), 8).await
+    State::open(env, &group, &home, record, Arc::new(watch::channel(0).0), &RaftLimits::default()).await
 }
 
 pub(super) fn entry(index: u64, commands: Vec<ListCommand>) -> openraft::Entry<TypeConfig> {
     let inputs =
         commands.into_iter().map(|command| postcard::to_stdvec(&Input::Internal(command)).unwrap().into());
     let id = BatchId { replica: 9, run: 9, sequence: index };
-    let batch = Batch { id, wall: index, inputs: inputs.collect() };
+    let batch = Batch { format: FORMAT, id, wall: index, inputs: inputs.collect() };
     openraft::Entry { log_id: log_id(1, 9, index), payload: EntryPayload::Normal(Payload(batch.encode())) }
 }
 
@@ -160,7 +161,7 @@ async fn an_unknown_format_or_command_halts_the_replica() {
     let env = real::env();
     for payload in [Bytes::from_static(b"\x63future"), {
         let id = BatchId { replica: 9, run: 9, sequence: 1 };
-        Batch { id, wall: 1, inputs: vec![Bytes::from_static(b"\x01\x63")] }.encode()
+        Batch { format: FORMAT, id, wall: 1, inputs: vec![Bytes::from_static(b"\x01\x63")] }.encode()
     }] {
         let place = Place::new(6);
         let mut machine = Machine::new(Arc::new(open(&env, &place).await.unwrap()));

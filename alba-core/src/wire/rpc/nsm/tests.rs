@@ -212,6 +212,9 @@ fn commands() -> Vec<NsmCommand> {
         MoveStep::Withdraw,
     ];
     commands.extend(steps.map(|step| NsmCommand::Move { namespace: NS, id: MoveId(5), step }));
+    if let NsmCommand::Sequence { namespace, asserts, updates, epoch } = sequence() {
+        commands.push(NsmCommand::DeletingSequence { namespace, asserts, updates, epoch });
+    }
     commands
 }
 
@@ -228,6 +231,7 @@ fn outcomes() -> Vec<NsmOutcome> {
             Recovered::Apart(FindingReason::Conflict),
             Recovered::Refused(NsmError::InsufficientFragments),
         ]),
+        NsmOutcome::StoredAndDeleted { stored: vec![manifest()], deleted: vec![(300, ID)] },
     ]
 }
 
