@@ -32,6 +32,10 @@ jepsen-like seconds="600" seed="1":
 test-long:
     ALBA_LONG_TESTS=1 cargo test --release -p alba-tests --test first_light --test kill_everything -- --nocapture
 
+# 64 uploads of 256 MiB at once: the proxy stays below 512 MiB. Takes 30 GiB of disk.
+upload-memory:
+    ALBA_LONG_TESTS=1 cargo test --release -p alba-tests --test upload_memory -- --nocapture
+
 # Ten thousand power cuts of the storage engine, counted by what it was doing; ALBA_ASD_SEED repeats from a seed.
 crash-asd count="10000":
     ALBA_ASD_CRASHES={{count}} cargo test --release -p asd-server --lib engine::tests::proof::power -- --nocapture

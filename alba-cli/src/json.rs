@@ -153,6 +153,8 @@ fn compression(compression: Compression) -> Value {
         Compression::Snappy => "Snappy".to_owned(),
         Compression::Lz4 => "Lz4".to_owned(),
         Compression::Zstd => "Zstd".to_owned(),
+        Compression::Bzip2 => "Bzip2".to_owned(),
+        Compression::Test => "Test".to_owned(),
     }])
 }
 

@@ -46,6 +46,12 @@ impl<S: ObjectSource> ObjectSource for CountedSource<S> {
         self.bar.set_position(offset.saturating_add(len));
         Ok(())
     }
+
+    async fn read_padded(&mut self, offset: u64, len: usize, size: usize) -> io::Result<Bytes> {
+        let bytes = self.source.read_padded(offset, len, size).await?;
+        self.bar.set_position(offset.saturating_add(u64::try_from(len).unwrap_or(0)));
+        Ok(bytes)
+    }
 }
 
 /// A sink that moves a bar.

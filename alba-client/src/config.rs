@@ -62,6 +62,10 @@ pub struct ClientConfig {
     /// … and always after this.
     #[serde(default = "defaults::hedge_max_ms")]
     pub hedge_max_ms: u64,
+    /// A fragment goes to a spare OSD as well when its write takes three times as long as the faster half of its chunk's
+    /// writes, but never sooner than this.
+    #[serde(default = "defaults::write_hedge_min_ms")]
+    pub write_hedge_min_ms: u64,
 }
 
 mod defaults {
@@ -98,6 +102,9 @@ mod defaults {
     pub(super) fn hedge_max_ms() -> u64 {
         500
     }
+    pub(super) fn write_hedge_min_ms() -> u64 {
+        50
+    }
 }
 
 impl Default for ClientConfig {
@@ -120,6 +127,7 @@ impl Default for ClientConfig {
             osd_connections: defaults::osd_connections(),
             hedge_min_ms: defaults::hedge_min_ms(),
             hedge_max_ms: defaults::hedge_max_ms(),
+            write_hedge_min_ms: defaults::write_hedge_min_ms(),
         }
     }
 }
@@ -133,6 +141,11 @@ impl ClientConfig {
     /// Deadline of small requests when the caller has none.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// How soon a slow write may be sent to a spare OSD.
+    pub(crate) fn write_hedge_min(&self) -> Duration {
+        Duration::from_millis(self.write_hedge_min_ms)
     }
 
     /// Authority, certificate and key, when metadata is reached over QUIC.
@@ -150,6 +163,7 @@ impl ClientConfig {
             ("osd_timeout_ms", self.osd_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
             ("hedge_min_ms", self.hedge_min_ms),
+            ("write_hedge_min_ms", self.write_hedge_min_ms),
         ];
         for (key, value) in at_least_one {
             if value == 0 {

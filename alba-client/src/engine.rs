@@ -1,6 +1,6 @@
 //! What every request works with.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within};
@@ -16,6 +16,8 @@ use crate::keys::Keys;
 use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
 use crate::osd_pool::OsdPool;
+use crate::repairs::Repairs;
+use crate::upload::WriteHedges;
 use crate::watch::{AbmWatch, Changes, Fresh};
 use crate::{ClientConfig, ClientError, OsdConnector, names};
 
@@ -34,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
     pub(crate) keys: Keys,
+    pub(crate) repairs: Repairs,
+    pub(crate) write_hedges: Mutex<WriteHedges>,
     /// Begins with the first upload: who only reads needs to hear of nothing.
     changes: OnceLock<AbmWatch>,
     uploads: Arc<Semaphore>,
@@ -63,6 +67,8 @@ impl Engine {
             uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
             counters: Counters::default(),
             keys: Keys::new(config.cluster_key.clone()),
+            repairs: Repairs::default(),
+            write_hedges: Mutex::new(WriteHedges::new()),
             changes: OnceLock::new(),
             upload_slots,
             env,

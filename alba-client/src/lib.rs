@@ -51,6 +51,7 @@ pub mod metadata;
 mod names;
 mod namespaces;
 mod osd_pool;
+mod repairs;
 mod sink;
 mod source;
 #[cfg(test)]

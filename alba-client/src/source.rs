@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use alba_core::env::{Spawn, blocking};
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use rustix::buffer::spare_capacity;
 
 /// Bytes to upload, of known size, readable at any offset and as often as wanted.
 #[async_trait]
@@ -18,6 +19,16 @@ pub trait ObjectSource: Send {
 
     /// Fills `buffer` with the bytes from `offset` on; `UnexpectedEof` when there are fewer.
     async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// The `len` bytes from `offset` on, and zeros behind them up to `size` bytes in all; `UnexpectedEof` when there are
+    /// fewer. Sources that can save a copy have their own.
+    async fn read_padded(&mut self, offset: u64, len: usize, size: usize) -> io::Result<Bytes> {
+        let mut buffer = BytesMut::zeroed(size.max(len));
+        if let Some(data) = buffer.get_mut(..len).filter(|data| !data.is_empty()) {
+            self.read_at(offset, data).await?;
+        }
+        Ok(buffer.freeze())
+    }
 }
 
 /// Bytes in memory.
@@ -31,6 +42,14 @@ impl BytesSource {
     }
 }
 
+impl BytesSource {
+    fn part(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let range = usize::try_from(offset).ok().and_then(|from| Some(from..from.checked_add(len)?));
+        let range = range.filter(|range| range.end <= self.0.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(self.0.slice(range))
+    }
+}
+
 #[async_trait]
 impl ObjectSource for BytesSource {
     fn size(&self) -> u64 {
@@ -38,12 +57,19 @@ impl ObjectSource for BytesSource {
     }
 
     async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let part = usize::try_from(offset)
-            .ok()
-            .and_then(|from| self.0.get(from..from.checked_add(buffer.len())?))
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        buffer.copy_from_slice(part);
+        buffer.copy_from_slice(&self.part(offset, buffer.len())?);
         Ok(())
+    }
+
+    async fn read_padded(&mut self, offset: u64, len: usize, size: usize) -> io::Result<Bytes> {
+        let part = self.part(offset, len)?;
+        if size <= len {
+            return Ok(part);
+        }
+        let mut padded = BytesMut::with_capacity(size);
+        padded.extend_from_slice(&part);
+        padded.resize(size, 0);
+        Ok(padded.freeze())
     }
 }
 
@@ -91,5 +117,28 @@ impl ObjectSource for FileSource {
         .map_err(io::Error::other)??;
         buffer.copy_from_slice(&owned);
         Ok(())
+    }
+
+    async fn read_padded(&mut self, offset: u64, len: usize, size: usize) -> io::Result<Bytes> {
+        let file = Arc::clone(&self.file);
+        blocking(self.spawn.as_ref(), move || {
+            // Neither zeroed first nor copied afterwards.
+            let mut buffer = Vec::with_capacity(size.max(len));
+            let mut at = offset;
+            while buffer.len() < len {
+                // It may fill more than `len` when the file has grown.
+                match rustix::io::pread(&file, spare_capacity(&mut buffer), at) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(read) => at += u64::try_from(read).unwrap_or(u64::MAX - at),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            buffer.truncate(len);
+            buffer.resize(size.max(len), 0);
+            io::Result::Ok(buffer.into())
+        })
+        .await
+        .map_err(io::Error::other)?
     }
 }

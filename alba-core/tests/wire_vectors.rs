@@ -28,8 +28,7 @@ use alba_core::wire::proxy::{
     self, ErrorCode, ObjectInfo, ObjectSlices, OsdEntry, ProxyError, SliceRequest, Update, WriteObjectFs,
 };
 use alba_core::wire::recovery::{
-    RecoveryCompression, RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme, compress_bzip2,
-    decompress_bzip2,
+    RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme, compress_bzip2, decompress_bzip2,
 };
 use bytes::Bytes;
 
@@ -584,7 +583,7 @@ fn recovery(v: &mut Vectors) {
                 k: 2,
                 m: 1,
                 matrix: RecoveryMatrix::Jerasure,
-                compression: RecoveryCompression::Ours(Compression::None),
+                compression: Compression::None,
             },
             size: 36,
             checksum: manifest.checksum,

@@ -74,7 +74,7 @@ mod defaults {
         256 << 20
     }
     pub(super) fn max_request_bytes_in_flight() -> u64 {
-        512 << 20
+        256 << 20
     }
     pub(super) fn drain_timeout_ms() -> u64 {
         8_000

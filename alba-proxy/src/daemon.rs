@@ -38,6 +38,7 @@ impl Daemon for ProxyDaemon {
                 "insecure_listen: anybody who reaches this address can read and delete everything"
             );
         }
+        crate::allocator::give_back_large_buffers();
         // First the port: one that is taken should stop the start at once, not after the metadata is there.
         let listener = context.env.net.listen(config.listen).await?;
         let Some(client) = connect(&config, &context).await? else { return Ok(()) };

@@ -4,6 +4,7 @@
 //! something behind for one that has gone.
 
 mod admission;
+mod allocator;
 mod backend;
 pub mod client;
 mod config;

@@ -11,9 +11,7 @@ use alba_core::manifest::{Chunk, EncryptInfo, Fragment, Manifest, Scheme, Timest
 use alba_core::osd_keys::FragmentAddress;
 use alba_core::policy::CodeShape;
 use alba_core::preset::Preset;
-use alba_core::wire::recovery::{
-    RecoveryCompression, RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme,
-};
+use alba_core::wire::recovery::{RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme};
 use thiserror::Error;
 
 /// A fragment with what lies beside it.
@@ -187,9 +185,7 @@ fn scheme_of(scheme: &RecoveryScheme) -> Result<(Scheme, CodeShape), NoManifest>
     let RecoveryMatrix::Ours(matrix) = scheme.matrix else {
         return Err(NoManifest::Foreign("parity of the original's matrix"));
     };
-    let RecoveryCompression::Ours(compression) = scheme.compression else {
-        return Err(NoManifest::Foreign("its compression"));
-    };
+    let compression = scheme.compression;
     let number = |n: u32| u8::try_from(n).map_err(|_| NoManifest::Inconsistent("k or m".to_owned()));
     let shape = CodeShape::new(number(scheme.k)?, number(scheme.m)?)
         .map_err(|error| NoManifest::Inconsistent(error.to_string()))?;
@@ -241,7 +237,7 @@ pub(crate) fn as_told(manifest: &Manifest, osds: &BTreeSet<OsdId>) -> Vec<Found>
             k: u32::from(k),
             m: u32::from(m),
             matrix: RecoveryMatrix::Ours(manifest.scheme.matrix),
-            compression: RecoveryCompression::Ours(manifest.scheme.compression),
+            compression: manifest.scheme.compression,
         },
         size: manifest.size,
         checksum: manifest.checksum,

@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
 use alba_core::env::sim::{SimNode, Simulation};
-use alba_core::ids::AlbaId;
+use alba_core::ids::{AlbaId, GcEpoch, NamespaceId, ObjectName};
 use alba_core::net::rpc::{Answer, Handler, ServerLimits, serve};
 use alba_core::wire::rpc::SessionId;
+use alba_core::wire::rpc::nsm::ObjectAssert;
 
 use super::*;
 
@@ -45,9 +46,21 @@ impl Handler for Server {
                     }
                     state.replies[&key].clone()
                 }
+                Request::Nsm(_, id, _) => {
+                    let key = (id.session, id.sequence);
+                    if !state.replies.contains_key(&key) {
+                        // A commit that may happen once: what it asserts is not true any more afterwards.
+                        let again = NsmError::AssertFailed(ObjectName::new("o").unwrap());
+                        let first = state.executed.is_empty();
+                        state.executed.push(id);
+                        let outcome = if first { Ok(NsmOutcome::Stored(Vec::new())) } else { Err(again) };
+                        state.replies.insert(key, Reply::Nsm(outcome));
+                    }
+                    state.replies[&key].clone()
+                }
                 _ => Reply::Refused(Refusal::UnknownGroup),
             };
-            let lost = matches!(reply, Reply::Abm(_)) && state.lose > 0;
+            let lost = matches!(reply, Reply::Abm(_) | Reply::Nsm(_)) && state.lose > 0;
             if lost {
                 state.lose -= 1;
             }
@@ -108,6 +121,31 @@ fn a_lost_answer_is_asked_for_again_under_the_same_id() {
         let state = world.server.state.lock().unwrap();
         let ids: Vec<_> = state.executed.iter().map(|id| (id.sequence, id.lowest_unacknowledged)).collect();
         assert_eq!(ids, [(1, 1), (2, 2)]);
+    });
+    running.unwrap();
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_gives_its_first_answer_and_is_not_made_twice() {
+    let world = World::new(4);
+    let running = world.sim.run(LIMIT, async {
+        let client = world.start().await;
+        let store: &dyn NamespaceStore = client.as_ref();
+        let group = GroupId::new("nsm-0").unwrap();
+        let commit = || NsmCommand::Sequence {
+            namespace: NamespaceId::from_u32(1),
+            asserts: vec![ObjectAssert::DoesNotExist(ObjectName::new("o").unwrap())],
+            updates: Vec::new(),
+            epoch: GcEpoch::from_u32(1),
+        };
+        let deadline = || world.sim.node(2).env().deadline_in(Duration::from_secs(60));
+        world.server.state.lock().unwrap().lose = 3;
+        let first = store.command(&group, commit(), deadline()).await;
+        assert_eq!(first, Ok(NsmOutcome::Stored(Vec::new())));
+        assert_eq!(world.server.state.lock().unwrap().executed.len(), 1);
+        // Another command, though it says the same, is made.
+        let second = store.command(&group, commit(), deadline()).await;
+        assert!(matches!(second, Err(MetaError::Nsm(NsmError::AssertFailed(_)))), "{second:?}");
     });
     running.unwrap();
 }

@@ -56,6 +56,8 @@ pub(super) struct Faults {
     pub(super) delay: Duration,
     /// Applies take this long in addition.
     pub(super) write_delay: Duration,
+    /// Answers to applies come so much after they were applied.
+    pub(super) answer_delay: Duration,
     /// Stops answering after so many more applied batches.
     pub(super) dies_after: Option<usize>,
     /// The answers to the next so many applies are lost.
@@ -162,6 +164,10 @@ impl Osd for TestOsd {
             };
             self.log.lock().unwrap().push(event);
         }
+        let answer_delay = self.faults.lock().unwrap().answer_delay;
+        if answer_delay > Duration::ZERO {
+            self.clock.sleep_until(self.clock.now().plus(answer_delay)).await;
+        }
         let mut faults = self.faults.lock().unwrap();
         if faults.lost_answers > 0 {
             faults.lost_answers -= 1;
@@ -240,6 +246,12 @@ pub(super) struct Group {
     pub(super) queries: usize,
     /// Has it the replicas that objects in the metadata need?
     pub(super) takes_inline: bool,
+    /// Errors for the next additions of late fragments.
+    pub(super) late_refusals: Vec<MetaError>,
+    /// Given to maintenance.
+    pub(super) work: Vec<WorkItem>,
+    /// It takes no work.
+    pub(super) abm_is_away: bool,
 }
 
 pub(super) struct Backend {
@@ -349,8 +361,17 @@ pub(super) fn preset(policies: &[[u32; 4]], fragment_size: u32, compression: Com
 
 #[async_trait]
 impl Directory for Backend {
-    async fn command(&self, _command: AbmCommand, _deadline: Deadline) -> Result<AbmOutcome, MetaError> {
-        Err(MetaError::Abm(AbmError::NoGroup))
+    async fn command(&self, command: AbmCommand, _deadline: Deadline) -> Result<AbmOutcome, MetaError> {
+        let mut group = self.group.lock().unwrap();
+        match command {
+            AbmCommand::AddWork(_) if group.abm_is_away => Err(MetaError::Storage("away".into())),
+            AbmCommand::AddWork(items) => {
+                assert!(items.len() <= WORK_PAGE);
+                group.work.extend(items);
+                Ok(AbmOutcome::Done)
+            }
+            _ => Err(MetaError::Abm(AbmError::NoGroup)),
+        }
     }
 
     async fn query(&self, query: AbmQuery, _deadline: Deadline) -> Result<AbmAnswer, MetaError> {
@@ -440,6 +461,9 @@ impl NamespaceStore for Backend {
             }
             NsmCommand::AddLateFragments { object, fragments, .. } => {
                 let count = fragments.len();
+                if let Some(refusal) = self.group.lock().unwrap().late_refusals.pop() {
+                    return Err(refusal);
+                }
                 let outcome = self.group.lock().unwrap().add_late(object, fragments)?;
                 event(Event::LateAdded(count));
                 Ok(outcome)
@@ -543,6 +567,9 @@ impl Fixture {
             sent_to: Vec::new(),
             queries: 0,
             takes_inline: true,
+            late_refusals: Vec::new(),
+            work: Vec::new(),
+            abm_is_away: false,
         };
         let backend = Arc::new(Backend {
             osds: Mutex::default(),

@@ -7,6 +7,20 @@ use alba_core::env::real;
 
 use crate::{BytesSource, FileSink, FileSource, ObjectSink, ObjectSource};
 
+/// A source that only has what it must.
+struct Plain<'a>(&'a mut FileSource);
+
+#[async_trait::async_trait]
+impl ObjectSource for Plain<'_> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buffer).await
+    }
+}
+
 #[tokio::test]
 async fn a_file_is_read_where_asked() {
     let directory = tempfile::tempdir().unwrap();
@@ -20,6 +34,25 @@ async fn a_file_is_read_where_asked() {
     assert_eq!(&buffer, b"5678");
     let beyond = source.read_at(7, &mut buffer).await.unwrap_err();
     assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
+    for (offset, len, size, expected) in [
+        (0, 10, 10, "0123456789"),
+        (5, 4, 6, "5678\0\0"),
+        (7, 3, 2, "789"),
+        (10, 0, 2, "\0\0"),
+        (3, 0, 0, ""),
+    ] {
+        // As every source does it that has nothing better.
+        let padded = [
+            source.read_padded(offset, len, size).await.unwrap(),
+            BytesSource::new("0123456789").read_padded(offset, len, size).await.unwrap(),
+            Plain(&mut source).read_padded(offset, len, size).await.unwrap(),
+        ];
+        assert!(padded.iter().all(|found| found == expected), "{padded:?}, not {expected:?}");
+    }
+    for (offset, len) in [(7, 4), (11, 1), (u64::MAX, 1)] {
+        assert!(source.read_padded(offset, len, 16).await.is_err());
+        assert!(BytesSource::new("0123456789").read_padded(offset, len, 16).await.is_err());
+    }
     let missing = FileSource::open(spawn.clone(), directory.path().join("none")).await.err().unwrap();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     assert!(missing.to_string().contains("none"), "{missing}");

@@ -2,9 +2,12 @@
 
 mod backend;
 mod files;
+mod matrix;
 mod reading;
+mod retries;
 mod sealed;
 mod sequences;
+mod spares;
 mod watching;
 mod writing;
 

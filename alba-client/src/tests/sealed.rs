@@ -4,26 +4,27 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use alba_core::encryption::{ClusterKey, FragmentKey, KeyError};
-use alba_core::env::files;
+use alba_core::env::{MetaError, files};
 use alba_core::manifest::{CipherMode, EncryptInfo};
 use alba_core::osd_keys::{Parsed, parse};
 use alba_core::preset::{Compression, FragmentEncryption, Preset};
 use alba_core::wire::recovery::{RecoveryError, RecoveryInfo};
+use alba_core::wire::rpc::nsm::NsmError;
 use bytes::Bytes;
 
 use super::backend::{Fixture, preset};
 use super::*;
-use crate::{ClientConfig, SequenceUpdate, Slice};
+use crate::{ClientConfig, ObjectSource, SequenceUpdate, Slice};
 
 const KEY: [u8; 32] = [5; 32];
 
-struct Sealed {
-    fixture: Fixture,
-    dir: tempfile::TempDir,
+pub(super) struct Sealed {
+    pub(super) fixture: Fixture,
+    pub(super) dir: tempfile::TempDir,
 }
 
 /// A backend whose preset encrypts and takes objects up to `inline_limit` into the metadata.
-fn sealed(policy: [u32; 4], compression: Compression, inline_limit: u32) -> Sealed {
+pub(super) fn sealed(policy: [u32; 4], compression: Compression, inline_limit: u32) -> Sealed {
     let dir = tempfile::tempdir().unwrap();
     let (path, cluster) = (dir.path().join("cluster.key"), ClusterKey::new([6; 32]));
     files::create_with_mode(&path, 0o600).unwrap().write_all(cluster.to_text().as_bytes()).unwrap();
@@ -33,7 +34,11 @@ fn sealed(policy: [u32; 4], compression: Compression, inline_limit: u32) -> Seal
     Sealed { fixture: Fixture::with_config(policy[0] + policy[1], 9, preset, config), dir }
 }
 
-async fn slices(fixture: &Fixture, object: &str, asked: &[(i64, i32)]) -> Result<Bytes, ClientError> {
+pub(super) async fn slices(
+    fixture: &Fixture,
+    object: &str,
+    asked: &[(i64, i32)],
+) -> Result<Bytes, ClientError> {
     let asked = asked.iter().map(|(offset, length)| Slice { offset: *offset, length: *length }).collect();
     let requests = vec![(name(object), asked)];
     let read = fixture.client.read_slices(&ns(), requests, Consistency::Cached, fixture.deadline()).await?;
@@ -120,6 +125,75 @@ fn nothing_of_an_encrypted_object_is_stored_in_the_clear_and_no_counter_is_used_
         }
     }
     assert!((blocks.len(), infos) == (4000, 64), "{} {infos}", blocks.len());
+}
+
+/// Gives other bytes each time it is read.
+struct Changing(u8);
+
+#[async_trait::async_trait]
+impl ObjectSource for Changing {
+    fn size(&self) -> u64 {
+        10_000
+    }
+
+    async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0 += u8::from(offset == 0);
+        buffer.fill(self.0);
+        Ok(())
+    }
+}
+
+/// The counter blocks that a stored fragment used up, and its bytes.
+fn used(fixture: &Fixture) -> Vec<(u128, u128, Bytes)> {
+    let mut used = Vec::new();
+    for osd in fixture.backend.all() {
+        let content = osd.memory.content();
+        for (key, stored) in &content {
+            let Ok(Parsed::Fragment(namespace, at)) = parse(key) else { continue };
+            let beside = &content[&alba_core::osd_keys::recovery_info(namespace, &at)];
+            let info = RecoveryInfo::decode_with(beside.value.clone(), |_| Some(FragmentKey::new(KEY)));
+            let from = u128::from_be_bytes(info.unwrap().ctr.unwrap());
+            let blocks = u128::try_from(stored.value.len().div_ceil(16)).unwrap();
+            used.push((from, from.wrapping_add(blocks), stored.value.clone()));
+        }
+    }
+    used
+}
+
+#[test]
+fn two_attempts_share_no_counter_and_copies_on_spares_are_the_same_bytes() {
+    for compression in [Compression::None, Compression::Test] {
+        let Sealed { fixture, dir: _dir } = sealed([2, 2, 3, 2], compression, 0);
+        fixture.run(async {
+            fixture.backend.add_osd(4).await;
+            for osd in fixture.backend.all() {
+                osd.set(|f| f.write_delay = Duration::from_millis(4));
+            }
+            // It stores what it is given, but a spare is faster to say so.
+            fixture.backend.osd(osd(1)).set(|f| f.answer_delay = Duration::from_secs(3));
+            let refusal = Some(MetaError::Nsm(NsmError::InvalidBucket));
+            fixture.backend.group.lock().unwrap().refusals.push(refusal);
+            let options = UploadOptions::default();
+            let mut source = Changing(0);
+            let (namespace, object, deadline) = (ns(), name("o"), fixture.deadline());
+            let upload = fixture.client.upload(&namespace, &object, &mut source, options, deadline);
+            upload.await.unwrap();
+            assert_eq!(source.0, 2, "two attempts");
+            settle(&fixture).await;
+            assert_eq!(get(&fixture, "o").await.unwrap(), vec![2; 10_000]);
+        });
+        let used = used(&fixture);
+        let mut copies = 0;
+        for (position, (from, to, bytes)) in used.iter().enumerate() {
+            for (other_from, other_to, other) in &used[..position] {
+                let apart = to <= other_from || other_to <= from;
+                let same = from == other_from && bytes == other;
+                assert!(apart || same, "{from:x} and {other_from:x} overlap");
+                copies += usize::from(same);
+            }
+        }
+        assert!(used.len() >= 2 * 5 * 4 && copies > 0, "{} {copies}", used.len());
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use alba_core::fragment::Packed;
 use alba_core::ids::{GcEpoch, NamespaceId};
 use alba_core::osd_keys::{self, FragmentAddress};
 use bytes::Bytes;
+use futures_util::future::{AbortHandle, Abortable, Aborted};
 
 use crate::buffers::Room;
 use crate::engine::Engine;
@@ -27,6 +28,9 @@ pub(super) enum WriteError {
     /// The call failed.
     #[error(transparent)]
     Osd(OsdError),
+    /// Given up, since another OSD has the fragment. Whether this one has it too is unknown: its tag would tell.
+    #[error("another OSD was faster")]
+    Superseded,
 }
 
 /// The end of a fragment's write.
@@ -80,18 +84,26 @@ impl FragmentWrite {
         osd_keys::gc_tag(self.namespace, self.epoch, &self.address)
     }
 
-    /// Starts the write on `member`. `room` is what its bytes take; it is given back with the last fragment that
-    /// shares it.
-    pub(super) fn start(self, engine: Arc<Engine>, member: Arc<Member>, room: Arc<Room>) -> Write {
-        Box::pin(async move {
+    /// Starts the write on `member`; the handle gives it up. `room` is what its bytes take; it is given back with the last
+    /// fragment that shares it.
+    pub(super) fn start(
+        self,
+        engine: Arc<Engine>,
+        member: Arc<Member>,
+        room: Arc<Room>,
+    ) -> (Write, AbortHandle) {
+        let (handle, registration) = AbortHandle::new_pair();
+        let write = Box::pin(async move {
             let deadline = engine.deadline_in(engine.config.osd_timeout());
-            let result = self.write(&engine, &member, deadline).await;
+            let call = Abortable::new(self.write(&engine, &member, deadline), registration);
+            let result = call.await.unwrap_or_else(|Aborted| Err(WriteError::Superseded));
             drop(room);
             if let Err(error) = &result {
                 tracing::debug!(osd = %member.id, fragment = ?self.address, %error, "fragment not stored");
             }
             Written { address: self.address, member, result }
-        })
+        });
+        (write, handle)
     }
 
     async fn write(

@@ -6,9 +6,9 @@ use alba_core::ids::{ObjectId, ObjectName, ObjectVersion};
 use alba_core::manifest::{CodingMatrix, EncryptInfo, Manifest, Scheme, Timestamp};
 use alba_core::policy::CodeShape;
 use alba_core::wire::rpc::nsm::{InlineValue, MAX_INLINE};
-use bytes::{Bytes, BytesMut};
 
-use super::object::{Attempt, ChecksumRule, counter};
+use super::checksum::ChecksumRule;
+use super::object::{Attempt, counter};
 use crate::{ClientError, ObjectSource};
 
 /// An object that is complete, and stored nowhere yet.
@@ -30,18 +30,15 @@ pub(super) async fn pack_object(
         return Ok(None);
     }
     let internal = |reason: String| ClientError::Internal(format!("packing {name}: {reason}"));
-    let mut rule = ChecksumRule::new(preset, checksum)?;
+    let mut rule = ChecksumRule::new(&preset.object_checksum, checksum)?;
     let len = usize::try_from(size).map_err(|error| internal(error.to_string()))?;
-    let mut buffer = BytesMut::zeroed(len);
-    if len > 0 {
-        source.read_at(0, &mut buffer).await.map_err(|error| ClientError::source(&error))?;
-    }
-    let plain: Bytes = buffer.freeze();
+    let plain = source.read_padded(0, len, len).await.map_err(|error| ClientError::source(&error))?;
     rule.add(&plain);
     let checksum = rule.finish(name)?;
     let counter = counter(&attempt.engine);
+    let now = Timestamp(attempt.engine.env.clock.wall_micros());
     let cipher = attempt.key.as_ref().map(|key| Cipher { key, counter });
-    let packed = pack(&plain, preset.compression, cipher, preset.fragment_checksum)
+    let packed = pack(&plain, preset.compression, cipher, preset.fragment_checksum, now)
         .map_err(|error| internal(error.to_string()))?;
     if packed.bytes.len() > MAX_INLINE {
         // It grew.

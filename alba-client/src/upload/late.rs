@@ -1,27 +1,30 @@
 //! What is left to do after a commit: fragments that arrive late are added to the manifest, and tags are removed from
 //! what the manifest names.
 //!
-//! Nothing here can lose data, and nothing here is needed for the object to be safe: what fails is logged, counted, and
-//! left to maintenance. Nothing is ever deleted but tags.
+//! Nothing here can lose data, and nothing here is needed for the object to be safe. Fragments that stay holes are handed to
+//! repair ([`crate::repairs`]); tags that stay are left to garbage collection. Nothing is ever deleted but tags.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use alba_core::env::MetaError;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority};
-use alba_core::ids::{GcEpoch, ObjectId, OsdId};
+use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectVersion, OsdId};
 use alba_core::manifest::Manifest;
 use alba_core::osd_keys::{self, FragmentAddress};
-use alba_core::wire::rpc::nsm::{NsmCommand, NsmOutcome};
+use alba_core::wire::rpc::abm::WorkItem;
+use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, NsmOutcome};
 use futures_util::future::join;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::fragments::{Write, Written};
 use super::object::Attempt;
-use crate::ClientError;
+use super::spread::{Settled, Spread};
 use crate::engine::{Engine, alongside};
 use crate::namespaces::{Namespace, unexpected};
 use crate::osd_pool::{CallSize, Member};
+use crate::{ClientError, repairs};
 
 /// Tags removed by one batch.
 const TAGS_PER_BATCH: usize = 500;
@@ -37,23 +40,25 @@ pub(super) struct Leftovers {
     pub(super) stored: Vec<(Arc<Member>, FragmentAddress)>,
 }
 
-/// Fragments that were not stored when their object had enough: holes that may still be filled. Somebody must always be
-/// waiting for them, or their calls would run into their deadlines unnoticed.
+/// Writes that went on when their object had enough: holes that may still be filled. Somebody must always be waiting for
+/// them, or their calls would run into their deadlines unnoticed.
 #[derive(Default)]
 pub(super) struct Stragglers {
-    writes: FuturesUnordered<Write>,
-    ended: Vec<Written>,
+    objects: FuturesUnordered<Pin<Box<dyn Future<Output = Settled> + Send>>>,
+    settled: Vec<Settled>,
 }
 
 impl Stragglers {
     /// Adds those of one object.
-    pub(super) fn join(&mut self, writes: FuturesUnordered<Write>) {
-        self.writes.extend(writes);
+    pub(super) fn join(&mut self, object: Option<Spread>) {
+        if let Some(spread) = object {
+            self.objects.push(Box::pin(spread.settle()));
+        }
     }
 
     /// Waits for `work` while they go on.
     pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
-        alongside(&mut self.writes, |written| self.ended.push(written), work).await
+        alongside(&mut self.objects, |settled| self.settled.push(settled), work).await
     }
 }
 
@@ -83,7 +88,7 @@ pub(super) fn finish(
     );
 }
 
-/// Waits for the stragglers and adds those that were stored to their manifests; then their tags go too.
+/// Waits for the stragglers and adds those that were stored to their manifests. What stays a hole is handed to repair.
 async fn add_late(
     engine: &Arc<Engine>,
     namespace: &Arc<Namespace>,
@@ -91,52 +96,66 @@ async fn add_late(
     objects: BTreeMap<ObjectId, Arc<Manifest>>,
     stragglers: Stragglers,
 ) {
-    let Stragglers { mut writes, mut ended } = stragglers;
-    while let Some(written) = writes.next().await {
-        ended.push(written);
+    let Stragglers { objects: mut writing, mut settled } = stragglers;
+    while let Some(object) = writing.next().await {
+        settled.push(object);
     }
-    // An object that a later change of the same sequence replaced has no manifest to add anything to.
-    ended.retain(|written| objects.contains_key(&written.address.object_id));
-    let mut arrived: BTreeMap<ObjectId, Vec<(Arc<Member>, FragmentAddress)>> = BTreeMap::new();
-    for written in ended {
-        let address = written.address;
-        match written.result {
-            Ok(()) => arrived.entry(address.object_id).or_default().push((written.member, address)),
-            Err(error) => {
-                engine.counters.late_failed.add(1);
-                let name = objects.get(&address.object_id).map(|object| &object.name);
-                tracing::warn!(
-                    object = name.map(tracing::field::display), chunk = %address.chunk,
-                    fragment = %address.fragment, osd = %written.member.id, %error,
-                    "fragment stays a hole"
-                );
-            }
+    for Settled { object_id, arrived, holes } in settled {
+        // An object that a later change of the same sequence replaced has no manifest to add anything to.
+        let Some(object) = objects.get(&object_id) else { continue };
+        let mut missing = holes;
+        if !arrived.is_empty() {
+            missing.extend(add_to_manifest(engine, namespace, epoch, object, arrived).await);
         }
+        if missing.is_empty() {
+            continue;
+        }
+        engine.counters.late_failed.add(u64::try_from(missing.len()).unwrap_or(u64::MAX));
+        tracing::warn!(object = %object.name, holes = missing.len(), "fragments stay holes until repair");
+        let item = |(chunk, fragment)| WorkItem::RepairBadFragment {
+            namespace: namespace.id,
+            object: object_id,
+            name: object.name.clone(),
+            chunk,
+            fragment,
+            version: ObjectVersion(0),
+        };
+        repairs::hand_over(engine, missing.into_iter().map(item).collect()).await;
     }
-    for (object, stored) in arrived {
-        let count = u64::try_from(stored.len()).unwrap_or(u64::MAX);
-        let command = || {
-            let fragments = stored.iter().map(|(osd, at)| (at.chunk, at.fragment, osd.id)).collect();
-            NsmCommand::AddLateFragments { namespace: namespace.id, object, fragments, epoch }
-        };
-        let deadline = engine.deadline_in(engine.config.request_timeout());
-        let outcome = match engine.tell_group(namespace, command, deadline).await {
-            Ok(NsmOutcome::Updated(manifest)) => Ok(manifest),
-            Ok(_) => Err(unexpected("Updated")),
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(manifest) => {
-                engine.counters.late_added.add(count);
-                engine.cache.update(namespace.id, Arc::from(manifest));
-                // Only now: the group acknowledged these very places (invariant 3).
-                remove_tags(engine, namespace, epoch, stored).await;
-            }
-            Err(error) => {
-                engine.counters.late_failed.add(count);
-                let name = objects.get(&object).map(|object| &object.name);
-                tracing::warn!(object = name.map(tracing::field::display), %error, "late fragments not added");
-            }
+}
+
+/// Adds fragments to the manifest of their object; then their tags go too. Returns those that are not in it for all that is
+/// known.
+async fn add_to_manifest(
+    engine: &Arc<Engine>,
+    namespace: &Arc<Namespace>,
+    epoch: GcEpoch,
+    object: &Manifest,
+    arrived: Vec<(Arc<Member>, FragmentAddress)>,
+) -> Vec<(ChunkIndex, FragmentIndex)> {
+    let command = || {
+        let fragments = arrived.iter().map(|(osd, at)| (at.chunk, at.fragment, osd.id)).collect();
+        NsmCommand::AddLateFragments { namespace: namespace.id, object: object.object_id, fragments, epoch }
+    };
+    let deadline = engine.deadline_in(engine.config.request_timeout());
+    let outcome = match engine.tell_group(namespace, command, deadline).await {
+        Ok(NsmOutcome::Updated(manifest)) => Ok(manifest),
+        Ok(_) => Err(unexpected("Updated")),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(manifest) => {
+            engine.counters.late_added.add(u64::try_from(arrived.len()).unwrap_or(u64::MAX));
+            engine.cache.update(namespace.id, Arc::from(manifest));
+            // Only now: the group acknowledged these very places (invariant 3).
+            remove_tags(engine, namespace, epoch, arrived).await;
+            Vec::new()
+        }
+        // Deleted or replaced since: all of it is garbage.
+        Err(ClientError::Meta(MetaError::Nsm(NsmError::ObjectNotFound))) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(object = %object.name, %error, "late fragments not added");
+            arrived.iter().map(|(_, at)| (at.chunk, at.fragment)).collect()
         }
     }
 }

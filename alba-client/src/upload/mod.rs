@@ -1,6 +1,7 @@
 //! Writing: fragments first, then the manifest, then the tags ([`commit`]), with one retry of the whole when other
 //! OSDs, a fresher preset or epoch may do better.
 
+mod checksum;
 mod commit;
 mod fragments;
 mod inline;
@@ -9,6 +10,7 @@ mod object;
 mod plan;
 mod progress;
 mod recovery;
+mod spread;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -20,7 +22,7 @@ use alba_core::ids::{NamespaceName, ObjectName, OsdId};
 use alba_core::wire::rpc::nsm::{NsmError, ObjectAssert, Overwrite};
 use alba_core::wire::rpc::watch::Topic;
 use futures_util::future::FutureExt;
-use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use futures_util::stream::{self, StreamExt};
 
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, is_moved};
@@ -29,6 +31,7 @@ use crate::{ClientError, ObjectSource, SequenceUpdate, StoredObject, UploadOptio
 use commit::{Change, commit};
 use late::Stragglers;
 use object::{Attempt, upload_object};
+pub(crate) use progress::WriteHedges;
 
 /// Objects of one sequence uploaded at once.
 const OBJECTS_AT_ONCE: usize = 8;
@@ -188,17 +191,13 @@ async fn run(
                 let put = async move {
                     if let Some(small) = inline::pack_object(attempt, name, source, checksum).await? {
                         let small = Box::new(small);
-                        return Ok((
-                            position,
-                            Change::PutInline { small, overwrite },
-                            FuturesUnordered::new(),
-                        ));
+                        return Ok((position, Change::PutInline { small, overwrite }, None));
                     }
-                    let (uploaded, late) = upload_object(attempt, name, source, checksum).await?;
+                    let (uploaded, spread) = upload_object(attempt, name, source, checksum).await?;
                     Ok::<_, ClientError>((
                         position,
                         Change::Put { uploaded: Box::new(uploaded), overwrite },
-                        late,
+                        Some(spread),
                     ))
                 };
                 puts.push(put.boxed());
@@ -212,8 +211,8 @@ async fn run(
     let mut uploads = stream::iter(puts).buffer_unordered(OBJECTS_AT_ONCE);
     let mut stragglers = Stragglers::default();
     while let Some(uploaded) = stragglers.meanwhile(uploads.next()).await {
-        let (position, change, late) = uploaded?;
-        stragglers.join(late);
+        let (position, change, spread) = uploaded?;
+        stragglers.join(spread);
         if let Some(place) = changes.get_mut(position) {
             *place = Some(change);
         }

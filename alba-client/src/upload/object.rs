@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alba_core::checksum::{Checksum, Hasher};
+use alba_core::checksum::Checksum;
 use alba_core::encryption::{CounterBlock, FragmentKey};
 use alba_core::env::{Deadline, Moment};
 use alba_core::fragment::{Packed, counters_needed, pack_chunk};
@@ -13,19 +13,18 @@ use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectName, O
 use alba_core::layout::{ChunkExtent, ObjectLayout};
 use alba_core::manifest::{Chunk, CodingMatrix, EncryptInfo, Fragment, Manifest, Scheme, Timestamp};
 use alba_core::osd_keys::FragmentAddress;
-use alba_core::preset::{Compression, Preset};
+use alba_core::preset::Compression;
 use alba_core::wire::llio::WireError;
 use alba_core::wire::recovery::RecoveryInfo;
 use alba_core::wire::rpc::nsm::NamespaceInfo;
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use bytes::Bytes;
 
-use super::fragments::{FragmentWrite, Write, Written};
-use super::plan::{Plan, plan};
-use super::progress::{Progress, Verdict};
+use super::checksum::ChecksumRule;
+use super::plan::plan;
 use super::recovery;
+use super::spread::{Failed, Spread};
 use crate::buffers::Room;
-use crate::engine::{Engine, alongside};
+use crate::engine::Engine;
 use crate::namespaces::Namespace;
 use crate::osd_pool::Member;
 use crate::{ClientError, ObjectSource};
@@ -33,12 +32,8 @@ use crate::{ClientError, ObjectSource};
 /// Chunks without enough acknowledgements that may be on their way at once.
 const OPEN_CHUNKS: usize = 4;
 
-/// Fragments of earlier chunks that an OSD may still owe before the next chunk waits for it, so that one that is a
-/// little slower than the others gets its fragments all the same…
-const OWED_FRAGMENTS: usize = 4;
-
-/// … and how long one may owe before the next chunks do without it: a hanging OSD must neither stop the upload nor
-/// fill the buffers with what it does not take.
+/// How long an OSD may owe fragments of earlier chunks before the next ones do without it: a hanging OSD must neither stop
+/// the upload nor fill the buffers with what it does not take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A manifest with more fragments than this would not fit in a command of 1 MiB: each takes at most 55 bytes there…
@@ -67,10 +62,6 @@ impl Attempt {
     fn avoided(&self) -> BTreeSet<OsdId> {
         self.avoid.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    fn avoid(&self, osd: OsdId) {
-        self.avoid.lock().unwrap_or_else(PoisonError::into_inner).insert(osd);
-    }
 }
 
 /// An object whose fragments are stored, to the policy's minimum at least; not committed.
@@ -81,56 +72,15 @@ pub(super) struct Uploaded {
     pub(super) stored: Vec<(Arc<Member>, FragmentAddress)>,
 }
 
-/// The checksum that an upload computes, expects and stores (wire-protocol §2.5).
-pub(super) struct ChecksumRule {
-    hasher: Option<Hasher>,
-    expected: Option<Checksum>,
-}
-
-impl ChecksumRule {
-    pub(super) fn new(preset: &Preset, given: Option<Checksum>) -> Result<Self, ClientError> {
-        let rules = &preset.object_checksum;
-        match given {
-            None => Ok(Self { hasher: Some(rules.default.hasher()), expected: None }),
-            Some(checksum) if !rules.allowed.contains(&checksum.algorithm()) => {
-                Err(ClientError::ChecksumNotAllowed(checksum.algorithm()))
-            }
-            Some(checksum) => Ok(Self {
-                hasher: rules.verify_upload.then(|| checksum.algorithm().hasher()),
-                expected: Some(checksum),
-            }),
-        }
-    }
-
-    /// Takes all of the data at once.
-    pub(super) fn add(&mut self, data: &[u8]) {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(data);
-        }
-    }
-
-    /// What the manifest shall say, once all data went through the hasher.
-    pub(super) fn finish(&mut self, name: &ObjectName) -> Result<Checksum, ClientError> {
-        let found = self.hasher.take().map(Hasher::finish);
-        match (self.expected, found) {
-            (Some(expected), Some(found)) if expected != found => {
-                Err(ClientError::ChecksumMismatch { object: name.clone(), expected, found })
-            }
-            (Some(checksum), _) | (None, Some(checksum)) => Ok(checksum),
-            (None, None) => Ok(Checksum::None),
-        }
-    }
-}
-
 /// Stores the fragments of one object. Returns also the writes that go on: holes of the manifest for now.
 pub(super) async fn upload_object(
     attempt: &Attempt,
     name: &ObjectName,
     source: &mut dyn ObjectSource,
     checksum: Option<Checksum>,
-) -> Result<(Uploaded, FuturesUnordered<Write>), ClientError> {
+) -> Result<(Uploaded, Spread), ClientError> {
     let preset = &attempt.info.preset;
-    let checksum = ChecksumRule::new(preset, checksum)?;
+    let checksum = ChecksumRule::new(&preset.object_checksum, checksum)?;
     let plan = plan(&attempt.engine, &attempt.info, &attempt.avoided())?;
     let size = source.size();
     let too_large = |reason: String| ClientError::ObjectTooLarge { object: name.clone(), reason };
@@ -146,18 +96,16 @@ pub(super) async fn upload_object(
             preset.fragment_size
         )));
     }
+    let object_id = ObjectId::new(attempt.engine.env.rng.bytes32());
     let writer = ObjectWriter {
         attempt,
         name,
-        object_id: ObjectId::new(attempt.engine.env.rng.bytes32()),
-        progress: Progress::new(plan.policy.min_fragments()),
-        plan,
+        object_id,
+        spread: Spread::new(attempt, object_id, plan),
         layout,
         checksum,
         final_checksum: Checksum::None,
-        writes: FuturesUnordered::new(),
         chunks: Vec::new(),
-        stored: Vec::new(),
         last_started: attempt.engine.env.clock.now(),
     };
     writer.run(source).await
@@ -171,15 +119,12 @@ struct ObjectWriter<'a> {
     attempt: &'a Attempt,
     name: &'a ObjectName,
     object_id: ObjectId,
-    plan: Plan,
+    spread: Spread,
     layout: ObjectLayout,
     checksum: ChecksumRule,
     final_checksum: Checksum,
-    progress: Progress,
-    writes: FuturesUnordered<Write>,
     /// Size and packed fragments (without their bytes) of the chunks so far.
     chunks: Vec<(u32, Vec<Sealed>)>,
-    stored: Vec<(Arc<Member>, FragmentAddress)>,
     /// When the writes of the latest chunk began.
     last_started: Moment,
 }
@@ -201,34 +146,8 @@ pub(super) fn counter(engine: &Engine) -> CounterBlock {
     counter
 }
 
-/// Takes an answer into account; says whether the chunk it belongs to cannot be stored any more.
-fn take(
-    progress: &mut Progress,
-    stored: &mut Vec<(Arc<Member>, FragmentAddress)>,
-    attempt: &Attempt,
-    written: Written,
-) -> Option<ChunkIndex> {
-    let Written { address, member, result } = written;
-    let osd = member.id;
-    let result = match result {
-        Ok(()) => {
-            stored.push((member, address));
-            Ok(())
-        }
-        Err(error) => {
-            attempt.avoid(osd);
-            Err(error.to_string())
-        }
-    };
-    let verdict = progress.answered(address.chunk, address.fragment, result);
-    (verdict == Some(Verdict::Failed)).then_some(address.chunk)
-}
-
 impl ObjectWriter<'_> {
-    async fn run(
-        mut self,
-        source: &mut dyn ObjectSource,
-    ) -> Result<(Uploaded, FuturesUnordered<Write>), ClientError> {
+    async fn run(mut self, source: &mut dyn ObjectSource) -> Result<(Uploaded, Spread), ClientError> {
         match self.write_chunks(source).await {
             Ok(()) => Ok(self.finish()),
             Err(error) => {
@@ -242,20 +161,22 @@ impl ObjectWriter<'_> {
 
     async fn write_chunks(&mut self, source: &mut dyn ObjectSource) -> Result<(), ClientError> {
         for extent in self.layout.chunks() {
-            while self.progress.open() >= OPEN_CHUNKS {
+            while self.spread.progress().open() >= OPEN_CHUNKS {
                 self.next_answer().await?;
             }
             let room = Self::room(self.attempt, self.layout, extent);
             let room = self.meanwhile(room).await??;
-            let buffer = BytesMut::zeroed(as_len(extent.size)?);
-            let chunk = self.meanwhile(read(source, extent, buffer)).await??;
+            let (len, size) = (as_len(extent.len.min(extent.size))?, as_len(extent.size)?);
+            // The padding is zeros.
+            let chunk = self.meanwhile(source.read_padded(extent.offset, len, size)).await?;
+            let chunk = chunk.map_err(|error| ClientError::source(&error))?;
             let packed = self.pack(extent, chunk).await?;
-            let recovery = self.recovery(extent, packed.clone()).await?;
+            let recovery = self.recovery(extent, &packed).await?;
             self.wait_for_debtors().await?;
             self.last_started = self.attempt.engine.env.clock.now();
-            self.start(extent, &packed, &recovery, room);
+            self.start(extent, packed, recovery, room)?;
         }
-        while self.progress.open() > 0 {
+        while self.spread.progress().open() > 0 {
             self.next_answer().await?;
         }
         // All chunks have enough; the last one in time t. The rest is waited for as long as t × slack.
@@ -277,26 +198,15 @@ impl ObjectWriter<'_> {
 
     /// Waits for `work` while the writes under way go on.
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientError> {
-        let Self { progress, stored, attempt, writes, .. } = self;
-        let mut failed = None;
-        let output = alongside(
-            writes,
-            |written| failed = take(progress, stored, attempt, written).or(failed.take()),
-            work,
-        )
-        .await;
-        match failed {
-            Some(chunk) => Err(self.not_stored(chunk)),
-            None => Ok(output),
-        }
+        let output = self.spread.meanwhile(work).await;
+        output.map_err(|Failed(chunk)| self.not_stored(chunk))
     }
 
     /// Waits until no OSD owes much, or until those that do have hung for too long.
     async fn wait_for_debtors(&mut self) -> Result<(), ClientError> {
         let clock = Arc::clone(&self.attempt.engine.env.clock);
         loop {
-            let since = |osd: &Arc<Member>| self.progress.owes(osd.id, OWED_FRAGMENTS);
-            let until = self.plan.targets.iter().filter_map(since).max().map(|since| since.plus(PATIENCE));
+            let until = self.spread.latest_debt().map(|since| since.plus(PATIENCE));
             let Some(until) = until.filter(|until| *until > clock.now()) else { return Ok(()) };
             tokio::select! {
                 biased;
@@ -307,18 +217,15 @@ impl ObjectWriter<'_> {
     }
 
     async fn next_answer(&mut self) -> Result<(), ClientError> {
-        let Some(written) = self.writes.next().await else {
-            return Err(ClientError::Internal("a chunk waits for writes that were never started".to_owned()));
-        };
-        match take(&mut self.progress, &mut self.stored, self.attempt, written) {
-            Some(chunk) => Err(self.not_stored(chunk)),
-            None => Ok(()),
+        match self.spread.next().await {
+            Some(answered) => answered.map_err(|Failed(chunk)| self.not_stored(chunk)),
+            None => Err(ClientError::Internal("a chunk waits for writes that were never started".to_owned())),
         }
     }
 
     fn not_stored(&self, chunk: ChunkIndex) -> ClientError {
-        let (stored, detail) = self.progress.explain(chunk);
-        let needed = self.plan.policy.min_fragments();
+        let (stored, detail) = self.spread.progress().explain(chunk);
+        let needed = self.spread.plan.policy.min_fragments();
         ClientError::ChunkNotStored { object: self.name.clone(), chunk, needed, stored, detail }
     }
 
@@ -326,7 +233,8 @@ impl ObjectWriter<'_> {
         let preset = &self.attempt.info.preset;
         let (shape, compression, algorithm) =
             (self.layout.shape(), preset.compression, preset.fragment_checksum);
-        let hasher = self.checksum.hasher.take();
+        let hasher = self.checksum.take_hasher();
+        let now = Timestamp(self.attempt.engine.env.clock.wall_micros());
         let len = as_len(extent.len)?;
         let attempt = self.attempt;
         let encryption = attempt.key.clone().map(|key| {
@@ -338,10 +246,10 @@ impl ObjectWriter<'_> {
                 hasher
             });
             let encryption = encryption.as_ref().map(|(key, counters)| (key, &counters[..]));
-            (hasher, pack_chunk(&chunk, shape, compression, encryption, algorithm))
+            (hasher, pack_chunk(&chunk, shape, compression, encryption, algorithm, now))
         });
         let (hasher, packed) = self.meanwhile(work).await??;
-        self.checksum.hasher = hasher;
+        self.checksum.give_back(hasher);
         if extent.index.0 + 1 == self.layout.chunk_count() {
             // Before the last chunk is written: its recovery info carries the checksum, and a wrong one ends it here.
             self.final_checksum = self.checksum.finish(self.name)?;
@@ -349,46 +257,17 @@ impl ObjectWriter<'_> {
         packed.map_err(|error| ClientError::Internal(format!("packing {}: {error}", self.name)))
     }
 
-    /// Starts the writes of a chunk. OSDs that failed or hang since the object's first chunk are left out while enough
-    /// others remain.
-    fn start(&mut self, extent: ChunkExtent, packed: &[Packed], recovery: &[Bytes], room: Room) {
-        let engine = &self.attempt.engine;
-        let now = engine.env.clock.now();
-        let owes = |osd: &Member| self.progress.owes(osd.id, OWED_FRAGMENTS);
-        let in_trouble = |osd: &Member| !osd.takes_data(now) || owes(osd).is_some();
-        let troubled = self.plan.targets.iter().filter(|osd| in_trouble(osd)).count();
-        let may_miss = self.plan.targets.len().saturating_sub(self.plan.policy.min_fragments());
-        let leave_out = troubled <= may_miss;
-        let targets: Vec<(FragmentIndex, Arc<Member>)> = (0..)
-            .map(FragmentIndex)
-            .zip(&self.plan.targets)
-            .filter(|(_, osd)| !(leave_out && in_trouble(osd)))
-            .map(|(index, osd)| (index, Arc::clone(osd)))
-            .collect();
-        let room = Arc::new(room);
-        self.progress.start(extent.index, targets.iter().map(|(index, osd)| (*index, osd.id)), now);
-        for (fragment, osd) in targets {
-            let (Some(packed), Some(recovery)) =
-                (packed.get(fragment.index()), recovery.get(fragment.index()))
-            else {
-                continue;
-            };
-            let write = FragmentWrite {
-                namespace: self.attempt.namespace.id,
-                epoch: self.attempt.epoch,
-                address: FragmentAddress {
-                    object_id: self.object_id,
-                    chunk: extent.index,
-                    fragment,
-                    version: ObjectVersion(0),
-                },
-                packed: packed.clone(),
-                recovery: recovery.clone(),
-            };
-            self.writes.push(write.start(Arc::clone(engine), osd, Arc::clone(&room)));
-        }
+    fn start(
+        &mut self,
+        extent: ChunkExtent,
+        packed: Vec<Packed>,
+        recovery: Vec<Bytes>,
+        room: Room,
+    ) -> Result<(), ClientError> {
         let sealed = packed.iter().map(|p| Sealed { checksum: p.checksum, len: p.len, ctr: p.ctr }).collect();
         self.chunks.push((extent.size, sealed));
+        let started = self.spread.start(extent.index, packed, recovery, room);
+        started.map_err(|Failed(chunk)| self.not_stored(chunk))
     }
 
     fn scheme(&self) -> Scheme {
@@ -401,29 +280,26 @@ impl ObjectWriter<'_> {
 
     /// The recovery info of a chunk's fragments; compressing it takes a while. It is the same for all of them unless each has a
     /// counter block to tell.
-    async fn recovery(
-        &mut self,
-        extent: ChunkExtent,
-        packed: Vec<Packed>,
-    ) -> Result<Vec<Bytes>, ClientError> {
+    async fn recovery(&mut self, extent: ChunkExtent, packed: &[Packed]) -> Result<Vec<Bytes>, ClientError> {
         let attempt = self.attempt;
         let is_last = extent.index.0 + 1 == self.layout.chunk_count();
         let object = is_last.then(|| {
             let now = Timestamp(attempt.engine.env.clock.wall_micros());
             recovery::of_object(&self.scheme(), self.layout.size(), self.final_checksum, now)
         });
-        let info = recovery::of_chunk(self.name, extent.size, &packed, object);
+        let info = recovery::of_chunk(self.name, extent.size, packed, object);
         let encryption = attempt
             .key
             .clone()
             .map(|key| (key, packed.iter().map(|_| counter(&attempt.engine)).collect::<Vec<_>>()));
+        let own: Vec<Option<CounterBlock>> = packed.iter().map(|packed| packed.ctr).collect();
         let work = attempt.engine.compute(u64::MAX, move || match encryption {
-            None => Ok(vec![info.encode()?; packed.len()]),
-            Some((key, counters)) => packed
+            None => Ok(vec![info.encode()?; own.len()]),
+            Some((key, counters)) => own
                 .iter()
                 .zip(counters)
-                .map(|(packed, counter)| {
-                    RecoveryInfo { ctr: packed.ctr, ..info.clone() }.encode_encrypted(&key, counter)
+                .map(|(own, counter)| {
+                    RecoveryInfo { ctr: *own, ..info.clone() }.encode_encrypted(&key, counter)
                 })
                 .collect(),
         });
@@ -438,19 +314,17 @@ impl ObjectWriter<'_> {
         let clock = Arc::clone(&self.attempt.engine.env.clock);
         let more = clock.now().since(self.last_started).as_secs_f64() * factor;
         let until = clock.now().plus(least).plus(Duration::try_from_secs_f64(more).unwrap_or_default());
-        while !self.writes.is_empty() {
+        while !self.spread.is_idle() {
             tokio::select! {
                 biased;
-                Some(written) = self.writes.next() => {
-                    // Whether a chunk can be stored is decided already.
-                    take(&mut self.progress, &mut self.stored, self.attempt, written);
-                }
+                // Whether a chunk can be stored is decided already.
+                Some(answered) = self.spread.next() => drop(answered),
                 () = clock.sleep_until(until) => break,
             }
         }
     }
 
-    fn finish(self) -> (Uploaded, FuturesUnordered<Write>) {
+    fn finish(mut self) -> (Uploaded, Spread) {
         let version = ObjectVersion(0);
         let chunks = (0..)
             .map(ChunkIndex)
@@ -461,7 +335,7 @@ impl ObjectWriter<'_> {
                     .map(FragmentIndex)
                     .zip(sealed)
                     .map(|(fragment, sealed)| Fragment {
-                        location: self.progress.location(index, fragment),
+                        location: self.spread.progress().location(index, fragment),
                         version,
                         checksum: sealed.checksum,
                         packed_len: sealed.len,
@@ -479,26 +353,14 @@ impl ObjectWriter<'_> {
             encryption: EncryptInfo::from(&self.attempt.info.preset.fragment_encryption),
             chunks,
             version,
-            max_disks_per_node: self.plan.policy.max_per_node(),
+            max_disks_per_node: self.spread.plan.policy.max_per_node(),
             timestamp: Timestamp::default(),
         };
-        (Uploaded { manifest, stored: self.stored }, self.writes)
+        // The manifest names exactly what was acknowledged until now (invariant 1).
+        (Uploaded { manifest, stored: self.spread.take_stored() }, self.spread)
     }
 }
 
 fn as_len(bytes: u32) -> Result<usize, ClientError> {
     usize::try_from(bytes).map_err(|_| ClientError::Internal("a chunk does not fit in memory".to_owned()))
-}
-
-/// The bytes of a chunk; the padding stays zero.
-async fn read(
-    source: &mut dyn ObjectSource,
-    extent: ChunkExtent,
-    mut buffer: BytesMut,
-) -> Result<Bytes, ClientError> {
-    let (data, _padding) = buffer.split_at_mut(as_len(extent.len)?.min(as_len(extent.size)?));
-    if !data.is_empty() {
-        source.read_at(extent.offset, data).await.map_err(|error| ClientError::source(&error))?;
-    }
-    Ok(buffer.freeze())
 }

@@ -18,6 +18,8 @@ pub(super) struct Plan {
     pub(super) policy: Policy,
     /// Fragment i goes to the i-th. At least c; the fragments beyond are holes.
     pub(super) targets: Vec<Arc<Member>>,
+    /// All that may get fragments of the object: targets and spares.
+    pub(super) usable: Vec<Arc<Member>>,
 }
 
 /// Chooses; OSDs to `avoid` are taken only when no policy can do without.
@@ -59,10 +61,10 @@ pub(super) fn plan(
         .map(|id| usable.iter().find(|member| member.id == id).cloned())
         .collect::<Option<_>>()
         .ok_or_else(|| ClientError::Internal("placement chose an OSD that was no candidate".to_owned()))?;
-    Ok(Plan { policy: choice.policy, targets })
+    Ok(Plan { policy: choice.policy, targets, usable })
 }
 
-fn candidate(member: &Member) -> Candidate {
+pub(super) fn candidate(member: &Member) -> Candidate {
     let info = member.info();
     Candidate { osd: member.id, node: info.place.node().clone(), total: info.capacity, used: info.used }
 }

@@ -4,9 +4,7 @@ use alba_core::checksum::Checksum;
 use alba_core::fragment::Packed;
 use alba_core::ids::ObjectName;
 use alba_core::manifest::{Scheme, Timestamp};
-use alba_core::wire::recovery::{
-    RecoveryCompression, RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme,
-};
+use alba_core::wire::recovery::{RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme};
 
 /// The recovery info of a chunk's fragments.
 pub(super) fn of_chunk(
@@ -37,7 +35,7 @@ pub(super) fn of_object(
             k: u32::from(k),
             m: u32::from(m),
             matrix: RecoveryMatrix::Ours(scheme.matrix),
-            compression: RecoveryCompression::Ours(scheme.compression),
+            compression: scheme.compression,
         },
         size,
         checksum,

@@ -6,16 +6,24 @@
 //! | snappy | raw snappy block |
 //! | lz4 | plain length (u32, little endian) ‖ lz4 block |
 //! | zstd | one zstd frame |
+//! | bz2 | plain length (i32, little endian) ‖ bzip2 stream of block size 9 |
+//! | test | time of writing (double, Unix seconds) ‖ as bz2 |
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{PackError, UnpackError};
+use crate::manifest::Timestamp;
 use crate::preset::Compression;
+use crate::wire::recovery::{compress_bzip2, decompress_bzip2};
 
 /// Fast; more effort gains little on data that is striped over k fragments.
 const ZSTD_LEVEL: i32 = 1;
 
-pub(super) fn compress(plain: &Bytes, compression: Compression) -> Result<Bytes, PackError> {
+/// Bytes of the time in front of `test`; nobody reads it.
+const STAMP: usize = 8;
+
+/// `now` is what `test` begins with; the others make the same bytes of the same bytes.
+pub(super) fn compress(plain: &Bytes, compression: Compression, now: Timestamp) -> Result<Bytes, PackError> {
     let failed = |reason: String| PackError::Codec { codec: compression.name(), reason };
     match compression {
         Compression::None => Ok(plain.clone()),
@@ -31,6 +39,14 @@ pub(super) fn compress(plain: &Bytes, compression: Compression) -> Result<Bytes,
         Compression::Zstd => zstd::bulk::compress(plain, ZSTD_LEVEL)
             .map(Bytes::from)
             .map_err(|error| failed(error.to_string())),
+        Compression::Bzip2 => compress_bzip2(plain).map_err(|error| failed(error.to_string())),
+        Compression::Test => {
+            let stream = compress_bzip2(plain).map_err(|error| failed(error.to_string()))?;
+            let mut packed = BytesMut::with_capacity(STAMP + stream.len());
+            packed.extend_from_slice(&now.to_seconds().to_le_bytes());
+            packed.extend_from_slice(&stream);
+            Ok(packed.freeze())
+        }
     }
 }
 
@@ -68,6 +84,18 @@ pub(super) fn decompress(
             plain = vec![0; plain_len];
             zstd::bulk::decompress_to_buffer(packed, plain.as_mut_slice())
                 .map_err(|error| failed(error.to_string()))?
+        }
+        Compression::Bzip2 => {
+            plain = decompress_bzip2(packed, plain_len).map_err(|error| failed(error.to_string()))?;
+            plain.len()
+        }
+        Compression::Test => {
+            if packed.len() < STAMP {
+                return Err(failed("shorter than its time stamp".to_owned()));
+            }
+            plain = decompress_bzip2(&packed.slice(STAMP..), plain_len)
+                .map_err(|error| failed(error.to_string()))?;
+            plain.len()
         }
     };
     expect(found)?;

@@ -12,7 +12,7 @@ use crate::checksum::{Checksum, ChecksumAlgorithm};
 use crate::encryption::{CounterBlock, FragmentKey};
 use crate::erasure::CodeError;
 use crate::ids::{ObjectVersion, OsdId};
-use crate::manifest::{Fragment, VerifiedFragment};
+use crate::manifest::{Fragment, Timestamp, VerifiedFragment};
 use crate::policy::CodeShape;
 use crate::preset::Compression;
 
@@ -106,14 +106,16 @@ fn crypt(bytes: &Bytes, cipher: Cipher<'_>) -> Bytes {
     buffer.freeze()
 }
 
-/// Compresses, encrypts and sums up one plain fragment. Copies nothing when there is nothing to compress or encrypt.
+/// Compresses, encrypts and sums up one plain fragment. Copies nothing when there is nothing to compress or encrypt. `now`
+/// matters to [`Compression::Test`] only.
 pub fn pack(
     plain: &Bytes,
     compression: Compression,
     cipher: Option<Cipher<'_>>,
     checksum: ChecksumAlgorithm,
+    now: Timestamp,
 ) -> Result<Packed, PackError> {
-    let mut bytes = codec::compress(plain, compression)?;
+    let mut bytes = codec::compress(plain, compression, now)?;
     if let Some(cipher) = cipher {
         bytes = crypt(&bytes, cipher);
     }
@@ -134,6 +136,7 @@ pub fn pack_chunk(
     compression: Compression,
     encryption: Option<(&FragmentKey, &[CounterBlock])>,
     checksum: ChecksumAlgorithm,
+    now: Timestamp,
 ) -> Result<Vec<Packed>, PackError> {
     let expected = counters_needed(shape);
     if let Some((_, counters)) = encryption
@@ -146,10 +149,11 @@ pub fn pack_chunk(
         Some(Cipher { key, counter: *counters.get(index)? })
     };
     if shape.is_replication() {
-        return Ok(vec![pack(chunk, compression, cipher(0), checksum)?; shape.total()]);
+        return Ok(vec![pack(chunk, compression, cipher(0), checksum, now)?; shape.total()]);
     }
     let plain = encode_chunk(chunk, shape)?;
-    plain.iter().enumerate().map(|(index, plain)| pack(plain, compression, cipher(index), checksum)).collect()
+    let fragments = plain.iter().enumerate();
+    fragments.map(|(index, plain)| pack(plain, compression, cipher(index), checksum, now)).collect()
 }
 
 /// The plain bytes of a fragment: exactly `plain_len`. Copies nothing when there is nothing to decrypt or decompress.

@@ -5,8 +5,14 @@ use super::*;
 use crate::ids::FragmentIndex;
 use crate::manifest::PackedFragment;
 
-const CODECS: [Compression; 4] =
-    [Compression::None, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+const CODECS: [Compression; 6] = Compression::ALL;
+
+/// The time of writing.
+const NOW: Timestamp = Timestamp(1_500_000);
+
+/// `abc` twelve times, by Python's `bz2` module behind the length.
+const BZIP2: &str =
+    "24000000425a6839314159265359185e579f00000581003800200020a534198c5c58bc5dc914e1424061795e7c";
 
 fn shape(k: u8, m: u8) -> CodeShape {
     CodeShape::new(k, m).unwrap()
@@ -33,8 +39,11 @@ fn each_codec_has_its_golden_bytes() {
         (Compression::Snappy, "2408616263820300".to_owned()),
         (Compression::Lz4, "240000003f61626303000860616263616263".to_owned()),
         (Compression::Zstd, "28b52ffd20244d00001861626301008e6e08".to_owned()),
+        (Compression::Bzip2, BZIP2.to_owned()),
+        // 1.5 s after 1970 in front.
+        (Compression::Test, format!("000000000000f83f{BZIP2}")),
     ] {
-        let packed = pack(&text, codec, None, ChecksumAlgorithm::Crc32c).unwrap();
+        let packed = pack(&text, codec, None, ChecksumAlgorithm::Crc32c, NOW).unwrap();
         assert_eq!(hex::encode(&packed.bytes), golden, "{}", codec.name());
         let page = include_str!("../../../docs/formats/objects.md");
         assert!(codec == Compression::None || page.contains(&golden), "{} is documented", codec.name());
@@ -49,9 +58,22 @@ fn each_codec_has_its_golden_bytes() {
 }
 
 #[test]
+fn the_test_codec_never_gives_the_same_bytes_twice() {
+    let plain = Bytes::from_static(b"the same");
+    let at = |now| pack(&plain, Compression::Test, None, ChecksumAlgorithm::Blake3, now).unwrap();
+    let (first, second) = (at(NOW), at(Timestamp(NOW.0 + 1)));
+    assert_ne!(first.checksum, second.checksum);
+    for packed in [first, second] {
+        assert_eq!(unpack(&verified(&packed), Compression::Test, None, plain.len()).unwrap(), plain);
+    }
+    assert!(unpack(&raw(vec![0; 7]), Compression::Test, None, 0).is_err(), "no room for the time");
+}
+
+#[test]
 fn nothing_is_copied_without_compression() {
     let chunk = Bytes::from(vec![7; 64]);
-    let packed = pack_chunk(&chunk, shape(2, 1), Compression::None, None, ChecksumAlgorithm::Blake3).unwrap();
+    let packed =
+        pack_chunk(&chunk, shape(2, 1), Compression::None, None, ChecksumAlgorithm::Blake3, NOW).unwrap();
     assert_eq!(packed[0].bytes.as_ptr(), chunk.as_ptr());
     assert_eq!(packed[1].bytes.as_ptr(), chunk[32..].as_ptr());
     let plain = unpack(&verified(&packed[1]), Compression::None, None, 32).unwrap();
@@ -62,7 +84,7 @@ fn nothing_is_copied_without_compression() {
 fn replicas_are_packed_once() {
     let chunk = Bytes::from(vec![7; 65]);
     for codec in CODECS {
-        let packed = pack_chunk(&chunk, shape(1, 2), codec, None, ChecksumAlgorithm::Sha1).unwrap();
+        let packed = pack_chunk(&chunk, shape(1, 2), codec, None, ChecksumAlgorithm::Sha1, NOW).unwrap();
         assert_eq!(packed.len(), 3);
         assert!(packed.iter().all(|p| *p == packed[0] && p.bytes.as_ptr() == packed[0].bytes.as_ptr()));
         assert_eq!(unpack(&verified(&packed[2]), codec, None, 65).unwrap(), chunk);
@@ -73,10 +95,10 @@ fn replicas_are_packed_once() {
 fn a_bomb_is_an_error_and_not_an_allocation() {
     let bomb = Bytes::from(vec![0; 16 << 20]);
     for codec in CODECS {
-        let packed = verified(&pack(&bomb, codec, None, ChecksumAlgorithm::None).unwrap());
+        let packed = verified(&pack(&bomb, codec, None, ChecksumAlgorithm::None, NOW).unwrap());
         assert!(unpack(&packed, codec, None, 64).is_err(), "{} larger", codec.name());
         let small =
-            verified(&pack(&Bytes::from_static(b"0123"), codec, None, ChecksumAlgorithm::None).unwrap());
+            verified(&pack(&Bytes::from_static(b"0123"), codec, None, ChecksumAlgorithm::None, NOW).unwrap());
         assert!(unpack(&small, codec, None, 64).is_err(), "{} smaller", codec.name());
         assert!(unpack(&small, codec, None, 0).is_err(), "{} empty", codec.name());
     }
@@ -91,7 +113,7 @@ fn a_bomb_is_an_error_and_not_an_allocation() {
 #[test]
 fn verification_comes_before_unpacking() {
     let packed =
-        pack(&Bytes::from_static(b"data"), Compression::None, None, ChecksumAlgorithm::Blake3).unwrap();
+        pack(&Bytes::from_static(b"data"), Compression::None, None, ChecksumAlgorithm::Blake3, NOW).unwrap();
     let entry = packed.entry(None, ObjectVersion(0));
     let damaged = PackedFragment(Bytes::from_static(b"dada"));
     assert_eq!(damaged.clone().verify(&entry), Err(damaged));
@@ -149,12 +171,7 @@ fn trimming_ends_where_the_object_does() {
 }
 
 fn codec() -> impl Strategy<Value = Compression> {
-    prop_oneof![
-        Just(Compression::None),
-        Just(Compression::Snappy),
-        Just(Compression::Lz4),
-        Just(Compression::Zstd)
-    ]
+    prop::sample::select(&CODECS[..])
 }
 
 proptest! {
@@ -170,7 +187,7 @@ proptest! {
         // From incompressible to all alike.
         chunk.iter_mut().for_each(|byte| *byte >>= level * 2);
         let chunk = Bytes::from(chunk);
-        let packed = pack_chunk(&chunk, shape, codec, None, ChecksumAlgorithm::Crc32c).unwrap();
+        let packed = pack_chunk(&chunk, shape, codec, None, ChecksumAlgorithm::Crc32c, NOW).unwrap();
         prop_assert_eq!(packed.len(), shape.total());
         let plain_len = chunk.len() / shape.k();
         let mut present: Vec<(FragmentIndex, Bytes)> = (0..)
@@ -200,7 +217,7 @@ fn encrypted_fragments_have_counters_of_their_own_and_need_the_key() {
     let counters: Vec<CounterBlock> = (1..=3).map(|n| [n; 16]).collect();
     for codec in [Compression::None, Compression::Zstd] {
         let with = |shape, counters| {
-            pack_chunk(&chunk, shape, codec, Some((&key, counters)), ChecksumAlgorithm::Blake3)
+            pack_chunk(&chunk, shape, codec, Some((&key, counters)), ChecksumAlgorithm::Blake3, NOW)
         };
         let packed = with(shape(2, 1), &counters).unwrap();
         for (packed, counter) in packed.iter().zip(&counters) {

@@ -18,7 +18,8 @@ const POLICIES: (&str, &str) =
     ("policies", "a list of [k, m, min_fragment_count, max_disks_per_node], preferred first");
 const FRAGMENT_SIZE: (&str, &str) = ("fragment_size", "the largest fragment, in bytes");
 const OSDS: (&str, &str) = ("osds", "[\"all\"] or [\"explicit\", [osd ids]]");
-const COMPRESSION: (&str, &str) = ("compression", "\"none\", \"snappy\", \"lz4\" or \"zstd\"");
+const COMPRESSION: (&str, &str) =
+    ("compression", "\"none\", \"snappy\", \"lz4\", \"zstd\", \"bz2\" or \"test\"");
 const FRAGMENT_CHECKSUM: (&str, &str) = ("fragment_checksum", CHECKSUMS);
 const OBJECT_CHECKSUM: (&str, &str) = (
     "object_checksum",
@@ -203,14 +204,7 @@ fn osds(value: &Value) -> Result<OsdSet, PresetError> {
 }
 
 fn compression(value: &Value) -> Result<Compression, PresetError> {
-    match value.as_str() {
-        Some("bz2" | "test") => Err(PresetError::NotAvailable {
-            field: COMPRESSION.0,
-            value: value.to_string(),
-            instead: COMPRESSION.1,
-        }),
-        name => name.and_then(Compression::from_name).ok_or_else(|| invalid(COMPRESSION, value)),
-    }
+    value.as_str().and_then(Compression::from_name).ok_or_else(|| invalid(COMPRESSION, value))
 }
 
 fn checksum(field: Field, value: &Value) -> Result<ChecksumAlgorithm, PresetError> {

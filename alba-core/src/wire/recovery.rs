@@ -42,17 +42,6 @@ pub enum RecoveryMatrix {
     Ours(CodingMatrix),
 }
 
-/// Compression of the fragments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecoveryCompression {
-    /// One of ours.
-    Ours(Compression),
-    /// Of the original only.
-    Bzip2,
-    /// Of the original only.
-    Test,
-}
-
 /// Coding and compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveryScheme {
@@ -63,7 +52,7 @@ pub struct RecoveryScheme {
     /// The generator matrix.
     pub matrix: RecoveryMatrix,
     /// Per fragment.
-    pub compression: RecoveryCompression,
+    pub compression: Compression,
 }
 
 /// What is told of the whole object, with its last chunk only.
@@ -210,12 +199,12 @@ impl RecoveryScheme {
         w.uint32(self.m);
         w.int8(1);
         w.int8(match self.compression {
-            RecoveryCompression::Ours(Compression::None) => 1,
-            RecoveryCompression::Ours(Compression::Snappy) => 2,
-            RecoveryCompression::Bzip2 => 3,
-            RecoveryCompression::Test => 4,
-            RecoveryCompression::Ours(Compression::Lz4) => 5,
-            RecoveryCompression::Ours(Compression::Zstd) => 6,
+            Compression::None => 1,
+            Compression::Snappy => 2,
+            Compression::Bzip2 => 3,
+            Compression::Test => 4,
+            Compression::Lz4 => 5,
+            Compression::Zstd => 6,
         });
     }
 
@@ -236,12 +225,12 @@ impl RecoveryScheme {
             tag => return Err(undefined("word size", tag)),
         }
         let compression = match r.int8()? {
-            1 => RecoveryCompression::Ours(Compression::None),
-            2 => RecoveryCompression::Ours(Compression::Snappy),
-            3 => RecoveryCompression::Bzip2,
-            4 => RecoveryCompression::Test,
-            5 => RecoveryCompression::Ours(Compression::Lz4),
-            6 => RecoveryCompression::Ours(Compression::Zstd),
+            1 => Compression::None,
+            2 => Compression::Snappy,
+            3 => Compression::Bzip2,
+            4 => Compression::Test,
+            5 => Compression::Lz4,
+            6 => Compression::Zstd,
             tag => return Err(undefined("compression", tag)),
         };
         Ok(Self { k, m, matrix, compression })
@@ -307,12 +296,12 @@ mod tests {
             Just(RecoveryMatrix::Ours(CodingMatrix::VandermondeSystematic)),
         ];
         let compression = prop_oneof![
-            Just(RecoveryCompression::Ours(Compression::None)),
-            Just(RecoveryCompression::Ours(Compression::Snappy)),
-            Just(RecoveryCompression::Ours(Compression::Lz4)),
-            Just(RecoveryCompression::Ours(Compression::Zstd)),
-            Just(RecoveryCompression::Bzip2),
-            Just(RecoveryCompression::Test),
+            Just(Compression::None),
+            Just(Compression::Snappy),
+            Just(Compression::Lz4),
+            Just(Compression::Zstd),
+            Just(Compression::Bzip2),
+            Just(Compression::Test),
         ];
         (1..50_u32, 0..20_u32, matrix, compression).prop_map(|(k, m, matrix, compression)| RecoveryScheme {
             k,
@@ -353,7 +342,7 @@ mod tests {
                     k: 1,
                     m: 1,
                     matrix: RecoveryMatrix::Ours(CodingMatrix::VandermondeSystematic),
-                    compression: RecoveryCompression::Ours(Compression::Zstd),
+                    compression: Compression::Zstd,
                 },
                 size: 20,
                 checksum: Checksum::Crc32c(0xE306_9283),

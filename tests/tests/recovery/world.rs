@@ -19,9 +19,7 @@ use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::policy::CodeShape;
 use alba_core::preset::Compression;
 use alba_core::range::RangeQuery;
-use alba_core::wire::recovery::{
-    RecoveryCompression, RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme,
-};
+use alba_core::wire::recovery::{RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme};
 use alba_core::wire::rpc::abm::{AbmCommand, NamespaceState};
 use alba_tests::cluster::{Cluster, Options};
 use alba_tests::wait;
@@ -294,7 +292,7 @@ impl ByHand {
                     k: 1,
                     m: 1,
                     matrix: RecoveryMatrix::Ours(CodingMatrix::VandermondeSystematic),
-                    compression: RecoveryCompression::Ours(Compression::None),
+                    compression: Compression::None,
                 },
                 size: u64::from(packed_len),
                 checksum: manifest.checksum,

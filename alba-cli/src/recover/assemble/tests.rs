@@ -19,7 +19,7 @@ fn info(chunk: u32, mark: u32) -> RecoveryInfo {
                 k: 2,
                 m: 1,
                 matrix: RecoveryMatrix::Ours(CodingMatrix::VandermondeSystematic),
-                compression: RecoveryCompression::Ours(Compression::None),
+                compression: Compression::None,
             },
             size: 128,
             checksum: Checksum::Crc32c(5),

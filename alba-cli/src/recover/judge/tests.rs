@@ -3,9 +3,7 @@ use alba_core::ids::{ChunkIndex, FragmentIndex, ObjectName, ObjectVersion};
 use alba_core::manifest::{CodingMatrix, Timestamp};
 use alba_core::osd_keys::FragmentAddress;
 use alba_core::preset::Compression;
-use alba_core::wire::recovery::{
-    RecoveryCompression, RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme,
-};
+use alba_core::wire::recovery::{RecoveryInfo, RecoveryMatrix, RecoveryObject, RecoveryScheme};
 
 use super::*;
 
@@ -18,7 +16,7 @@ fn at(osd: u32, version: u32, tagged: bool) -> Found {
             k: 2,
             m: 1,
             matrix: RecoveryMatrix::Ours(CodingMatrix::VandermondeSystematic),
-            compression: RecoveryCompression::Ours(Compression::None),
+            compression: Compression::None,
         },
         size: 64,
         checksum: Checksum::Crc32c(5),

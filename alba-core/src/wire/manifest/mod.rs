@@ -206,6 +206,8 @@ impl From<&Scheme> for WireScheme {
         let compression = match scheme.compression {
             Compression::None => WireCompression::None,
             Compression::Snappy | Compression::Lz4 | Compression::Zstd => WireCompression::Snappy,
+            Compression::Bzip2 => WireCompression::Bzip2,
+            Compression::Test => WireCompression::Test,
         };
         Self { k: k.into(), m: m.into(), compression }
     }
@@ -267,9 +269,8 @@ impl TryFrom<&WireManifest> for Manifest {
         let compression = match scheme.compression {
             WireCompression::None => Compression::None,
             WireCompression::Snappy => Compression::Snappy,
-            other @ (WireCompression::Bzip2 | WireCompression::Test) => {
-                return Err(WireError::invalid("compression", format!("{other:?} is not supported")));
-            }
+            WireCompression::Bzip2 => Compression::Bzip2,
+            WireCompression::Test => Compression::Test,
         };
         let fragment = |fragment: &WireFragment| {
             let ctr = fragment.ctr.as_ref().map(|ctr| <[u8; 16]>::try_from(&ctr[..])).transpose();
