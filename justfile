@@ -68,6 +68,10 @@ bench-proxy *args:
 move-pause:
     cargo test --release -p alba-tests --test move_pause -- --ignored --nocapture
 
+# How long slices take beside a slow disk, and beside a stopped one: lines of JSON.
+slow-disk:
+    cargo test --release -p alba-tests --test slow_disk -- --ignored --nocapture
+
 # Coverage-guided fuzzing, see fuzz/README.md: just fuzz erasure 60
 fuzz name seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}}

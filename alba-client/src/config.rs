@@ -56,7 +56,11 @@ pub struct ClientConfig {
     /// TCP connections to one OSD.
     #[serde(default = "defaults::osd_connections")]
     pub osd_connections: usize,
-    /// A read asks one more OSD when the first ones take longer than their usual time, but never sooner than this…
+    /// Do reads go around OSDs that are slow: ask others when an answer takes unusually long, and others from the start while
+    /// an OSD is known to be slow? Without, a slow OSD shows in every read that it has a part of.
+    #[serde(default = "defaults::hedge")]
+    pub hedge: bool,
+    /// A read asks one more OSD when the first ones take unusually long, but never sooner than this…
     #[serde(default = "defaults::hedge_min_ms")]
     pub hedge_min_ms: u64,
     /// … and always after this.
@@ -66,6 +70,9 @@ pub struct ClientConfig {
     /// writes, but never sooner than this.
     #[serde(default = "defaults::write_hedge_min_ms")]
     pub write_hedge_min_ms: u64,
+    /// Pause between two reports to the ABM of how OSDs are doing.
+    #[serde(default = "defaults::report_osds_ms")]
+    pub report_osds_ms: u64,
 }
 
 mod defaults {
@@ -96,14 +103,20 @@ mod defaults {
     pub(super) fn osd_connections() -> usize {
         8
     }
+    pub(super) fn hedge() -> bool {
+        true
+    }
     pub(super) fn hedge_min_ms() -> u64 {
-        20
+        5
     }
     pub(super) fn hedge_max_ms() -> u64 {
         500
     }
     pub(super) fn write_hedge_min_ms() -> u64 {
         50
+    }
+    pub(super) fn report_osds_ms() -> u64 {
+        60_000
     }
 }
 
@@ -125,9 +138,11 @@ impl Default for ClientConfig {
             max_uploads: defaults::max_uploads(),
             manifest_cache_bytes: defaults::manifest_cache_bytes(),
             osd_connections: defaults::osd_connections(),
+            hedge: defaults::hedge(),
             hedge_min_ms: defaults::hedge_min_ms(),
             hedge_max_ms: defaults::hedge_max_ms(),
             write_hedge_min_ms: defaults::write_hedge_min_ms(),
+            report_osds_ms: defaults::report_osds_ms(),
         }
     }
 }
@@ -164,6 +179,7 @@ impl ClientConfig {
             ("request_timeout_ms", self.request_timeout_ms),
             ("hedge_min_ms", self.hedge_min_ms),
             ("write_hedge_min_ms", self.write_hedge_min_ms),
+            ("report_osds_ms", self.report_osds_ms),
         ];
         for (key, value) in at_least_one {
             if value == 0 {

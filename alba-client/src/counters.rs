@@ -28,6 +28,11 @@ pub(crate) struct Counters {
     pub(crate) repairs_dropped: Counter,
     pub(crate) fragments_damaged: Counter,
     pub(crate) chunks_rescued: Counter,
+    pub(crate) fragments_needed: Counter,
+    pub(crate) fragments_asked: Counter,
+    pub(crate) fragments_merged: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) hedges_won: Counter,
 }
 
 impl Counters {
@@ -42,6 +47,11 @@ impl Counters {
             repairs_dropped: self.repairs_dropped.get(),
             fragments_damaged: self.fragments_damaged.get(),
             chunks_rescued: self.chunks_rescued.get(),
+            fragments_needed: self.fragments_needed.get(),
+            fragments_asked: self.fragments_asked.get(),
+            fragments_merged: self.fragments_merged.get(),
+            hedged_reads: self.hedges.get(),
+            hedged_reads_won: self.hedges_won.get(),
         }
     }
 }
@@ -65,6 +75,16 @@ pub struct Statistics {
     pub repairs_dropped: u64,
     /// Fragments read whose checksum or content was wrong.
     pub fragments_damaged: u64,
-    /// Reads of slices that had to fetch a whole chunk because a fragment failed or was slow.
+    /// Parts of fragments that were computed from others, because a fragment failed or was slow.
     pub chunks_rescued: u64,
+    /// Reads of fragments or parts of them that would have been enough if every OSD had answered well and in time.
+    pub fragments_needed: u64,
+    /// Reads of fragments or parts of them that OSDs were asked for. What is above `fragments_needed` was extra.
+    pub fragments_asked: u64,
+    /// Reads that waited for the same read of another request instead of asking the OSD.
+    pub fragments_merged: u64,
+    /// How often others were asked because an answer took unusually long.
+    pub hedged_reads: u64,
+    /// How often they answered before the late one did.
+    pub hedged_reads_won: u64,
 }

@@ -7,11 +7,14 @@ use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within}
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
 use alba_core::wire::rpc::watch::Topic;
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::buffers::Buffers;
 use crate::counters::Counters;
+use crate::download::{Flights, Hedging, Lost, Wanted};
+use crate::found::Found;
 use crate::keys::Keys;
 use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
@@ -36,8 +39,14 @@ pub(crate) struct Engine {
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
     pub(crate) keys: Keys,
-    pub(crate) repairs: Repairs,
     pub(crate) write_hedges: Mutex<WriteHedges>,
+    /// Reads of fragments under way.
+    pub(crate) flights: Arc<Flights<Wanted, Result<Bytes, Lost>>>,
+    pub(crate) hedging: Hedging,
+    /// What readers found.
+    pub(crate) found: Found,
+    /// What writers left.
+    pub(crate) repairs: Repairs,
     /// Begins with the first upload: who only reads needs to hear of nothing.
     changes: OnceLock<AbmWatch>,
     uploads: Arc<Semaphore>,
@@ -58,7 +67,9 @@ impl Engine {
             Arc::clone(&directory),
             Arc::clone(&store),
         );
-        let pool = OsdPool::new(env.clone(), Arc::clone(&directory), osds, config.osd_timeout());
+        let report_pause = Duration::from_millis(config.report_osds_ms);
+        let pool =
+            OsdPool::new(env.clone(), Arc::clone(&directory), osds, config.osd_timeout(), report_pause);
         // A million uploads at once is beyond any use; the bound keeps the conversions exact.
         let upload_slots = u32::try_from(config.max_uploads.clamp(1, 1 << 20)).unwrap_or(1 << 20);
         Arc::new(Self {
@@ -67,8 +78,11 @@ impl Engine {
             uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
             counters: Counters::default(),
             keys: Keys::new(config.cluster_key.clone()),
-            repairs: Repairs::default(),
             write_hedges: Mutex::new(WriteHedges::new()),
+            flights: Flights::new(),
+            hedging: Hedging::new(config.hedge),
+            found: Found::default(),
+            repairs: Repairs::default(),
             changes: OnceLock::new(),
             upload_slots,
             env,

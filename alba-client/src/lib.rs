@@ -45,6 +45,7 @@ mod counters;
 mod download;
 mod engine;
 mod error;
+mod found;
 mod keys;
 mod manifest_cache;
 pub mod metadata;

@@ -44,6 +44,8 @@ impl Daemon for ProxyDaemon {
         let Some(client) = connect(&config, &context).await? else { return Ok(()) };
         tracing::info!(listen = %listener.local_addr().context("listening socket")?, "serving");
         context.health.set_ready();
+        let publish = crate::read_metrics::publish(client.clone(), Arc::clone(&context.env.clock));
+        let _reads = context.env.spawn.spawn("read-metrics", Box::pin(publish)).abort_on_drop();
         let server = Server::new(context.env.clone(), config, Arc::new(client));
         server.run(listener, context.stop).await.context("serving")
     }

@@ -15,6 +15,7 @@ mod frame;
 mod handler;
 mod objects;
 mod op;
+mod read_metrics;
 mod refusal;
 mod sequence;
 mod server;

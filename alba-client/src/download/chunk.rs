@@ -1,56 +1,84 @@
-//! One chunk from any k of its fragments, each verified.
+//! One chunk: which of its fragments to ask for, and its data from any k of them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
+use alba_core::checksum::Checksum;
 use alba_core::encryption::FragmentKey;
 use alba_core::env::Deadline;
-use alba_core::env::osd::Priority;
-use alba_core::fragment::{Cipher, data_fragments, unpack};
-use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, OsdId};
+use alba_core::fragment::{data_fragments, regenerate};
+use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, OsdId};
 use alba_core::layout::fragment_len;
-use alba_core::manifest::{Chunk, EncryptInfo, Manifest, PackedFragment};
+use alba_core::manifest::{Chunk, EncryptInfo, Manifest};
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::preset::Compression;
 use bytes::Bytes;
 
-use super::race::race;
+use super::fetch::{Lost, Part, Why, fetch};
+use super::pace::Pace;
+use super::race::{Candidate, Raced, race};
 use crate::engine::Engine;
-use crate::osd_pool::CallSize;
+use crate::osd_pool::{CallSize, Member};
 use crate::{ClientError, StoredObject};
 
-/// Why a fragment could not be had.
-#[derive(Debug)]
-pub(super) struct Lost {
-    pub(super) fragment: FragmentIndex,
-    pub(super) reason: String,
-}
+/// Bytes that the OSD at least reads for a part: a leaf of its tree.
+pub(super) const LEAF: u32 = alba_core::blake3_tree::LEAF_BYTES;
+
+/// The most that is read from a slow OSD to see whether it still is.
+const LOOK_LARGE: u32 = 256 << 10;
+const LOOK_SMALL: u32 = 4 << 10;
 
 /// A chunk to be read.
 #[derive(Clone, Copy)]
 pub(super) struct ChunkReader<'a> {
-    pub(super) engine: &'a Engine,
+    pub(super) engine: &'a Arc<Engine>,
+    /// Where the object is.
+    pub(super) name: &'a NamespaceName,
     pub(super) namespace: NamespaceId,
-    pub(super) manifest: &'a Manifest,
+    pub(super) manifest: &'a Arc<Manifest>,
     pub(super) index: ChunkIndex,
     pub(super) chunk: &'a Chunk,
     /// Plain bytes of each of its fragments.
     pub(super) fragment_len: u32,
     /// What it is encrypted with.
-    pub(super) key: Option<&'a FragmentKey>,
+    pub(super) key: Option<&'a Arc<FragmentKey>>,
     pub(super) deadline: Deadline,
+}
+
+/// Bytes of a chunk could not be had.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// As parts they cannot be verified, perhaps as whole fragments.
+    Unproven,
+    /// For good.
+    Client(ClientError),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// What was read, and whether all that was asked for was where the manifest says.
+pub(super) type Had<T> = (T, bool);
+
+/// Did all OSDs that were asked have what the manifest says?
+pub(super) fn as_stated(lost: &[Lost]) -> bool {
+    lost.iter().all(|lost| lost.why != Why::Bad)
 }
 
 impl<'a> ChunkReader<'a> {
     /// Checks that the manifest describes the chunk in a way that this software can read.
     pub(super) fn new(
-        engine: &'a Engine,
+        engine: &'a Arc<Engine>,
+        name: &'a NamespaceName,
         object: &'a StoredObject,
         index: ChunkIndex,
-        key: Option<&'a FragmentKey>,
+        key: Option<&'a Arc<FragmentKey>>,
         deadline: Deadline,
     ) -> Result<Self, ClientError> {
-        let manifest = &*object.manifest;
+        let manifest = &object.manifest;
         let undecodable = |reason: String| ClientError::Undecodable { object: manifest.name.clone(), reason };
         let shape = manifest.scheme.shape;
         let chunk = manifest
@@ -68,30 +96,49 @@ impl<'a> ChunkReader<'a> {
             return Err(undecodable("it is encrypted, and there is no key".to_owned()));
         }
         let fragment_len = fragment_len(chunk.size, shape).map_err(|error| undecodable(error.to_string()))?;
-        Ok(Self { engine, namespace: object.namespace, manifest, index, chunk, fragment_len, key, deadline })
+        Ok(Self {
+            engine,
+            name,
+            namespace: object.namespace,
+            manifest,
+            index,
+            chunk,
+            fragment_len,
+            key,
+            deadline,
+        })
     }
 
-    fn k(&self) -> usize {
+    pub(super) fn k(&self) -> usize {
         self.manifest.scheme.shape.k()
     }
 
-    /// Can parts of a fragment be read without reading it whole? What is encrypted can be decrypted from anywhere.
-    pub(super) fn has_parts(&self) -> bool {
-        self.manifest.scheme.compression == Compression::None
+    pub(super) fn is_replicated(&self) -> bool {
+        self.manifest.scheme.shape.is_replication()
     }
 
-    /// What a fragment is encrypted with.
-    pub(super) fn cipher(&self, fragment: FragmentIndex) -> Option<Cipher<'a>> {
-        let counter = self.chunk.fragments.get(fragment.index())?.ctr?;
-        Some(Cipher { key: self.key?, counter })
+    /// Can parts of its fragments be read and verified without reading them whole, as far as is known? What is encrypted
+    /// can be decrypted from anywhere.
+    pub(super) fn has_parts(&self) -> bool {
+        let now = self.engine.env.clock.now();
+        let provable = |checksum: &Checksum, member: Option<&Arc<Member>>| match checksum {
+            Checksum::None => true,
+            Checksum::Blake3(_) => member.is_none_or(|member| member.health().proves(now)),
+            Checksum::Sha1(_) | Checksum::Crc32c(_) => false,
+        };
+        self.manifest.scheme.compression == Compression::None
+            && self.chunk.fragments.iter().all(|fragment| {
+                let member = fragment.location.and_then(|osd| self.engine.pool.known(osd));
+                provable(&fragment.checksum, member.as_ref())
+            })
     }
 
     /// Bytes of memory that reading the whole chunk may take: every fragment, and a second copy of the data when it
     /// must be decrypted or decompressed.
     pub(super) fn footprint(&self) -> u64 {
         let packed: u64 = self.chunk.fragments.iter().map(|fragment| u64::from(fragment.packed_len)).sum();
-        let unpacked = if self.has_parts() && self.key.is_none() { 0 } else { u64::from(self.chunk.size) };
-        packed + unpacked
+        let is_plain = self.manifest.scheme.compression == Compression::None && self.key.is_none();
+        packed + if is_plain { 0 } else { u64::from(self.chunk.size) }
     }
 
     /// Key of a fragment on its OSD.
@@ -106,128 +153,149 @@ impl<'a> ChunkReader<'a> {
         Some((entry.location?, osd_keys::fragment(self.namespace, &address)))
     }
 
-    /// The fragments that are stored somewhere, cheapest first: those in `last` and those on OSDs that are out of use
-    /// or slow come after the others, data before parity.
-    pub(super) fn candidates(&self, last: &BTreeSet<FragmentIndex>, size: CallSize) -> Vec<FragmentIndex> {
-        let now = self.engine.env.clock.now();
-        let slow = self.typical(size) * 4;
+    fn member(&self, fragment: FragmentIndex) -> Option<Arc<Member>> {
+        let osd = self.chunk.fragments.get(fragment.index())?.location?;
+        self.engine.pool.known(osd)
+    }
+
+    /// How large a read of `part` of any of its fragments is.
+    pub(super) fn size_of(&self, part: Part) -> CallSize {
+        let largest = || self.chunk.fragments.iter().map(|fragment| fragment.packed_len).max().unwrap_or(0);
+        CallSize::of(u64::from(match part {
+            Part::Whole => largest(),
+            Part::Range { len, .. } => len,
+        }))
+    }
+
+    pub(super) fn pace(&self, part: Part) -> Pace {
+        Pace::of(self.engine, self.chunk, self.size_of(part))
+    }
+
+    /// Is there any sense in asking for this fragment before others? Not when it is stored nowhere, or on an OSD that is
+    /// out of use or slow. One that is slow is looked at in the background.
+    pub(super) fn answers_well(&self, fragment: FragmentIndex, pace: &Pace) -> bool {
+        let Some((_, key)) = self.key(fragment) else { return false };
+        let Some(member) = self.member(fragment) else { return true };
+        if !member.health().answers() {
+            return false;
+        }
+        let slow = pace.is_slow(&member);
+        if slow {
+            let stored = self.chunk.fragments.get(fragment.index()).map_or(0, |entry| entry.packed_len);
+            let most = if pace.size() == CallSize::Small { LOOK_SMALL } else { LOOK_LARGE };
+            self.engine.pool.look_at(&member, key, stored.min(most), pace.size());
+        }
+        !slow
+    }
+
+    /// The fragments that are stored somewhere, cheapest first: those on OSDs that are out of use come last, before them those
+    /// in `last`, before them those on slow OSDs; else data before parity.
+    fn candidates(&self, last: &BTreeSet<FragmentIndex>, pace: &Pace) -> Vec<Candidate<FragmentIndex>> {
         let mut candidates = Vec::with_capacity(self.chunk.fragments.len());
         for (index, entry) in (0..).map(FragmentIndex).zip(&self.chunk.fragments) {
-            let Some(osd) = entry.location else { continue };
-            let member = self.engine.pool.known(osd);
+            if entry.location.is_none() {
+                continue;
+            }
+            let member = self.member(index);
             let out_of_use = member.as_ref().is_some_and(|member| !member.health().answers());
-            let is_slow = member.and_then(|member| member.usual(size, now)).is_some_and(|usual| usual > slow);
-            candidates.push((last.contains(&index), out_of_use, is_slow, index));
+            let avoided = !self.answers_well(index, pace);
+            let patience = pace.patience(member.as_deref());
+            candidates.push((out_of_use, last.contains(&index), avoided, index, patience));
         }
         candidates.sort_unstable();
-        candidates.into_iter().map(|(_, _, _, index)| index).collect()
+        candidates.into_iter().map(|(_, _, _, who, patience)| Candidate { who, patience }).collect()
     }
 
-    /// The median over the chunk's OSDs of the time that nearly all their calls take, within the configured bounds:
-    /// after it, something is unusual.
-    pub(super) fn typical(&self, size: CallSize) -> Duration {
-        let now = self.engine.env.clock.now();
-        let config = &self.engine.config;
-        let (least, most) =
-            (Duration::from_millis(config.hedge_min_ms), Duration::from_millis(config.hedge_max_ms));
-        let members = self.chunk.fragments.iter().filter_map(|f| self.engine.pool.known(f.location?));
-        let mut usual: Vec<Duration> = members.filter_map(|member| member.usual(size, now)).collect();
-        usual.sort_unstable();
-        usual.get(usual.len() / 2).map_or(most, |median| (*median).clamp(least, most.max(least)))
-    }
-
-    /// One fragment, whole: read, verified, decompressed.
-    pub(super) async fn fragment(&self, fragment: FragmentIndex) -> Result<(FragmentIndex, Bytes), Lost> {
-        self.read_fragment(fragment)
-            .await
-            .map(|plain| (fragment, plain))
-            .map_err(|reason| Lost { fragment, reason })
-    }
-
-    async fn read_fragment(&self, fragment: FragmentIndex) -> Result<Bytes, String> {
-        let engine = self.engine;
-        let entry = self.chunk.fragments.get(fragment.index()).ok_or("no such fragment")?.clone();
-        let (osd, key) = self.key(fragment).ok_or("stored nowhere")?;
-        let member = engine.pool.member(osd, self.deadline).await.map_err(|error| error.to_string())?;
-        let packed_len = u64::from(entry.packed_len);
-        let values = engine
-            .pool
-            .call(&member, CallSize::of(packed_len), self.deadline, |osd, deadline| {
-                let keys = vec![key.clone()];
-                async move { osd.multi_get(keys, Priority::High, deadline).await }
-            })
-            .await
-            .map_err(|error| format!("OSD {}: {error}", member.id))?;
-        let Some(Some(stored)) = values.into_iter().next() else {
-            return Err(format!("OSD {} does not have it", member.id));
-        };
-        let compression = self.manifest.scheme.compression;
-        let plain_len = usize::try_from(self.fragment_len).map_err(|error| error.to_string())?;
-        if self.key.is_some() != entry.ctr.is_some() {
-            return Err("a counter block and encryption belong together".to_owned());
-        }
-        let key = self.key.cloned();
-        let unpacked = engine
-            .compute(packed_len, move || {
-                let verified = PackedFragment(stored.value)
-                    .verify(&entry)
-                    .map_err(|_| "its checksum is not the manifest's".to_owned())?;
-                let cipher = key.as_ref().zip(entry.ctr).map(|(key, counter)| Cipher { key, counter });
-                unpack(&verified, compression, cipher, plain_len).map_err(|error| error.to_string())
-            })
-            .await
-            .map_err(|error| error.to_string())?;
-        unpacked.map_err(|reason| {
-            engine.counters.fragments_damaged.add(1);
-            engine.pool.damaged(&member, &reason);
-            tracing::warn!(
-                object = %self.manifest.name, chunk = %self.index, %fragment, osd = %member.id, reason,
-                "damaged fragment"
-            );
-            format!("OSD {}: {reason}", member.id)
-        })
-    }
-
-    /// The k data fragments, plain and in order, and whether all that were asked for could be had. Fragments in `last`
-    /// are asked for only when the others don't suffice.
-    pub(super) async fn data(
+    /// The same part of the first `needed` fragments that answer.
+    pub(super) async fn any(
         &self,
+        part: Part,
+        needed: usize,
         last: &BTreeSet<FragmentIndex>,
-    ) -> Result<(Vec<Bytes>, bool), ClientError> {
-        let shape = self.manifest.scheme.shape;
-        let largest = self.chunk.fragments.iter().map(|f| f.packed_len).max().unwrap_or(0);
-        let size = CallSize::of(u64::from(largest));
-        let candidates = self.candidates(last, size);
-        let raced = race(&*self.engine.env.clock, candidates, self.k(), self.typical(size), |fragment| {
-            self.fragment(fragment)
+    ) -> Raced<(FragmentIndex, Bytes), Lost> {
+        let pace = self.pace(part);
+        let engine = self.engine;
+        let candidates = self.candidates(last, &pace);
+        let ask = |fragment| async move { fetch(self, fragment, part).await.map(|bytes| (fragment, bytes)) };
+        let raced = race(&*engine.env.clock, &engine.hedging, pace.longest(), candidates, needed, ask).await;
+        engine.counters.hedges.add(raced.hedges);
+        engine.counters.hedges_won.add(raced.hedges_won);
+        raced
+    }
+
+    /// `needed` fragments were necessary and fewer could be had.
+    pub(super) fn not_enough(&self, needed: usize, found: usize, lost: &[Lost]) -> Failure {
+        if lost.iter().any(|lost| lost.why == Why::Unproven) {
+            return Failure::Unproven;
+        }
+        let holes = self.chunk.fragments.iter().filter(|entry| entry.location.is_none()).count();
+        let mut detail: Vec<String> =
+            lost.iter().map(|lost| format!("fragment {}: {}", lost.fragment, lost.reason)).collect();
+        if holes > 0 {
+            detail.push(format!("{holes} never stored"));
+        }
+        Failure::Client(ClientError::NotEnoughFragments {
+            object: self.manifest.name.clone(),
+            chunk: self.index,
+            needed,
+            found,
+            detail: detail.join("; "),
         })
-        .await;
+    }
+
+    fn undecodable(&self, reason: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Undecodable { object: self.manifest.name.clone(), reason: reason.to_string() }
+    }
+
+    /// The k data fragments, plain and in order.
+    pub(super) async fn data(&self) -> Result<Had<Vec<Bytes>>, ClientError> {
+        let shape = self.manifest.scheme.shape;
+        self.engine.counters.fragments_needed.add(u64::try_from(self.k()).unwrap_or(u64::MAX));
+        self.engine.hedging.needed(self.k());
+        let raced = self.any(Part::Whole, self.k(), &BTreeSet::new()).await;
         if raced.won.len() < self.k() {
-            let holes = self.chunk.fragments.iter().filter(|entry| entry.location.is_none()).count();
-            let mut detail: Vec<String> = raced
-                .lost
-                .iter()
-                .map(|lost| format!("fragment {}: {}", lost.fragment, lost.reason))
-                .collect();
-            if holes > 0 {
-                detail.push(format!("{holes} never stored"));
-            }
-            return Err(ClientError::NotEnoughFragments {
-                object: self.manifest.name.clone(),
-                chunk: self.index,
-                needed: self.k(),
-                found: raced.won.len(),
-                detail: detail.join("; "),
+            return Err(match self.not_enough(self.k(), raced.won.len(), &raced.lost) {
+                Failure::Client(error) => error,
+                Failure::Unproven => self.undecodable(&"whole fragments need no proof"),
             });
         }
-        let all_had = raced.lost.is_empty();
+        let as_stated = as_stated(&raced.lost);
         let present = raced.won;
         let complete = shape.is_replication() || present.iter().all(|(index, _)| index.index() < shape.k());
         let bytes = if complete { 0 } else { u64::from(self.chunk.size) };
-        let data =
-            self.engine.compute(bytes, move || data_fragments(shape, &present)).await?.map_err(|error| {
-                ClientError::Undecodable { object: self.manifest.name.clone(), reason: error.to_string() }
-            })?;
-        Ok((data, all_had))
+        let data = self
+            .engine
+            .compute(bytes, move || data_fragments(shape, &present))
+            .await?
+            .map_err(|error| self.undecodable(&error))?;
+        Ok((data, as_stated))
+    }
+
+    /// A part of a data fragment, computed from the same part of any k fragments: the code works byte by byte. Fragments in
+    /// `last` are asked for only when the others don't suffice.
+    pub(super) async fn computed(
+        &self,
+        fragment: FragmentIndex,
+        part: Part,
+        last: &BTreeSet<FragmentIndex>,
+    ) -> Result<Had<Bytes>, Failure> {
+        let shape = self.manifest.scheme.shape;
+        let mut raced = self.any(part, self.k(), last).await;
+        let as_stated = as_stated(&raced.lost);
+        if let Some(itself) = raced.won.iter().position(|(index, _)| *index == fragment) {
+            return Ok((raced.won.swap_remove(itself).1, as_stated));
+        }
+        if raced.won.len() < self.k() {
+            return Err(self.not_enough(self.k(), raced.won.len(), &raced.lost));
+        }
+        let present = raced.won;
+        let bytes = present.iter().map(|(_, bytes)| u64::try_from(bytes.len()).unwrap_or(u64::MAX)).sum();
+        let computed = self
+            .engine
+            .compute(bytes, move || regenerate(shape, &present, &[fragment]))
+            .await?
+            .map_err(|error| self.undecodable(&error))?;
+        let plain = computed.into_iter().next().ok_or_else(|| self.undecodable(&"nothing was computed"))?;
+        Ok((plain, as_stated))
     }
 }

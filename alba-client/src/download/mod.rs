@@ -1,15 +1,23 @@
 //! Reading: whole objects and slices, around whatever does not answer.
 //!
-//! What is handed on was verified: whole fragments against the manifest's checksum, ranges of fragments by the OSD's
-//! block checksums. A fragment that is absent, damaged, late or undecodable is an erasure, never an error, while k others
-//! of its chunk are good (invariant 5).
+//! What is handed on was verified ([`fetch`]). A fragment that is absent, damaged, late or undecodable is an erasure, never
+//! an error, while k others of its chunk are good (invariant 5); that it is absent or damaged is handed to maintenance
+//! meanwhile.
 
 mod chunk;
+mod fetch;
+mod flights;
+mod hedging;
 mod inline;
+mod pace;
 mod race;
+mod run;
 mod slices;
 mod whole;
 
+pub(crate) use fetch::{Lost, Wanted};
+pub(crate) use flights::Flights;
+pub(crate) use hedging::Hedging;
 pub(crate) use slices::read_slices;
 pub(crate) use whole::download;
 

@@ -1,23 +1,20 @@
 //! Parts of objects: only the bytes asked for are read where the fragments allow it (wire-protocol §2.4, features §2.8).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use alba_core::env::Deadline;
-use alba_core::env::osd::{Priority, ValueSlice};
-use alba_core::fragment::Cipher;
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceName, ObjectName};
 use alba_core::layout::{CheckedSlices, ChunkMap, Piece, SliceError, SliceRequest, check_slices};
-use bytes::{Bytes, BytesMut};
-use futures_util::future::{BoxFuture, Either, Fuse, FutureExt};
+use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::chunk::{ChunkReader, Lost};
+use super::chunk::{ChunkReader, Failure, Had, LEAF};
+use super::fetch::Part;
 use super::inline::{self, Now};
-use super::race::race;
 use super::{Found, find, find_newer};
 use crate::engine::Engine;
 use crate::keys::Keys;
-use crate::osd_pool::CallSize;
 use crate::{ClientError, Consistency, Slice, SlicesRead, StoredObject};
 
 /// Objects of one request read at once.
@@ -28,7 +25,7 @@ const CHUNKS_AT_ONCE: usize = 8;
 
 /// Reads the slices of each entry, all or nothing.
 pub(crate) async fn read_slices(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     namespace: &NamespaceName,
     requests: Vec<(ObjectName, Vec<Slice>)>,
     consistency: Consistency,
@@ -80,7 +77,7 @@ fn check(asked: &[SliceRequest], object: &StoredObject) -> Result<CheckedSlices,
 
 /// Reads one object's slices. When a cached manifest does not lead to the data, the current one is asked for once.
 async fn read_entry(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     namespace: &NamespaceName,
     found: Found,
     asked: Vec<SliceRequest>,
@@ -122,7 +119,7 @@ fn parts(plain: &Bytes, asked: &[SliceRequest], object: &StoredObject) -> Result
 type Placed = (usize, Piece);
 
 async fn read_object(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     namespace: &NamespaceName,
     found: &Found,
     asked: &[SliceRequest],
@@ -144,113 +141,116 @@ async fn read_object(
     }
     let mut answer = vec![Bytes::new(); plan.len()];
     let key = Keys::of_object(engine, namespace, &manifest.encryption, deadline).await?;
-    let key = key.as_deref();
+    let key = key.as_ref();
     let mut reads = stream::iter(by_chunk)
         .map(|(chunk, pieces)| async move {
-            let reader = ChunkReader::new(engine, object, chunk, key, deadline)?;
-            read_chunk(&reader, pieces).await
+            let reader = ChunkReader::new(engine, namespace, object, chunk, key, deadline)?;
+            read_chunk(&reader, &pieces).await
         })
         .buffer_unordered(CHUNKS_AT_ONCE);
-    let mut all_had = true;
+    let mut as_stated = true;
     while let Some(read) = reads.next().await {
-        let (pieces, had) = read?;
-        all_had &= had;
+        let (pieces, chunk_as_stated) = read?;
+        as_stated &= chunk_as_stated;
         for (position, bytes) in pieces {
             if let Some(slot) = answer.get_mut(position) {
                 *slot = bytes;
             }
         }
     }
-    if found.from_cache && !all_had {
+    if found.from_cache && !as_stated {
         // Some fragment is not where the cached manifest says: the next reader shall look anew.
         engine.cache.remove(object.namespace, &manifest.name);
     }
     Ok(answer)
 }
 
-/// Reads pieces of one chunk: each fragment's directly; and once one of them fails or takes unusually long, the whole
-/// chunk from whatever fragments answer. Returns also whether all fragments asked for could be had.
+/// Pieces of one fragment that are read together.
+struct Run {
+    fragment: FragmentIndex,
+    from: u32,
+    to: u32,
+    pieces: Vec<Placed>,
+}
+
+/// The reads that give these pieces: pieces of a fragment that touch the same leaf, or neighbours, are read together.
+fn runs(pieces: &[Placed]) -> Vec<Run> {
+    let mut sorted: Vec<Placed> = pieces.to_vec();
+    sorted.sort_unstable_by_key(|(position, piece)| (piece.fragment, piece.offset, *position));
+    let mut runs: Vec<Run> = Vec::new();
+    for placed in sorted {
+        let (from, to) = (placed.1.offset, placed.1.offset.saturating_add(placed.1.len));
+        match runs.last_mut() {
+            Some(run) if run.fragment == placed.1.fragment && from / LEAF <= run.to.div_ceil(LEAF) => {
+                run.to = run.to.max(to);
+                run.pieces.push(placed);
+            }
+            _ => runs.push(Run { fragment: placed.1.fragment, from, to, pieces: vec![placed] }),
+        }
+    }
+    runs
+}
+
+/// The same with one read per fragment, of all of it.
+fn whole_runs(pieces: &[Placed], fragment_len: u32) -> Vec<Run> {
+    let mut by_fragment: BTreeMap<FragmentIndex, Vec<Placed>> = BTreeMap::new();
+    for placed in pieces {
+        by_fragment.entry(placed.1.fragment).or_default().push(*placed);
+    }
+    by_fragment
+        .into_iter()
+        .map(|(fragment, pieces)| Run { fragment, from: 0, to: fragment_len, pieces })
+        .collect()
+}
+
+/// Reads the pieces of one chunk.
 async fn read_chunk(
     reader: &ChunkReader<'_>,
-    pieces: Vec<Placed>,
-) -> Result<(Vec<(usize, Bytes)>, bool), ClientError> {
-    let engine = reader.engine;
-    let clock = &*engine.env.clock;
-    let mut missing: BTreeMap<FragmentIndex, Vec<Placed>> = BTreeMap::new();
-    for placed in pieces {
-        missing.entry(placed.1.fragment).or_default().push(placed);
-    }
-    // Whole fragments are read where parts cannot be: that takes room beside the answer's own.
-    let whole = !reader.has_parts();
-    let _room = if whole {
-        engine.buffers.work(reader.footprint(), reader.deadline).await?
-    } else {
-        Default::default()
-    };
-    let mut direct: FuturesUnordered<_> = missing
-        .iter()
-        .map(|(fragment, pieces)| read_fragment(reader, *fragment, pieces.iter().map(|(_, p)| *p).collect()))
-        .collect();
-    let largest = missing.values().map(|pieces| pieces.iter().map(|(_, p)| u64::from(p.len)).sum()).max();
-    let hedge_at = clock.now().plus(reader.typical(CallSize::of(largest.unwrap_or(0))));
-    let mut unusable = BTreeSet::new();
-    let mut done = Vec::new();
-    let mut all_had = true;
-    let mut rescue: Fuse<BoxFuture<'_, Result<Vec<Bytes>, ClientError>>> = Fuse::terminated();
-    let mut rescuing = false;
-    let mut rescue_error = None;
-    while !missing.is_empty() {
-        let mut start = false;
-        tokio::select! {
-            biased;
-            Some((fragment, read)) = direct.next() => match read {
-                Ok(bytes) => {
-                    let placed = missing.remove(&fragment).unwrap_or_default();
-                    done.extend(placed.into_iter().map(|(position, _)| position).zip(bytes));
-                }
-                Err(lost) => {
-                    tracing::debug!(object = %reader.manifest.name, chunk = %reader.index, %fragment,
-                        reason = lost.reason, "fragment cannot be read directly");
-                    all_had = false;
-                    unusable.insert(fragment);
-                    start = !rescuing;
-                    if direct.is_empty() && let Some(error) = rescue_error.take() {
-                        return Err(error);
-                    }
-                }
-            },
-            rescued = &mut rescue => match rescued {
-                Ok(data) => {
-                    for (fragment, placed) in std::mem::take(&mut missing) {
-                        let index = fragment.index();
-                        for (position, piece) in placed {
-                            let bytes = data.get(index).and_then(|plain| cut(plain, &piece)).ok_or_else(|| out_of_range(reader))?;
-                            done.push((position, bytes));
-                        }
-                    }
-                }
-                Err(error) if direct.is_empty() => return Err(error),
-                Err(error) => rescue_error = Some(error),
-            },
-            () = clock.sleep_until(hedge_at), if !rescuing => start = true,
+    pieces: &[Placed],
+) -> Result<Had<Vec<(usize, Bytes)>>, ClientError> {
+    if reader.has_parts() {
+        match read_runs(reader, runs(pieces), false).await {
+            Ok(read) => return Ok(read),
+            Err(Failure::Client(error)) => return Err(error),
+            Err(Failure::Unproven) => {
+                tracing::debug!(object = %reader.manifest.name, chunk = %reader.index, "its parts cannot be verified");
+            }
         }
-        if start {
-            rescuing = true;
-            engine.counters.chunks_rescued.add(1);
-            let mut last = unusable.clone();
-            last.extend(missing.keys().copied());
-            let work = async move {
-                let _room = if whole {
-                    Default::default()
-                } else {
-                    engine.buffers.work(reader.footprint(), reader.deadline).await?
-                };
-                reader.data(&last).await.map(|(data, _)| data)
+    }
+    let _room = reader.engine.buffers.work(reader.footprint(), reader.deadline).await?;
+    match read_runs(reader, whole_runs(pieces, reader.fragment_len), true).await {
+        Ok(read) => Ok(read),
+        Err(Failure::Client(error)) => Err(error),
+        Err(Failure::Unproven) => Err(out_of_range(reader)),
+    }
+}
+
+async fn read_runs(
+    reader: &ChunkReader<'_>,
+    runs: Vec<Run>,
+    has_room: bool,
+) -> Result<Had<Vec<(usize, Bytes)>>, Failure> {
+    let mut reads: FuturesUnordered<_> = runs
+        .into_iter()
+        .map(|run| async move {
+            let part = if run.from == 0 && run.to == reader.fragment_len {
+                Part::Whole
+            } else {
+                Part::Range { offset: run.from, len: run.to.saturating_sub(run.from) }
             };
-            rescue = work.boxed().fuse();
-        }
+            let (bytes, as_stated) = reader.run(run.fragment, part, has_room).await?;
+            let cut = |(position, piece): &Placed| Some((*position, cut(&bytes, piece, run.from)?));
+            let cut: Option<Vec<_>> = run.pieces.iter().map(cut).collect();
+            Ok::<_, Failure>((cut.ok_or_else(|| out_of_range(reader))?, as_stated))
+        })
+        .collect();
+    let (mut done, mut as_stated) = (Vec::new(), true);
+    while let Some(read) = reads.next().await {
+        let (pieces, run_as_stated) = read?;
+        done.extend(pieces);
+        as_stated &= run_as_stated;
     }
-    Ok((done, all_had))
+    Ok((done, as_stated))
 }
 
 fn out_of_range(reader: &ChunkReader<'_>) -> ClientError {
@@ -260,101 +260,48 @@ fn out_of_range(reader: &ChunkReader<'_>) -> ClientError {
     }
 }
 
-/// A copy of a piece of a plain fragment: a slice of it would keep the whole fragment in memory.
-fn cut(plain: &Bytes, piece: &Piece) -> Option<Bytes> {
-    let from = usize::try_from(piece.offset).ok()?;
-    let to = from.checked_add(usize::try_from(piece.len).ok()?)?;
-    if from == 0 && to == plain.len() {
-        return Some(plain.clone());
+/// A copy of a piece out of what was read from `from` on: a slice of it would keep all of it in memory.
+fn cut(bytes: &Bytes, piece: &Piece, from: u32) -> Option<Bytes> {
+    let start = usize::try_from(piece.offset.checked_sub(from)?).ok()?;
+    let end = start.checked_add(usize::try_from(piece.len).ok()?)?;
+    if start == 0 && end == bytes.len() {
+        return Some(bytes.clone());
     }
-    plain.get(from..to).map(Bytes::copy_from_slice)
+    bytes.get(start..end).map(Bytes::copy_from_slice)
 }
 
-/// The pieces of one data fragment, from it or, when k = 1, from any of its copies.
-async fn read_fragment(
-    reader: &ChunkReader<'_>,
-    fragment: FragmentIndex,
-    pieces: Vec<Piece>,
-) -> (FragmentIndex, Result<Vec<Bytes>, Lost>) {
-    let bytes = pieces.iter().map(|piece| u64::from(piece.len)).sum();
-    let size = CallSize::of(bytes);
-    let copies = if reader.manifest.scheme.shape.is_replication() {
-        reader.candidates(&BTreeSet::new(), size)
-    } else {
-        vec![fragment]
-    };
-    let pause = reader.typical(size);
-    let raced = race(&*reader.engine.env.clock, copies, 1, pause, |copy| {
-        // Asked for whole it is checked against the manifest.
-        let all = pieces.len() == 1 && pieces.iter().all(|piece| piece.len == reader.fragment_len);
-        if reader.has_parts() && !all {
-            Either::Left(read_ranges(reader, copy, &pieces, bytes))
-        } else {
-            let pieces = &pieces;
-            Either::Right(async move {
-                let (fragment, plain) = reader.fragment(copy).await?;
-                let cut: Option<Vec<Bytes>> = pieces.iter().map(|piece| cut(&plain, piece)).collect();
-                let outside = || Lost { fragment, reason: "shorter than the manifest says".to_owned() };
-                cut.ok_or_else(outside)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(position: usize, fragment: u32, offset: u32, len: u32) -> Placed {
+        let piece = Piece { chunk: ChunkIndex(0), fragment: FragmentIndex(fragment), offset, len, target: 0 };
+        (position, piece)
+    }
+
+    #[test]
+    fn what_is_near_is_read_together() {
+        let pieces = [
+            placed(0, 1, 100, 10),
+            placed(1, 0, 0, 10),
+            placed(2, 0, 3 * LEAF, 10),
+            placed(3, 1, LEAF + 5, 10),
+            placed(4, 1, 10, 10),
+        ];
+        let found: Vec<_> = runs(&pieces)
+            .into_iter()
+            .map(|run| {
+                (run.fragment.0, run.from, run.to, run.pieces.iter().map(|(at, _)| *at).collect::<Vec<_>>())
             })
-        }
-    })
-    .await;
-    let read = match raced.won.into_iter().next() {
-        Some(bytes) => Ok(bytes),
-        None => {
-            let reasons: Vec<String> = raced.lost.into_iter().map(|lost| lost.reason).collect();
-            Err(Lost { fragment, reason: reasons.join("; ") })
-        }
-    };
-    (fragment, read)
-}
-
-/// Ranges of a fragment that is stored as it is; the OSD verifies the blocks that they touch.
-async fn read_ranges(
-    reader: &ChunkReader<'_>,
-    fragment: FragmentIndex,
-    pieces: &[Piece],
-    bytes: u64,
-) -> Result<Vec<Bytes>, Lost> {
-    let lost = |reason: String| Lost { fragment, reason };
-    let engine = reader.engine;
-    let (osd, key) = reader.key(fragment).ok_or_else(|| lost("stored nowhere".to_owned()))?;
-    let stored_len = reader.chunk.fragments.get(fragment.index()).map(|entry| entry.packed_len);
-    if stored_len != Some(reader.fragment_len) {
-        return Err(lost("its stored length is not its plain one".to_owned()));
+            .collect();
+        let expected = vec![
+            (0, 0, 10, vec![1]),
+            (0, 3 * LEAF, 3 * LEAF + 10, vec![2]),
+            (1, 10, LEAF + 15, vec![4, 0, 3]),
+        ];
+        assert_eq!(found, expected);
+        let whole: Vec<_> =
+            whole_runs(&pieces, 9 * LEAF).iter().map(|run| (run.fragment.0, run.to)).collect();
+        assert_eq!(whole, [(0, 9 * LEAF), (1, 9 * LEAF)]);
     }
-    let member = engine.pool.member(osd, reader.deadline).await.map_err(|error| lost(error.to_string()))?;
-    if !member.health().answers() && !reader.manifest.scheme.shape.is_replication() {
-        // Rescue at once: waiting for a device that is known to be in trouble would only cost time.
-        return Err(lost(format!("OSD {osd} is out of use")));
-    }
-    let ranges: Vec<ValueSlice> =
-        pieces.iter().map(|piece| ValueSlice { offset: piece.offset, len: piece.len }).collect();
-    let answer = engine
-        .pool
-        .call(&member, CallSize::of(bytes), reader.deadline, |osd, deadline| {
-            let (key, ranges) = (key.clone(), ranges.clone());
-            async move { osd.partial_get(key, ranges, Priority::High, deadline).await }
-        })
-        .await
-        .map_err(|error| lost(format!("OSD {osd}: {error}")))?
-        .ok_or_else(|| lost(format!("OSD {osd} does not have it")))?;
-    let fits = answer.len() == ranges.len()
-        && answer.iter().zip(&ranges).all(|(bytes, range)| u32::try_from(bytes.len()) == Ok(range.len));
-    let answer = match reader.cipher(fragment) {
-        Some(cipher) if fits => decrypt(cipher, answer, &ranges),
-        _ => answer,
-    };
-    if fits { Ok(answer) } else { Err(lost(format!("OSD {osd} gave another length than asked for"))) }
-}
-
-/// Ranges of an encrypted fragment in the clear.
-fn decrypt(cipher: Cipher<'_>, parts: Vec<Bytes>, ranges: &[ValueSlice]) -> Vec<Bytes> {
-    let part = |(part, range): (Bytes, &ValueSlice)| {
-        let mut plain = BytesMut::from(&part[..]);
-        cipher.key.apply(&cipher.counter, u64::from(range.offset), &mut plain);
-        plain.freeze()
-    };
-    parts.into_iter().zip(ranges).map(part).collect()
 }

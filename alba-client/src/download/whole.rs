@@ -1,14 +1,15 @@
 //! Whole objects: chunks in order into a sink, the next ones fetched meanwhile.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use alba_core::checksum::Hasher;
 use alba_core::env::Deadline;
 use alba_core::fragment::trim;
 use alba_core::ids::{ChunkIndex, NamespaceName, ObjectName};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 
 use super::chunk::ChunkReader;
 use super::inline::{self, Now};
@@ -23,7 +24,7 @@ const CHUNKS_AHEAD: usize = 4;
 
 /// Reads an object into `sink`. When a cached manifest does not lead to the data, the current one is asked for once.
 pub(crate) async fn download(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     namespace: &NamespaceName,
     name: &ObjectName,
     consistency: Consistency,
@@ -60,7 +61,7 @@ pub(crate) async fn download(
 /// A chunk on its way to the sink, with the room it takes.
 struct Fetched {
     data: Vec<Bytes>,
-    all_had: bool,
+    as_stated: bool,
     _room: Room,
 }
 
@@ -76,7 +77,7 @@ async fn write(object: &StoredObject, plain: Bytes, sink: &mut dyn ObjectSink) -
 }
 
 async fn read(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     namespace: &NamespaceName,
     found: &Found,
     sink: &mut dyn ObjectSink,
@@ -89,27 +90,28 @@ async fn read(
         reason: "too many chunks".to_owned(),
     })?;
     let key = Keys::of_object(engine, namespace, &manifest.encryption, deadline).await?;
-    let key = key.as_deref();
+    let key = key.as_ref();
     let mut hasher = Some(manifest.checksum.algorithm().hasher());
     let mut fetches = FuturesUnordered::new();
     let mut ready: BTreeMap<u32, Result<Fetched, ClientError>> = BTreeMap::new();
     let mut next = 0;
     let mut written = 0;
     let mut offset = 0;
-    let mut all_had = true;
+    let mut as_stated = true;
     while written < count {
         if next < count && fetches.len() + ready.len() < CHUNKS_AHEAD {
-            let reader = ChunkReader::new(engine, object, ChunkIndex(next), key, deadline)?;
+            let reader = ChunkReader::new(engine, namespace, object, ChunkIndex(next), key, deadline)?;
             let room = engine.buffers.work(reader.footprint(), deadline);
             // Room is taken in the order of the chunks: a later one must never hold what an earlier one waits for.
             let room = if ready.contains_key(&written) {
-                None
+                // The sink can go on, so nothing is waited for. What is there is used: the sink may take a while.
+                room.now_or_never().transpose()?
             } else {
                 tokio::select! {
                     biased;
                     Some((index, fetched)) = fetches.next() => {
                         ready.insert(index, fetched);
-                        None
+                        continue;
                     }
                     room = room => Some(room?),
                 }
@@ -117,8 +119,8 @@ async fn read(
             if let Some(room) = room {
                 let index = next;
                 fetches.push(async move {
-                    let fetched = reader.data(&Default::default()).await;
-                    (index, fetched.map(|(data, all_had)| Fetched { data, all_had, _room: room }))
+                    let fetched = reader.data().await;
+                    (index, fetched.map(|(data, as_stated)| Fetched { data, as_stated, _room: room }))
                 });
                 next += 1;
                 continue;
@@ -131,7 +133,7 @@ async fn read(
             continue;
         };
         let fetched = fetched?;
-        all_had &= fetched.all_had;
+        as_stated &= fetched.as_stated;
         let left = usize::try_from(manifest.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let data = trim(fetched.data, left);
         let work = async {
@@ -160,7 +162,7 @@ async fn read(
             found: checksum,
         });
     }
-    if found.from_cache && !all_had {
+    if found.from_cache && !as_stated {
         // Some fragment is not where the cached manifest says: the next reader shall look anew.
         engine.cache.remove(object.namespace, &manifest.name);
     }

@@ -13,6 +13,10 @@
 use std::time::Duration;
 
 use alba_core::env::{Moment, OsdError};
+use alba_core::wire::rpc::abm::OsdReport;
+
+use super::latency::Latency;
+use super::report::{CallKind, Log};
 
 /// Whose fault a failed call is (features §2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,16 +79,11 @@ enum Condition {
 /// How long an overloaded OSD gets no new fragments.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
-/// An estimate without samples for this long is forgotten, so that an OSD that was slow is tried again.
-const ESTIMATE_LIFE: Duration = Duration::from_secs(10);
+/// How often an OSD that readers go around is looked at.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Smoothed latency and its deviation, in microseconds.
-#[derive(Debug, Clone, Copy)]
-struct Estimate {
-    mean: u64,
-    deviation: u64,
-    at: Moment,
-}
+/// How long parts are not asked for with their proof after an OSD did not know that operation: it may be updated.
+const NO_PROOFS: Duration = Duration::from_secs(60);
 
 /// What is known of one OSD.
 #[derive(Debug)]
@@ -92,10 +91,12 @@ pub(crate) struct Health {
     condition: Condition,
     overloaded_until: Moment,
     probing: bool,
-    small: Option<Estimate>,
-    large: Option<Estimate>,
-    pub(crate) checksum_errors: u64,
-    pub(crate) errors: u64,
+    small: Option<Latency>,
+    large: Option<Latency>,
+    looked_at: Option<Moment>,
+    looking: bool,
+    without_proofs: Option<Moment>,
+    log: Log,
 }
 
 impl Health {
@@ -106,56 +107,98 @@ impl Health {
             probing: false,
             small: None,
             large: None,
-            checksum_errors: 0,
-            errors: 0,
+            looked_at: None,
+            looking: false,
+            without_proofs: None,
+            log: Log::default(),
         }
     }
 
-    fn estimate(&mut self, size: CallSize) -> &mut Option<Estimate> {
+    fn latency(&self, size: CallSize) -> Option<&Latency> {
         match size {
+            CallSize::Small => self.small.as_ref(),
+            CallSize::Large => self.large.as_ref(),
+        }
+    }
+
+    /// A call worked, and took this long.
+    pub(crate) fn worked(&mut self, kind: CallKind, size: CallSize, latency: Duration, now: Moment) {
+        self.took(size, latency);
+        self.log.worked(kind, now);
+    }
+
+    fn took(&mut self, size: CallSize, latency: Duration) {
+        let slot = match size {
             CallSize::Small => &mut self.small,
             CallSize::Large => &mut self.large,
-        }
-    }
-
-    /// A call took this long. The weights are those of TCP's round trip estimate.
-    pub(crate) fn took(&mut self, size: CallSize, latency: Duration, now: Moment) {
-        let sample = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX / 16).min(u64::MAX / 16);
-        let slot = self.estimate(size);
-        *slot = Some(match *slot {
-            Some(old) if now.since(old.at) < ESTIMATE_LIFE => Estimate {
-                mean: (old.mean * 7 + sample) / 8,
-                deviation: (old.deviation * 3 + old.mean.abs_diff(sample)) / 4,
-                at: now,
-            },
-            _ => Estimate { mean: sample, deviation: sample / 2, at: now },
-        });
+        };
+        *slot = Some(slot.map_or_else(|| Latency::first(latency), |known| known.and(latency)));
     }
 
     /// A call was given up after this long: it would have taken at least that.
-    pub(crate) fn took_at_least(&mut self, size: CallSize, waited: Duration, now: Moment) {
-        if self.usual(size, now).is_none_or(|usual| waited > usual) {
-            self.took(size, waited, now);
+    pub(crate) fn took_at_least(&mut self, size: CallSize, waited: Duration) {
+        if self.latency(size).and_then(Latency::middle).is_none_or(|middle| waited > middle) {
+            self.took(size, waited);
         }
     }
 
-    /// The time within which nearly all calls end; none when nothing recent is known.
-    pub(crate) fn usual(&self, size: CallSize, now: Moment) -> Option<Duration> {
-        let estimate = match size {
-            CallSize::Small => self.small,
-            CallSize::Large => self.large,
-        }?;
-        (now.since(estimate.at) < ESTIMATE_LIFE)
-            .then(|| Duration::from_micros(estimate.mean + 4 * estimate.deviation))
+    /// The time within which nearly all calls end; none when nothing is known.
+    pub(crate) fn usual(&self, size: CallSize) -> Option<Duration> {
+        self.latency(size).map(Latency::usual)
+    }
+
+    /// What calls take just now; none when too little is known.
+    pub(crate) fn middle(&self, size: CallSize) -> Option<Duration> {
+        self.latency(size).and_then(Latency::middle)
+    }
+
+    /// Readers went around this OSD: shall it be looked at in the background now? If so, [`Self::looked`] must follow.
+    pub(crate) fn look(&mut self, now: Moment) -> bool {
+        let due = self.looked_at.is_none_or(|last| now.since(last) >= LOOK_PAUSE);
+        if self.looking || !due {
+            return false;
+        }
+        self.looking = true;
+        self.looked_at = Some(now);
+        true
+    }
+
+    /// It has been looked at.
+    pub(crate) fn looked(&mut self) {
+        self.looking = false;
+    }
+
+    /// Can it prove parts of values, as far as is known?
+    pub(crate) fn proves(&self, now: Moment) -> bool {
+        self.without_proofs.is_none_or(|since| now.since(since) >= NO_PROOFS)
+    }
+
+    /// It does not know the operation.
+    pub(crate) fn proves_nothing(&mut self, now: Moment) {
+        self.without_proofs = Some(now);
+    }
+
+    /// A write worked that says nothing about latency.
+    pub(crate) fn wrote(&mut self, now: Moment) {
+        self.log.worked(CallKind::Write, now);
+    }
+
+    /// What is to be told to the ABM since the last time.
+    pub(crate) fn take_report(&mut self, now: Moment) -> Option<OsdReport> {
+        self.log.take(now)
+    }
+
+    /// The report that was taken at `taken` could not be told.
+    pub(crate) fn restore_report(&mut self, taken: Moment, report: OsdReport) {
+        self.log.restore(taken, report);
     }
 
     /// A call failed. Returns whether a probe must be started.
-    pub(crate) fn failed(&mut self, class: ErrorClass, now: Moment) -> bool {
-        self.errors += 1;
+    pub(crate) fn failed(&mut self, class: ErrorClass, error: &OsdError, now: Moment) -> bool {
         match class {
             ErrorClass::Caller => return false,
             ErrorClass::Damage => {
-                self.checksum_errors += 1;
+                self.log.damaged();
                 return false;
             }
             ErrorClass::Overload => {
@@ -165,6 +208,9 @@ impl Health {
             ErrorClass::Device => self.condition = Condition::Disqualified,
             ErrorClass::Full if self.condition == Condition::Good => self.condition = Condition::Full,
             ErrorClass::Full => {}
+        }
+        if class == ErrorClass::Device {
+            self.log.failed(error, now);
         }
         !std::mem::replace(&mut self.probing, true)
     }
@@ -211,42 +257,52 @@ mod tests {
         Moment(Duration::from_millis(millis))
     }
 
+    fn failed(health: &mut Health, class: ErrorClass, now: Moment) -> bool {
+        health.failed(class, &OsdError::Timeout, now)
+    }
+
     #[test]
     fn a_device_error_disqualifies_once_and_a_probe_requalifies() {
         let mut health = Health::new();
         assert!(health.takes_data(at(0)) && health.answers());
-        assert!(health.failed(ErrorClass::Device, at(1)));
-        assert!(!health.failed(ErrorClass::Device, at(2)), "one probe is enough");
+        assert!(failed(&mut health, ErrorClass::Device, at(1)));
+        assert!(!failed(&mut health, ErrorClass::Device, at(2)), "one probe is enough");
         assert!(!health.takes_data(at(3)) && !health.answers());
         health.requalified();
         assert!(health.takes_data(at(4)) && health.answers());
-        assert!(health.failed(ErrorClass::Device, at(5)));
+        assert!(failed(&mut health, ErrorClass::Device, at(5)));
     }
 
     #[test]
     fn full_is_not_dead_and_overload_passes() {
         let mut health = Health::new();
-        assert!(health.failed(ErrorClass::Full, at(0)));
+        assert!(failed(&mut health, ErrorClass::Full, at(0)));
         assert!(health.answers() && !health.takes_data(at(0)));
         health.requalified();
-        assert!(!health.failed(ErrorClass::Overload, at(10)));
+        assert!(!failed(&mut health, ErrorClass::Overload, at(10)));
         assert!(health.answers() && !health.takes_data(at(500)) && health.takes_data(at(1010)));
     }
 
     #[test]
     fn a_dead_device_is_not_merely_full() {
         let mut health = Health::new();
-        assert!(health.failed(ErrorClass::Device, at(0)));
-        assert!(!health.failed(ErrorClass::Full, at(1)));
+        assert!(failed(&mut health, ErrorClass::Device, at(0)));
+        assert!(!failed(&mut health, ErrorClass::Full, at(1)));
         assert!(!health.answers());
     }
 
     #[test]
     fn damage_and_callers_mistakes_do_not_disqualify() {
         let mut health = Health::new();
-        assert!(!health.failed(ErrorClass::Damage, at(0)) && !health.failed(ErrorClass::Caller, at(0)));
+        assert!(
+            !failed(&mut health, ErrorClass::Damage, at(0))
+                && !failed(&mut health, ErrorClass::Caller, at(0))
+        );
         assert!(health.takes_data(at(0)));
-        assert_eq!((health.checksum_errors, health.errors), (1, 2));
+        let report = health.take_report(at(1)).unwrap();
+        assert_eq!((report.checksum_errors, report.errors), (1, vec![]));
+        assert!(failed(&mut health, ErrorClass::Device, at(2)));
+        assert_eq!(health.take_report(at(3)).unwrap().errors.len(), 1);
     }
 
     #[test]
@@ -267,20 +323,40 @@ mod tests {
     }
 
     #[test]
-    fn latencies_are_learned_and_forgotten() {
+    fn what_was_given_up_counts_only_when_it_was_unusual() {
         let mut health = Health::new();
-        assert_eq!(health.usual(CallSize::Small, at(0)), None);
+        assert_eq!((health.usual(CallSize::Small), health.middle(CallSize::Small)), (None, None));
         for i in 0..50 {
-            health.took(CallSize::Small, Duration::from_millis(2), at(i));
+            health.worked(CallKind::Read, CallSize::Small, Duration::from_millis(2), at(i));
         }
-        let usual = health.usual(CallSize::Small, at(50)).unwrap();
-        assert!(usual >= Duration::from_millis(2) && usual < Duration::from_millis(3), "{usual:?}");
-        assert_eq!(health.usual(CallSize::Large, at(50)), None);
-        health.took_at_least(CallSize::Small, Duration::from_millis(1), at(51));
-        assert_eq!(health.usual(CallSize::Small, at(51)), Some(usual), "shorter than usual says nothing");
-        health.took_at_least(CallSize::Small, Duration::from_secs(1), at(52));
-        assert!(health.usual(CallSize::Small, at(52)).unwrap() > Duration::from_millis(100));
-        assert_eq!(health.usual(CallSize::Small, at(20_000)), None);
+        let usual = health.usual(CallSize::Small);
+        assert_eq!(health.middle(CallSize::Small), Some(Duration::from_millis(2)));
+        assert_eq!(health.usual(CallSize::Large), None);
+        health.took_at_least(CallSize::Small, Duration::from_millis(1));
+        assert_eq!(health.usual(CallSize::Small), usual, "shorter than usual says nothing");
+        for _ in 0..3 {
+            health.took_at_least(CallSize::Small, Duration::from_secs(1));
+        }
+        assert!(health.usual(CallSize::Small).unwrap() > Duration::from_millis(100));
+        assert_eq!(health.middle(CallSize::Small), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn one_look_at_a_time_and_one_a_second() {
+        let mut health = Health::new();
+        assert!(health.look(at(0)) && !health.look(at(5000)));
+        health.looked();
+        assert!(health.look(at(5000)));
+        health.looked();
+        assert!(!health.look(at(5999)) && health.look(at(6000)));
+    }
+
+    #[test]
+    fn an_osd_without_proofs_is_asked_again_after_a_while() {
+        let mut health = Health::new();
+        assert!(health.proves(at(0)));
+        health.proves_nothing(at(0));
+        assert!(!health.proves(at(59_000)) && health.proves(at(60_000)));
     }
 
     #[test]

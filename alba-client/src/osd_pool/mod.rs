@@ -5,13 +5,16 @@
 //! what a manifest names is tried.
 
 mod health;
+mod latency;
+mod report;
+mod reporter;
 mod view;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use alba_core::checksum::Checksum;
-use alba_core::env::osd::{OsdBatch, OsdUpdate, Priority, StoredValue};
+use alba_core::env::osd::{OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
 use alba_core::env::{Clock, Deadline, Directory, Env, Moment, Osd, OsdError, within};
 use alba_core::ids::OsdId;
 use alba_core::wire::rpc::abm::OsdInfo;
@@ -21,6 +24,8 @@ use crate::ClientError;
 use crate::watch::Fresh;
 pub(crate) use health::CallSize;
 use health::{ErrorClass, ProbePause};
+pub(crate) use report::CallKind;
+use reporter::Reporter;
 pub(crate) use view::Member;
 use view::View;
 
@@ -43,18 +48,21 @@ pub(crate) struct OsdPool {
     env: Env,
     timeout: Duration,
     view: View,
+    reporter: Reporter,
 }
 
 impl OsdPool {
-    /// `timeout` limits each call.
+    /// `timeout` limits each call; `report_pause` is the time between two reports of the OSDs' health to the ABM.
     pub(crate) fn new(
         env: Env,
         directory: Arc<dyn Directory>,
         connector: Arc<dyn OsdConnector>,
         timeout: Duration,
+        report_pause: Duration,
     ) -> Arc<Self> {
+        let reporter = Reporter::new(Arc::clone(&directory), report_pause);
         let view = View::new(Arc::clone(&env.clock), directory, connector);
-        Arc::new(Self { env, timeout, view })
+        Arc::new(Self { env, timeout, view, reporter })
     }
 
     fn now(&self) -> Moment {
@@ -80,8 +88,7 @@ impl OsdPool {
         self.view.get(id).ok_or(ClientError::OsdUnknown(id))
     }
 
-    /// One call to one OSD: `operation` on its handle under a deadline of at most `osd_timeout`. A broken connection is
-    /// tried once more, since the pooled one may just have been old: so `operation` must be harmless when repeated.
+    /// A call that writes: see [`Self::call_of`].
     pub(crate) async fn call<T, F>(
         self: &Arc<Self>,
         member: &Arc<Member>,
@@ -92,6 +99,23 @@ impl OsdPool {
     where
         F: Future<Output = Result<T, OsdError>>,
     {
+        self.call_of(CallKind::Write, member, size, deadline, operation).await
+    }
+
+    /// One call to one OSD: `operation` on its handle under a deadline of at most `osd_timeout`. A broken connection is
+    /// tried once more, since the pooled one may just have been old: so `operation` must be harmless when repeated.
+    pub(crate) async fn call_of<T, F>(
+        self: &Arc<Self>,
+        kind: CallKind,
+        member: &Arc<Member>,
+        size: CallSize,
+        deadline: Deadline,
+        operation: impl Fn(Arc<dyn Osd>, Deadline) -> F,
+    ) -> Result<T, OsdError>
+    where
+        F: Future<Output = Result<T, OsdError>>,
+    {
+        self.reporter.start(self);
         let clock = &*self.env.clock;
         let limit = deadline.capped(clock, self.timeout);
         let mut retried = false;
@@ -102,7 +126,7 @@ impl OsdPool {
             let waited = clock.now().since(watch.started);
             let error = match answer {
                 Ok(Ok(value)) => {
-                    member.health().took(size, waited, clock.now());
+                    member.health().worked(kind, size, waited, clock.now());
                     return Ok(value);
                 }
                 Ok(Err(OsdError::Connection(_))) if !retried && limit.left(clock) > Duration::ZERO => {
@@ -114,7 +138,7 @@ impl OsdPool {
             };
             let mut class = ErrorClass::of(&error);
             if error == OsdError::Timeout {
-                member.health().took_at_least(size, waited, clock.now());
+                member.health().took_at_least(size, waited);
                 // The caller's own deadline was the shorter one: that says how patient the caller is, no more.
                 if limit == deadline && waited < self.timeout {
                     class = ErrorClass::Caller;
@@ -131,13 +155,35 @@ impl OsdPool {
     }
 
     fn failed(self: &Arc<Self>, member: &Arc<Member>, class: ErrorClass, error: &OsdError) {
-        let start_probe = member.health().failed(class, self.now());
+        let start_probe = member.health().failed(class, error, self.now());
         if start_probe {
             tracing::warn!(osd = %member.id, %error, "OSD takes no new fragments until a probe succeeds");
             self.start_probe(member.id);
         } else {
             tracing::debug!(osd = %member.id, %error, ?class, "call to OSD failed");
         }
+    }
+
+    /// Reads a little from an OSD that readers go around because it is slow, at most once a second and in the background: so
+    /// it is known when it is well again. `key` is a value of at least `len` bytes on it.
+    pub(crate) fn look_at(self: &Arc<Self>, member: &Arc<Member>, key: OsdKey, len: u32, size: CallSize) {
+        if !member.health().look(self.now()) {
+            return;
+        }
+        let (pool, member) = (Arc::clone(self), Arc::clone(member));
+        let look = async move {
+            let _ended = Look(&member);
+            let deadline = Deadline::after(&*pool.env.clock, pool.timeout);
+            let slice = ValueSlice { offset: 0, len };
+            let read = pool.call_of(CallKind::Read, &member, size, deadline, |osd, deadline| {
+                let key = key.clone();
+                async move { osd.partial_get(key, vec![slice], Priority::High, deadline).await }
+            });
+            if let Err(error) = read.await {
+                tracing::debug!(osd = %member.id, %error, "a slow OSD was looked at in vain");
+            }
+        };
+        self.env.spawn.spawn("osd-look", Box::pin(look));
     }
 
     /// Writes to the OSD again and again until that succeeds or the OSD or this pool is gone. At most one per OSD:
@@ -175,12 +221,23 @@ async fn probe(pool: Weak<OsdPool>, clock: Arc<dyn Clock>, id: OsdId) {
         match within(&*clock, deadline, member.osd.apply(batch, Priority::High, deadline)).await {
             Ok(Ok(())) => {
                 tracing::info!(osd = %id, "OSD is back");
-                member.health().requalified();
+                let mut health = member.health();
+                health.requalified();
+                health.wrote(clock.now());
                 return;
             }
             Ok(Err(error)) => tracing::debug!(osd = %id, %error, "probe failed"),
             Err(_) => tracing::debug!(osd = %id, "probe timed out"),
         }
+    }
+}
+
+/// A look at an OSD; it ends however its task does.
+struct Look<'a>(&'a Member);
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.0.health().looked();
     }
 }
 
@@ -197,7 +254,7 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let now = self.clock.now();
-            self.member.health().took_at_least(self.size, now.since(self.started), now);
+            self.member.health().took_at_least(self.size, now.since(self.started));
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use alba_core::env::{Clock, Deadline, Directory, Moment, Osd, within};
 use alba_core::ids::OsdId;
@@ -11,7 +10,7 @@ use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, OsdFilter, OsdInfo, OsdStat
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::OsdConnector;
-use super::health::{CallSize, Health};
+use super::health::Health;
 use crate::ClientError;
 use crate::namespaces::{ask_directory, unexpected};
 use crate::watch::{Fresh, Generation};
@@ -40,11 +39,6 @@ impl Member {
         let state = self.described.lock().unwrap_or_else(PoisonError::into_inner).1;
         state == OsdState::Active && self.health().takes_data(now)
     }
-
-    /// The time within which nearly all calls of that size end.
-    pub(crate) fn usual(&self, size: CallSize, now: Moment) -> Option<Duration> {
-        self.health().usual(size, now)
-    }
 }
 
 /// All members.
@@ -69,6 +63,11 @@ impl View {
 
     fn members(&self) -> MutexGuard<'_, BTreeMap<OsdId, Arc<Member>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that are known.
+    pub(super) fn all(&self) -> Vec<Arc<Member>> {
+        self.members().values().cloned().collect()
     }
 
     pub(super) fn get(&self, id: OsdId) -> Option<Arc<Member>> {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use alba_core::checksum::ChecksumAlgorithm;
 use alba_core::env::osd::{
-    DiskUsage, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice,
+    DiskUsage, OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, ProvenSlice, StoredValue, ValueSlice,
 };
 use alba_core::env::sim::memory_osd::MemoryOsd;
 use alba_core::env::sim::{SimNode, Simulation};
-use alba_core::env::{Clock, Deadline, Directory, Env, MetaError, NamespaceStore, Osd, OsdError};
+use alba_core::env::{Clock, Deadline, Directory, Env, MetaError, NamespaceStore, Osd, OsdError, Rng};
 use alba_core::ids::*;
 use alba_core::manifest::Manifest;
 use alba_core::osd_keys;
@@ -63,6 +63,12 @@ pub(super) struct Faults {
     /// The answers to the next so many applies are lost.
     pub(super) lost_answers: usize,
     pub(super) full: bool,
+    /// Reads take up to this much longer, each by a time of its own.
+    pub(super) jitter: Duration,
+    /// Is an older one that proves nothing.
+    pub(super) no_proofs: bool,
+    /// Flips a bit of every part that it gives, as a disk or a cable may that its own checksums don't see.
+    pub(super) lies: bool,
 }
 
 pub(super) struct TestOsd {
@@ -70,7 +76,10 @@ pub(super) struct TestOsd {
     pub(super) memory: MemoryOsd,
     pub(super) faults: Mutex<Faults>,
     pub(super) reads: Mutex<usize>,
+    /// Bytes of values that were asked for.
+    pub(super) read_bytes: Mutex<u64>,
     clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
     log: Log,
 }
 
@@ -81,7 +90,10 @@ impl TestOsd {
 
     async fn come_through(&self, write: bool) -> Result<(), OsdError> {
         let faults = self.faults.lock().unwrap().clone();
-        let delay = faults.delay + if write { faults.write_delay } else { Duration::ZERO };
+        let mut delay = faults.delay + if write { faults.write_delay } else { Duration::ZERO };
+        if !write && !faults.jitter.is_zero() {
+            delay += faults.jitter * u32::try_from(self.rng.u64() % 1000).unwrap() / 1000;
+        }
         if delay > Duration::ZERO {
             self.clock.sleep_until(self.clock.now().plus(delay)).await;
         }
@@ -104,6 +116,19 @@ impl TestOsd {
         count
     }
 
+    /// Flips a bit of every value, somewhere.
+    pub(super) fn rot_anywhere(&self, place: &proptest::sample::Index) {
+        for (key, stored) in self.memory.content() {
+            let is_fragment = matches!(osd_keys::parse(&key), Ok(osd_keys::Parsed::Fragment(..)));
+            if is_fragment && !stored.value.is_empty() {
+                let mut bytes = stored.value.to_vec();
+                let at = place.index(bytes.len() * 8);
+                bytes[at / 8] ^= 1 << (at % 8);
+                self.memory.rot(&key, bytes.into());
+            }
+        }
+    }
+
     /// Deletes all keys of an object, as maintenance does when no manifest names it any more.
     pub(super) async fn remove_object(&self, object: ObjectId) {
         let of_object = |key: &OsdKey| match osd_keys::parse(key) {
@@ -116,6 +141,19 @@ impl TestOsd {
         let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
         let batch = OsdBatch { asserts: vec![], updates };
         self.memory.apply(batch, Priority::High, deadline).await.unwrap();
+    }
+
+    /// Stores the fragments of an object's first chunk as those of another chunk, too.
+    pub(super) async fn copy_chunk(&self, to: ChunkIndex) {
+        let mut updates = Vec::new();
+        for (key, stored) in self.memory.content() {
+            if let Ok(osd_keys::Parsed::Fragment(namespace, mut at)) = osd_keys::parse(&key) {
+                at.chunk = to;
+                updates.push(OsdUpdate::Set(osd_keys::fragment(namespace, &at), stored));
+            }
+        }
+        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
+        self.memory.apply(OsdBatch { asserts: vec![], updates }, Priority::High, deadline).await.unwrap();
     }
 
     /// Takes the namespace's marker away, as on a disk that was formatted.
@@ -184,7 +222,10 @@ impl Osd for TestOsd {
     ) -> Result<Vec<Option<StoredValue>>, OsdError> {
         *self.reads.lock().unwrap() += 1;
         self.come_through(false).await?;
-        self.memory.multi_get(keys, priority, deadline).await
+        let values = self.memory.multi_get(keys, priority, deadline).await?;
+        let bytes: usize = values.iter().flatten().map(|stored| stored.value.len()).sum();
+        *self.read_bytes.lock().unwrap() += u64::try_from(bytes).unwrap();
+        Ok(values)
     }
 
     async fn multi_exists(
@@ -206,7 +247,33 @@ impl Osd for TestOsd {
     ) -> Result<Option<Vec<bytes::Bytes>>, OsdError> {
         *self.reads.lock().unwrap() += 1;
         self.come_through(false).await?;
+        *self.read_bytes.lock().unwrap() += slices.iter().map(|slice| u64::from(slice.len)).sum::<u64>();
         self.memory.partial_get(key, slices, priority, deadline).await
+    }
+
+    async fn proven_get(
+        &self,
+        key: OsdKey,
+        slice: ValueSlice,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Option<ProvenSlice>, OsdError> {
+        *self.reads.lock().unwrap() += 1;
+        self.come_through(false).await?;
+        let faults = self.faults.lock().unwrap().clone();
+        if faults.no_proofs {
+            return Err(OsdError::UnknownOperation);
+        }
+        let Some(mut proven) = self.memory.proven_get(key, slice, priority, deadline).await? else {
+            return Ok(None);
+        };
+        *self.read_bytes.lock().unwrap() += u64::try_from(proven.leaves.len()).unwrap();
+        if faults.lies {
+            let mut bytes = proven.leaves.to_vec();
+            bytes[0] ^= 1;
+            proven.leaves = bytes.into();
+        }
+        Ok(Some(proven))
     }
 
     async fn range(
@@ -259,7 +326,12 @@ pub(super) struct Backend {
     pub(super) group: Mutex<Group>,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
     nodes: usize,
+    /// What was told to the ABM.
+    pub(super) told_abm: Mutex<Vec<AbmCommand>>,
+    /// The ABM does not answer.
+    pub(super) abm_is_gone: Mutex<bool>,
     /// What watches are told; none: of nothing, as by an older version.
     told: Option<tokio::sync::watch::Sender<Seen>>,
 }
@@ -306,7 +378,9 @@ impl Backend {
             memory: MemoryOsd::new(ByteCount::mib(1024)),
             faults: Mutex::default(),
             reads: Mutex::default(),
+            read_bytes: Mutex::default(),
             clock: self.clock.clone(),
+            rng: self.rng.clone(),
             log: self.log.clone(),
         });
         let marker =
@@ -337,6 +411,11 @@ impl Backend {
         self.group.lock().unwrap().objects.get(name).map(|object| object.manifest.clone())
     }
 
+    /// Changes the manifest of an object behind everybody's back.
+    pub(super) fn change(&self, name: &ObjectName, change: impl FnOnce(&mut Manifest)) {
+        change(&mut self.group.lock().unwrap().objects.get_mut(name).unwrap().manifest);
+    }
+
     pub(super) fn events(&self) -> Vec<Event> {
         self.log.lock().unwrap().clone()
     }
@@ -361,17 +440,24 @@ pub(super) fn preset(policies: &[[u32; 4]], fragment_size: u32, compression: Com
 
 #[async_trait]
 impl Directory for Backend {
-    async fn command(&self, command: AbmCommand, _deadline: Deadline) -> Result<AbmOutcome, MetaError> {
-        let mut group = self.group.lock().unwrap();
-        match command {
-            AbmCommand::AddWork(_) if group.abm_is_away => Err(MetaError::Storage("away".into())),
-            AbmCommand::AddWork(items) => {
-                assert!(items.len() <= WORK_PAGE);
-                group.work.extend(items);
-                Ok(AbmOutcome::Done)
-            }
-            _ => Err(MetaError::Abm(AbmError::NoGroup)),
+    async fn command(&self, command: AbmCommand, deadline: Deadline) -> Result<AbmOutcome, MetaError> {
+        if !matches!(command, AbmCommand::AddWork(_) | AbmCommand::ReportOsds(_)) {
+            return Err(MetaError::Abm(AbmError::NoGroup));
         }
+        if *self.abm_is_gone.lock().unwrap() {
+            self.clock.sleep_until(deadline.0).await;
+            return Err(MetaError::Protocol("gone".to_owned()));
+        }
+        if let AbmCommand::AddWork(items) = &command {
+            let mut group = self.group.lock().unwrap();
+            if group.abm_is_away {
+                return Err(MetaError::Storage("away".into()));
+            }
+            assert!(items.len() <= WORK_PAGE);
+            group.work.extend(items.iter().cloned());
+        }
+        self.told_abm.lock().unwrap().push(command);
+        Ok(AbmOutcome::Done)
     }
 
     async fn query(&self, query: AbmQuery, _deadline: Deadline) -> Result<AbmAnswer, MetaError> {
@@ -576,7 +662,10 @@ impl Fixture {
             group: Mutex::new(group),
             log: Log::default(),
             clock: env.clock.clone(),
+            rng: env.rng.clone(),
             nodes,
+            told_abm: Mutex::default(),
+            abm_is_gone: Mutex::new(false),
             told: told.map(|told| tokio::sync::watch::channel(told).0),
         });
         simulation

@@ -1,13 +1,16 @@
 //! The engine as a whole, over a simulated clock and a backend in memory.
 
 mod backend;
+mod damage;
 mod files;
 mod matrix;
 mod reading;
 mod retries;
 mod sealed;
 mod sequences;
+mod slow;
 mod spares;
+mod stale;
 mod watching;
 mod writing;
 

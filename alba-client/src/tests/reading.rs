@@ -236,58 +236,6 @@ fn several_objects_are_read_at_once_and_come_in_order() {
 }
 
 #[test]
-fn a_stale_manifest_is_replaced_once_and_the_read_repeated() {
-    let fixture = Fixture::new(4, 4, preset(&[[2, 2, 3, 4]], 1024, Compression::None));
-    fixture.run(async {
-        let other = fixture.second_client();
-        put(&fixture, "o", &data(3000)).await.unwrap();
-        settle(&fixture).await;
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(), data(3000));
-        // Another process replaces the object, and the old fragments are cleaned away.
-        let old = fixture.backend.stored(&name("o")).unwrap();
-        put(&fixture, "o", &data(7000)).await.unwrap();
-        settle(&fixture).await;
-        for osd in fixture.backend.all() {
-            osd.remove_object(old.object_id).await;
-        }
-        let part = slices_by(&fixture, &other, "o", &[(10, 5)], Consistency::Cached).await;
-        assert_eq!(part.unwrap(), data(7000).slice(10..15));
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(), data(7000));
-        // And once more for whole objects.
-        let old = fixture.backend.stored(&name("o")).unwrap();
-        put(&fixture, "o", &data(9000)).await.unwrap();
-        settle(&fixture).await;
-        for osd in fixture.backend.all() {
-            osd.remove_object(old.object_id).await;
-        }
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(), data(9000));
-    });
-}
-
-#[test]
-fn a_cached_manifest_saves_the_question_until_it_is_invalidated() {
-    let fixture = Fixture::new(4, 4, preset(&[[2, 2, 3, 4]], 1024, Compression::None));
-    fixture.run(async {
-        let other = fixture.second_client();
-        put(&fixture, "o", &data(10)).await.unwrap();
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(), data(10));
-        let queries = fixture.backend.group.lock().unwrap().queries;
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(), data(10));
-        assert_eq!(fixture.backend.group.lock().unwrap().queries, queries);
-        put(&fixture, "o", &data(20)).await.unwrap();
-        assert_eq!(
-            get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(),
-            data(10),
-            "stale, as asked"
-        );
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Consistent).await.unwrap(), data(20));
-        put(&fixture, "o", &data(30)).await.unwrap();
-        other.invalidate_cache(&ns(), fixture.deadline()).await.unwrap();
-        assert_eq!(get_by(&fixture, &other, "o", Consistency::Cached).await.unwrap(), data(30));
-    });
-}
-
-#[test]
 fn reading_ends_by_its_deadline_whatever_hangs() {
     let fixture = Fixture::new(4, 4, preset(&[[2, 2, 4, 1]], 1024, Compression::None));
     fixture.run(async {
