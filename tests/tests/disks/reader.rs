@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use alba_client::{
-    BytesSource, Client, ClientConfig, ClientError, Consistency, MemorySink, Slice, UploadOptions,
+    BytesSource, Client, ClientConfig, ClientError, Consistency, MemorySink, Slice, StoredObject,
+    UploadOptions,
 };
 use alba_core::env::{Env, real};
 use alba_core::ids::{LongId, NamespaceName, ObjectName, OsdId};
@@ -11,7 +12,7 @@ use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, OsdFilter};
 use alba_tests::cluster::Cluster;
-use alba_tests::content;
+use alba_tests::{content, wait};
 
 /// For what is not measured.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,9 +37,23 @@ impl Reader {
         Self { client, env, namespace: NamespaceName::new("disks").unwrap() }
     }
 
+    /// Creates the namespace, and waits until objects are stored as 5 + 4 fragments: it can be written to sooner.
     pub async fn create_namespace(&self) {
         let deadline = self.env.deadline_in(PATIENCE);
         self.client.create_namespace(&self.namespace, None, deadline).await.unwrap();
+        wait::until_async("all OSDs have the namespace", PATIENCE, async || {
+            self.put("first", 1).await.map_err(|error| error.to_string())?;
+            let total = self.stored("first").await.manifest.scheme.shape.total();
+            if total == 9 { Ok(()) } else { Err(format!("{total} fragments")) }
+        })
+        .await;
+    }
+
+    async fn stored(&self, name: &str) -> StoredObject {
+        let deadline = self.env.deadline_in(PATIENCE);
+        let object = ObjectName::new(name).unwrap();
+        let found = self.client.manifest(&self.namespace, &object, Consistency::Consistent, deadline).await;
+        found.unwrap().unwrap()
     }
 
     /// Stores an object of `size` bytes that tell their place.
@@ -78,10 +93,7 @@ impl Reader {
 
     /// Which of the cluster's OSDs has a fragment of the object's first chunk.
     pub async fn osd_of(&self, cluster: &Cluster, name: &str, fragment: usize) -> usize {
-        let deadline = self.env.deadline_in(PATIENCE);
-        let object = ObjectName::new(name).unwrap();
-        let found = self.client.manifest(&self.namespace, &object, Consistency::Consistent, deadline).await;
-        let stored = found.unwrap().unwrap();
+        let stored = self.stored(name).await;
         let id = stored.manifest.chunks[0].fragments[fragment].location.unwrap();
         let long_id = self.long_id(id).await;
         cluster.ready.osds.iter().position(|osd| osd.long_id == long_id.as_str()).unwrap()
