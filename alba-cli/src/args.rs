@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::answer::{Answer, Output};
 use crate::commands::{
     backend, backups, ca, groups, maintenance, metadata, moves, namespaces, objects, osds, presets, proxy,
-    recovery,
+    proxy_state, recovery,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -137,6 +137,10 @@ enum Command {
     ProxyListObjects(proxy::ListObjects),
     ProxyInvalidateCache(proxy::InvalidateCache),
     ProxyGetVersion(proxy::GetVersion),
+    ProxyStatistics(proxy_state::Statistics),
+    ProxyOsdView(proxy_state::OsdView),
+    ProxyOsdInfo(proxy_state::OsdInfo),
+    ProxyClientCfg(proxy_state::ClientCfg),
     // Daemons, dispatched before this is parsed: here for the help.
     /// Run the storage daemon of one disk
     AsdServer(DaemonArgs),
@@ -248,6 +252,10 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::ProxyListObjects(command) => command.run(session).await,
         Command::ProxyInvalidateCache(command) => command.run(session).await,
         Command::ProxyGetVersion(command) => command.run(session).await,
+        Command::ProxyStatistics(command) => command.run(session).await,
+        Command::ProxyOsdView(command) => command.run(session).await,
+        Command::ProxyOsdInfo(command) => command.run(session).await,
+        Command::ProxyClientCfg(command) => command.run(session).await,
         Command::AsdServer(rest) | Command::Metadata(rest) | Command::Proxy(rest) => {
             Err(CliError::usage(format!("write the daemon's name first: alba NAME {:?}", rest.rest)))
         }

@@ -12,4 +12,5 @@ pub(crate) mod objects;
 pub(crate) mod osds;
 pub(crate) mod presets;
 pub(crate) mod proxy;
+pub(crate) mod proxy_state;
 pub(crate) mod recovery;

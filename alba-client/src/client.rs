@@ -18,8 +18,8 @@ use crate::metadata::MetadataClient;
 use crate::namespaces::{Namespace, is_moved, unexpected};
 use crate::watch::Fresh;
 use crate::{
-    ClientConfig, ClientError, Consistency, ObjectSink, ObjectSource, OsdConnector, SequenceUpdate, Slice,
-    SlicesRead, Statistics, StoredObject, UploadOptions, download, upload,
+    ClientConfig, ClientError, Consistency, ObjectSink, ObjectSource, OsdConnector, ReadObserver,
+    SequenceUpdate, Slice, SlicesRead, Statistics, StoredObject, UploadOptions, download, upload,
 };
 
 /// A connection to a backend. Clones share everything: caches, connections, what is known of the OSDs, and the bounds on
@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// Nothing may take longer than its deadline, whatever it waits for.
-    async fn limited<T>(
+    pub(crate) async fn limited<T>(
         &self,
         deadline: Deadline,
         waiting_for: &'static str,
@@ -108,6 +108,11 @@ impl Client {
     /// What was counted since this client was made.
     pub fn statistics(&self) -> Statistics {
         self.engine.counters.snapshot()
+    }
+
+    /// Tells `observer` from now on, unless there is one already.
+    pub fn observe(&self, observer: Arc<dyn ReadObserver>) {
+        self.engine.observed.by(observer);
     }
 
     /// A handle on one OSD, for tools: calls on it are not counted in the OSD's health.
@@ -245,10 +250,22 @@ impl Client {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Option<StoredObject>, ClientError> {
+        let names = std::slice::from_ref(name);
+        let found = self.manifests(namespace, names, consistency, deadline).await?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    /// The manifests of several objects, in the order asked; none where the name is free.
+    pub async fn manifests(
+        &self,
+        namespace: &NamespaceName,
+        names: &[ObjectName],
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredObject>>, ClientError> {
         let work = async {
-            let names = std::slice::from_ref(name);
             let found = download::find(&self.engine, namespace, names, consistency, deadline).await?;
-            Ok(found.into_iter().next().flatten().map(|found| found.object))
+            Ok(found.into_iter().map(|found| Some(found?.object)).collect())
         };
         self.limited(deadline, "the namespace manager", work).await
     }

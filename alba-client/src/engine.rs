@@ -18,6 +18,7 @@ use crate::found::Found;
 use crate::keys::Keys;
 use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
+use crate::observer::Observed;
 use crate::osd_pool::OsdPool;
 use crate::repairs::Repairs;
 use crate::upload::WriteHedges;
@@ -47,6 +48,7 @@ pub(crate) struct Engine {
     pub(crate) found: Found,
     /// What writers left.
     pub(crate) repairs: Repairs,
+    pub(crate) observed: Observed,
     /// Begins with the first upload: who only reads needs to hear of nothing.
     changes: OnceLock<AbmWatch>,
     uploads: Arc<Semaphore>,
@@ -83,6 +85,7 @@ impl Engine {
             hedging: Hedging::new(config.hedge),
             found: Found::default(),
             repairs: Repairs::default(),
+            observed: Observed::default(),
             changes: OnceLock::new(),
             upload_slots,
             env,

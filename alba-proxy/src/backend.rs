@@ -1,13 +1,15 @@
 //! What the proxy asks of the object engine. A trait, so that the protocol's side is tested without a cluster.
 
 use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use alba_client::{
-    Client, ClientError, Consistency, ObjectSink, ObjectSource, SequenceUpdate, Slice, StoredObject,
-    UploadOptions,
+    Client, ClientError, Consistency, NamespaceKey, ObjectSink, ObjectSource, OsdReading, ReadObserver,
+    SequenceUpdate, Slice, StoredObject, UploadOptions,
 };
 use alba_core::env::Deadline;
-use alba_core::ids::{AlbaId, NamespaceName, ObjectName, PresetName};
+use alba_core::ids::{AlbaId, NamespaceId, NamespaceName, ObjectName, PresetName};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::rpc::abm::NamespaceRecord;
 use alba_core::wire::rpc::nsm::ObjectAssert;
@@ -39,7 +41,12 @@ pub trait Backend: Send + Sync + 'static {
 
     async fn delete_namespace(&self, name: &NamespaceName, deadline: Deadline) -> Result<(), ClientError>;
 
-    async fn namespace_exists(&self, name: &NamespaceName, deadline: Deadline) -> Result<bool, ClientError>;
+    /// None when there is no such active namespace.
+    async fn namespace(
+        &self,
+        name: &NamespaceName,
+        deadline: Deadline,
+    ) -> Result<Option<NamespaceRecord>, ClientError>;
 
     async fn list_namespaces(
         &self,
@@ -68,6 +75,14 @@ pub trait Backend: Send + Sync + 'static {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Option<StoredObject>, ClientError>;
+
+    async fn manifests(
+        &self,
+        namespace: &NamespaceName,
+        names: &[ObjectName],
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredObject>>, ClientError>;
 
     async fn upload(
         &self,
@@ -117,6 +132,24 @@ pub trait Backend: Send + Sync + 'static {
         namespace: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), ClientError>;
+
+    async fn osd_readings(&self, deadline: Deadline) -> Result<Vec<OsdReading>, ClientError>;
+
+    async fn namespace_key(
+        &self,
+        namespace: NamespaceId,
+        deadline: Deadline,
+    ) -> Result<NamespaceKey, ClientError>;
+
+    /// The metadata servers that the engine was configured with.
+    fn metadata_servers(&self) -> Vec<SocketAddr>;
+
+    /// Are fragments cached on a file system of this host?
+    fn has_local_fragment_cache(&self) -> bool {
+        false
+    }
+
+    fn observe(&self, _observer: Arc<dyn ReadObserver>) {}
 }
 
 #[async_trait]
@@ -138,8 +171,12 @@ impl Backend for Client {
         Self::delete_namespace(self, name, deadline).await
     }
 
-    async fn namespace_exists(&self, name: &NamespaceName, deadline: Deadline) -> Result<bool, ClientError> {
-        Ok(Self::namespace(self, name, deadline).await?.is_some())
+    async fn namespace(
+        &self,
+        name: &NamespaceName,
+        deadline: Deadline,
+    ) -> Result<Option<NamespaceRecord>, ClientError> {
+        Self::namespace(self, name, deadline).await
     }
 
     async fn list_namespaces(
@@ -176,6 +213,16 @@ impl Backend for Client {
         deadline: Deadline,
     ) -> Result<Option<StoredObject>, ClientError> {
         Self::manifest(self, namespace, name, consistency, deadline).await
+    }
+
+    async fn manifests(
+        &self,
+        namespace: &NamespaceName,
+        names: &[ObjectName],
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<StoredObject>>, ClientError> {
+        Self::manifests(self, namespace, names, consistency, deadline).await
     }
 
     async fn upload(
@@ -239,5 +286,24 @@ impl Backend for Client {
         deadline: Deadline,
     ) -> Result<(), ClientError> {
         Self::invalidate_cache(self, namespace, deadline).await
+    }
+    async fn osd_readings(&self, deadline: Deadline) -> Result<Vec<OsdReading>, ClientError> {
+        Self::osd_readings(self, deadline).await
+    }
+
+    async fn namespace_key(
+        &self,
+        namespace: NamespaceId,
+        deadline: Deadline,
+    ) -> Result<NamespaceKey, ClientError> {
+        Self::namespace_key(self, namespace, deadline).await
+    }
+
+    fn metadata_servers(&self) -> Vec<SocketAddr> {
+        self.config().metadata.clone()
+    }
+
+    fn observe(&self, observer: Arc<dyn ReadObserver>) {
+        Self::observe(self, observer);
     }
 }

@@ -3,6 +3,8 @@
 //! One request at a time per connection, as the protocol wants it. A call that was cut off (deadline, broken
 //! connection, cancelled future) leaves the connection unusable: whether the request happened is then unknown.
 
+mod inspect;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +17,11 @@ use alba_core::env::{Clock, Deadline, Env, Stream, within};
 use alba_core::ids::{AlbaId, IdError, NamespaceName, ObjectName, PresetName, text_or_hex};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::llio::WireError;
+pub use inspect::{
+    ClaimInfo, ClientConfig, NamespaceStatistics, OsdEntry, OsdInfo, OsdKind, OsdState, OsdView,
+    ProxyStatistics, ReadObject,
+};
+
 pub use alba_core::wire::manifest::{LocatedManifest, ManifestSer, WireManifest};
 pub use alba_core::wire::proxy::{Assert, ObjectInfo, Update};
 use alba_core::wire::proxy::{
@@ -111,7 +118,17 @@ pub struct ProxyClient {
 impl ProxyClient {
     /// Connects and sends the prologue.
     pub async fn connect(env: &Env, addr: SocketAddr, deadline: Deadline) -> Result<Self, CallError> {
-        let mut stream = env.net.connect(addr, deadline).await?;
+        let stream = env.net.connect(addr, deadline).await?;
+        Self::over(env, stream, deadline).await
+    }
+
+    /// The same to a proxy's socket file (`listen_unix`).
+    pub async fn connect_file(env: &Env, path: &Path, deadline: Deadline) -> Result<Self, CallError> {
+        let stream = env.net.connect_file(path, deadline).await?;
+        Self::over(env, stream, deadline).await
+    }
+
+    async fn over(env: &Env, mut stream: Stream, deadline: Deadline) -> Result<Self, CallError> {
         let prologue = encode_prologue();
         within(env.clock.as_ref(), deadline, stream.write_all(&prologue))
             .await

@@ -1,6 +1,8 @@
 //! The proxy's configuration. Sizes are in bytes, times in milliseconds.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use alba_client::ClientConfig;
@@ -17,6 +19,12 @@ pub struct ProxyConfig {
     /// Allows `listen` to be an address that others can reach.
     #[serde(default)]
     pub insecure_listen: bool,
+    /// Socket file where clients of this host may connect too; absent: none. Its directory must exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_unix: Option<PathBuf>,
+    /// Permission bits of that file, in octal.
+    #[serde(default = "defaults::listen_unix_mode")]
+    pub listen_unix_mode: String,
     /// Where `/metrics` and `/health` are served; absent: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
@@ -52,11 +60,17 @@ pub struct ProxyConfig {
     pub client: ClientConfig,
 }
 
+/// What the kernel takes as a socket's path, less the zero at the end.
+const MAX_SOCKET_PATH: usize = 107;
+
 mod defaults {
     use super::{Ipv4Addr, SocketAddr};
 
     pub(super) fn listen() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 10_000).into()
+    }
+    pub(super) fn listen_unix_mode() -> String {
+        "0600".to_owned()
     }
     pub(super) fn max_client_connections() -> usize {
         128
@@ -87,6 +101,8 @@ impl ProxyConfig {
         Self {
             listen: defaults::listen(),
             insecure_listen: false,
+            listen_unix: None,
+            listen_unix_mode: defaults::listen_unix_mode(),
             metrics_listen: None,
             metadata,
             max_client_connections: defaults::max_client_connections(),
@@ -101,6 +117,17 @@ impl ProxyConfig {
         }
     }
 
+    /// `listen_unix_mode` as a number.
+    pub fn socket_mode(&self) -> Result<u32, String> {
+        let text = &self.listen_unix_mode;
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(mode),
+            _ => Err(format!(
+                "listen_unix_mode = {text:?}: write permission bits in octal, for instance \"0660\" for a group"
+            )),
+        }
+    }
+
     /// The first thing that is wrong with the values, in words for the operator.
     pub fn check(&self) -> Result<(), String> {
         if !self.listen.ip().is_loopback() && !self.insecure_listen {
@@ -110,6 +137,13 @@ impl ProxyConfig {
                 self.listen
             ));
         }
+        if let Some(path) = &self.listen_unix {
+            let len = path.as_os_str().as_bytes().len();
+            if len == 0 || len > MAX_SOCKET_PATH {
+                return Err(format!("listen_unix must have from 1 to {MAX_SOCKET_PATH} bytes"));
+            }
+        }
+        self.socket_mode()?;
         if self.metadata.is_empty() && self.client.metadata.is_empty() {
             return Err("metadata is missing: name the metadata servers, for instance \
                         metadata = [\"127.0.0.1:4000\"]"
@@ -175,6 +209,10 @@ mod tests {
         assert!(open.contains("insecure_listen = true"), "{open}");
         assert!(refused(|c| c.metadata.clear()).contains("metadata"));
         assert!(refused(|c| c.request_timeout_ms = 0).contains("request_timeout_ms"));
+        assert!(refused(|c| c.listen_unix = Some("x".repeat(108).into())).contains("listen_unix"));
+        for mode in ["", "0o600", "+600", "888", "1000", "rw"] {
+            assert!(refused(|c| c.listen_unix_mode = mode.to_owned()).contains("listen_unix_mode"), "{mode}");
+        }
         assert!(refused(|c| c.max_client_connections = 0).contains("max_client_connections"));
         assert!(refused(|c| c.max_frame_bytes = 1 << 31).contains("max_frame_bytes"));
         assert!(refused(|c| c.max_request_bytes_in_flight = 1).contains("max_request_bytes_in_flight"));
@@ -205,7 +243,7 @@ mod tests {
         let mut config: ProxyConfig = toml::from_str(example).unwrap();
         assert_eq!(config.check(), Ok(()));
         // It shows the defaults.
-        assert!(config.metrics_listen.take().is_some());
+        assert!(config.metrics_listen.take().is_some() && config.listen_unix.take().is_some());
         assert_eq!(config.upload_slack.take(), Some(config.client.upload_slack));
         assert_eq!(config, ProxyConfig::new(vec![([127, 0, 0, 1], 4000).into()]));
     }

@@ -41,13 +41,19 @@ impl Daemon for ProxyDaemon {
         crate::allocator::give_back_large_buffers();
         // First the port: one that is taken should stop the start at once, not after the metadata is there.
         let listener = context.env.net.listen(config.listen).await?;
+        let listen = listener.local_addr().context("listening socket")?;
+        let mut listeners = vec![listener];
+        if let Some(path) = &config.listen_unix {
+            let mode = config.socket_mode().map_err(anyhow::Error::msg)?;
+            listeners.push(context.env.net.listen_file(path, mode).await?);
+        }
         let Some(client) = connect(&config, &context).await? else { return Ok(()) };
-        tracing::info!(listen = %listener.local_addr().context("listening socket")?, "serving");
+        tracing::info!(%listen, listen_unix = ?config.listen_unix, "serving");
         context.health.set_ready();
         let publish = crate::read_metrics::publish(client.clone(), Arc::clone(&context.env.clock));
         let _reads = context.env.spawn.spawn("read-metrics", Box::pin(publish)).abort_on_drop();
         let server = Server::new(context.env.clone(), config, Arc::new(client));
-        server.run(listener, context.stop).await.context("serving")
+        server.run_on(listeners, context.stop).await.context("serving")
     }
 }
 

@@ -18,7 +18,8 @@ use bytes::Bytes;
 use crate::op;
 use crate::refusal::Refusal;
 use crate::server::Shared;
-use crate::{objects, sequence};
+use crate::statistics::{Done, wall};
+use crate::{objects, osds, sequence};
 
 /// Longest delay of a ping, in seconds. It costs a connection, and the client ends it by going away.
 const MAX_PING: f64 = 3600.0;
@@ -67,6 +68,9 @@ pub(crate) async fn handle(
         Ok(request) => Box::pin(serve(shared, session, request)).await,
         Err(refusal) => Err(refusal),
     };
+    if let Ok(Served { did: Some((namespace, done)), .. }) = &served {
+        shared.statistics.record(namespace, *done, shared.env.clock.now().since(started));
+    }
     let ser = session.manifest_ser;
     let limit = usize::try_from(shared.config.max_frame_bytes).unwrap_or(usize::MAX);
     let answer = served.and_then(|served| {
@@ -105,32 +109,7 @@ fn decode(frame: Bytes) -> Result<Request, Refusal> {
     if code.is_some_and(carries_data) {
         sequence::check_counts(&frame)?;
     }
-    match code.and_then(Command::from_code) {
-        // Whatever its arguments are.
-        Some(later) if !is_built(later) => Err(not_built(later)),
-        _ => Ok(Request::decode(frame)?),
-    }
-}
-
-/// Is there anything behind this command yet?
-fn is_built(command: Command) -> bool {
-    !matches!(
-        command,
-        Command::ProxyStatistics
-            | Command::OsdView
-            | Command::GetClientConfig
-            | Command::OsdInfo
-            | Command::OsdInfo2
-            | Command::ReadObjects
-            | Command::HasLocalFragmentCache
-            | Command::GetFragmentEncryptionKey
-    )
-}
-
-/// What old servers tell newer clients: these go on without.
-fn not_built(command: Command) -> Refusal {
-    let text = format!("operation {} ({}) is not supported", command.code(), op::name(command));
-    Refusal::new(ErrorCode::UnknownOperation, text)
+    Ok(Request::decode(frame)?)
 }
 
 /// What a request gave.
@@ -138,12 +117,20 @@ struct Served {
     response: Response,
     /// Bytes of objects that were moved, for the metrics.
     moved: u64,
+    /// For the statistics.
+    did: Option<(NamespaceName, Done)>,
     hold: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Served {
+    fn counted(self, namespace: &NamespaceName, done: Done) -> Self {
+        Self { did: Some((namespace.clone(), done)), ..self }
+    }
 }
 
 impl From<Response> for Served {
     fn from(response: Response) -> Self {
-        Self { response, moved: 0, hold: None }
+        Self { response, moved: 0, did: None, hold: None }
     }
 }
 
@@ -163,7 +150,7 @@ async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Resu
         }
         Request::NamespaceExists(name) => {
             let name = namespace_name(&name)?;
-            Response::Flag(shared.within(by, backend.namespace_exists(&name, by)).await?)
+            Response::Flag(shared.within(by, backend.namespace(&name, by)).await?.is_some())
         }
         Request::CreateNamespace { name, preset } => {
             let name = namespace_name(&name)?;
@@ -174,6 +161,7 @@ async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Resu
         Request::DeleteNamespace(name) => {
             let name = namespace_name(&name)?;
             shared.within(by, backend.delete_namespace(&name, by)).await?;
+            shared.statistics.forget(&name);
             Response::Done
         }
         Request::ListObjects { namespace, query } => {
@@ -184,7 +172,7 @@ async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Resu
         Request::DeleteObject { namespace, object, may_not_exist } => {
             let (namespace, object) = (namespace_name(&namespace)?, object_name(&object)?);
             shared.within(by, backend.delete_object(&namespace, &object, !may_not_exist, by)).await?;
-            Response::Done
+            return Ok(Served::from(Response::Done).counted(&namespace, Done::Delete));
         }
         Request::GetObjectInfo { namespace, object, consistent_read, should_cache: _ } => {
             let (namespace, object) = (namespace_name(&namespace)?, object_name(&object)?);
@@ -195,16 +183,13 @@ async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Resu
             let (namespace, object) = (namespace_name(&namespace)?, object_name(&object)?);
             let consistency = consistency(consistent_read);
             let stored = objects::read_to_file(shared, &namespace, &object, &dest_file, consistency).await?;
-            return Ok(Served { response: Response::Done, moved: stored.manifest.size, hold: None });
+            let served = Served { moved: stored.manifest.size, ..Response::Done.into() };
+            return Ok(served.counted(&namespace, Done::Download));
         }
-        Request::WriteObjectFs(write) => {
-            let stored = write_object(shared, write).await?;
-            return Ok(Served { response: Response::Done, moved: stored.manifest.size, hold: None });
-        }
+        Request::WriteObjectFs(write) => return write_object(shared, write, |_| Response::Done).await,
         Request::WriteObjectFs2(write) => {
-            let stored = write_object(shared, write).await?;
-            let response = Response::Manifest(Box::new(located(&stored)));
-            return Ok(Served { response, moved: stored.manifest.size, hold: None });
+            let response = |stored: &StoredObject| Response::Manifest(Box::new(located(stored)));
+            return write_object(shared, write, response).await;
         }
         Request::ReadObjectsSlices { namespace, objects, consistent_read } => {
             return read_slices(shared, &namespace, objects, consistent_read, |data, _| Response::Data(data))
@@ -227,9 +212,15 @@ async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Resu
         // The barrier asks for nothing more: every sequence is durable before it is answered.
         Request::ApplySequence { namespace, write_barrier: _, asserts, updates } => {
             let namespace = namespace_name(&namespace)?;
+            let deletes = !updates.is_empty();
             let (stored, moved) = sequence::apply(shared, &namespace, asserts, updates).await?;
             let response = Response::Objects(stored.iter().map(object_info).collect());
-            return Ok(Served { response, moved, hold: None });
+            let served = Served { moved, ..response.into() };
+            return Ok(match (stored.is_empty(), deletes) {
+                (false, _) => served.counted(&namespace, Done::Upload),
+                (true, true) => served.counted(&namespace, Done::Delete),
+                (true, false) => served,
+            });
         }
         Request::MultiExists { namespace, objects } => {
             let namespace = namespace_name(&namespace)?;
@@ -245,24 +236,53 @@ async fn serve(shared: &Shared, session: &mut Session, request: Request) -> Resu
             *session = updated;
             Response::Session(processed)
         }
-        Request::ProxyStatistics { .. }
-        | Request::OsdView
-        | Request::GetClientConfig
-        | Request::OsdInfo
-        | Request::OsdInfo2
-        | Request::ReadObjects { .. }
-        | Request::HasLocalFragmentCache
-        | Request::GetFragmentEncryptionKey { .. } => {
-            return Err(not_built(request.command()));
+        Request::ProxyStatistics { clear, forget } => {
+            Response::Statistics(shared.statistics.tell(clear, &forget))
+        }
+        Request::ReadObjects { namespace, objects, consistent_read, should_cache: _ } => {
+            let namespace = namespace_name(&namespace)?;
+            let names = objects.iter().map(object_name).collect::<Result<_, _>>()?;
+            let read = objects::read_objects(shared, &namespace, names, consistency(consistent_read)).await?;
+            let moved = read.objects.iter().flatten().map(|object| objects::len_of(&object.data)).sum();
+            let response = Response::ReadObjects(read.namespace, read.objects);
+            let served = Served { moved, hold: Some(read.hold), ..response.into() };
+            return Ok(served.counted(&namespace, Done::Download));
+        }
+        Request::OsdView => {
+            Response::OsdView(osds::view(&shared.within(by, backend.osd_readings(by)).await?))
+        }
+        Request::OsdInfo => {
+            Response::Osds(osds::entries(&shared.within(by, backend.osd_readings(by)).await?))
+        }
+        Request::OsdInfo2 => {
+            let id = shared.within(by, backend.alba_id(by)).await?;
+            let own = osds::entries(&shared.within(by, backend.osd_readings(by)).await?);
+            // Below it there would be the backends that are its fragment caches.
+            Response::OsdsByAlba(vec![(bytes_of(id.as_str().as_bytes()), own)])
+        }
+        Request::GetClientConfig => {
+            let id = shared.within(by, backend.alba_id(by)).await?;
+            Response::ClientConfig(osds::client_config(id.as_str(), &backend.metadata_servers()))
+        }
+        Request::HasLocalFragmentCache => Response::Flag(backend.has_local_fragment_cache()),
+        Request::GetFragmentEncryptionKey { alba_id, namespace_id } => {
+            Response::Key(osds::fragment_key(shared, &alba_id, namespace_id).await?)
         }
     };
     Ok(response.into())
 }
 
-async fn write_object(shared: &Shared, write: WriteObjectFs) -> Result<StoredObject, Refusal> {
+async fn write_object(
+    shared: &Shared,
+    write: WriteObjectFs,
+    response: impl FnOnce(&StoredObject) -> Response,
+) -> Result<Served, Refusal> {
     let (namespace, object) = (namespace_name(&write.namespace)?, object_name(&write.object)?);
     let WriteObjectFs { input_file, allow_overwrite, checksum, .. } = write;
-    objects::write_from_file(shared, &namespace, &object, &input_file, allow_overwrite, checksum).await
+    let stored =
+        objects::write_from_file(shared, &namespace, &object, &input_file, allow_overwrite, checksum).await?;
+    let served = Served { moved: stored.manifest.size, ..response(&stored).into() };
+    Ok(served.counted(&namespace, Done::Upload))
 }
 
 async fn read_slices(
@@ -275,13 +295,20 @@ async fn read_slices(
     let namespace = namespace_name(namespace)?;
     let slice =
         |slice: &alba_core::wire::proxy::SliceRequest| Slice { offset: slice.offset, length: slice.length };
+    let (slices, objects) = (requests.iter().map(|entry| entry.slices.len()).sum(), requests.len());
     let requests = requests
         .iter()
         .map(|entry| Ok((object_name(&entry.object)?, entry.slices.iter().map(slice).collect())))
         .collect::<Result<_, Refusal>>()?;
     let read = objects::read_slices(shared, &namespace, requests, consistency(consistent_read)).await?;
     let moved = objects::len_of(&read.data);
-    Ok(Served { response: response(read.data, &read.objects), moved, hold: Some(read.hold) })
+    let response = response(read.data, &read.objects);
+    let served = Served { moved, hold: Some(read.hold), ..response.into() };
+    // A request for no object succeeds also when there is no such namespace: nothing to count.
+    if objects == 0 {
+        return Ok(served);
+    }
+    Ok(served.counted(&namespace, Done::PartialRead { bytes: moved, slices, objects }))
 }
 
 /// 20: sleeps, then tells the time.
@@ -293,10 +320,7 @@ async fn ping(shared: &Shared, delay: f64) -> Result<Response, Refusal> {
     let clock: &dyn Clock = shared.env.clock.as_ref();
     let delay = Duration::try_from_secs_f64(delay.max(0.0)).unwrap_or_default();
     clock.sleep_until(clock.now().plus(delay)).await;
-    // Doubles hold microseconds exactly until the year 2255.
-    #[allow(clippy::cast_precision_loss)]
-    let now = clock.wall_micros() as f64;
-    Ok(Response::Time(now / 1e6))
+    Ok(Response::Time(wall(clock)))
 }
 
 fn version() -> Version {

@@ -15,10 +15,12 @@ mod frame;
 mod handler;
 mod objects;
 mod op;
+mod osds;
 mod read_metrics;
 mod refusal;
 mod sequence;
 mod server;
+mod statistics;
 
 pub use backend::{Backend, SlicesAnswer};
 pub use config::ProxyConfig;

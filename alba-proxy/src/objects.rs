@@ -5,8 +5,9 @@ use std::any::Any;
 use alba_client::{ClientError, Consistency, ObjectSource, Slice, StoredObject, UploadOptions};
 use alba_core::checksum::Checksum;
 use alba_core::env::Deadline;
-use alba_core::ids::{NamespaceName, ObjectName};
-use alba_core::wire::proxy::ErrorCode;
+use alba_core::ids::{NamespaceId, NamespaceName, ObjectName};
+use alba_core::wire::manifest::WireManifest;
+use alba_core::wire::proxy::{ErrorCode, ReadObject};
 use alba_core::wire::rpc::nsm::Overwrite;
 use bytes::Bytes;
 
@@ -92,10 +93,17 @@ pub(crate) async fn namespace_must_exist(
     namespace: &NamespaceName,
     deadline: Deadline,
 ) -> Result<(), Refusal> {
-    match shared.within(deadline, shared.backend.namespace_exists(namespace, deadline)).await? {
-        true => Ok(()),
-        false => Err(ClientError::NamespaceUnknown(namespace.clone()).into()),
-    }
+    the_namespace(shared, namespace, deadline).await.map(drop)
+}
+
+/// The number of a namespace, or error 5.
+async fn the_namespace(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    deadline: Deadline,
+) -> Result<NamespaceId, Refusal> {
+    let record = shared.within(deadline, shared.backend.namespace(namespace, deadline)).await?;
+    Ok(record.ok_or_else(|| ClientError::NamespaceUnknown(namespace.clone()))?.id)
 }
 
 /// 13, 23: parts of objects.
@@ -123,6 +131,98 @@ pub(crate) async fn read_slices(
     let deadline = shared.deadline_for(total.min(shared.config.max_frame_bytes));
     let read = shared.backend.read_slices(namespace, requests, consistency, deadline);
     shared.within(deadline, read).await
+}
+
+/// How often objects may be replaced while they are read before the request is given up.
+const REPLACED: u32 = 8;
+
+/// What ReadObjects gives.
+pub(crate) struct ObjectsAnswer {
+    pub(crate) namespace: NamespaceId,
+    /// In the order asked; none: missing.
+    pub(crate) objects: Vec<Option<ReadObject>>,
+    /// Kept until the answer is on its way.
+    pub(crate) hold: Box<dyn Any + Send + Sync>,
+}
+
+/// 25: objects whole, in memory. Each is of one moment: its bytes are those that its manifest describes.
+pub(crate) async fn read_objects(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    names: Vec<ObjectName>,
+    consistency: Consistency,
+) -> Result<ObjectsAnswer, Refusal> {
+    if names.len() > MAX_ENTRIES {
+        let text = format!("{} objects in one request; at most {MAX_ENTRIES} are accepted", names.len());
+        return Err(Refusal::unknown(text));
+    }
+    let by = shared.deadline_for(0);
+    let id = the_namespace(shared, namespace, by).await?;
+    let mut consistency = consistency;
+    for _ in 0..REPLACED {
+        let found = shared.backend.manifests(namespace, &names, consistency, by);
+        let found = shared.within(by, found).await?;
+        let sizes: Vec<Option<u64>> =
+            found.iter().map(|stored| Some(stored.as_ref()?.manifest.size)).collect();
+        let total: u64 = sizes.iter().flatten().fold(0, |total, size| total.saturating_add(*size));
+        let limit = shared.config.max_frame_bytes;
+        if total > limit {
+            let text =
+                format!("the objects have {total} bytes together; at most {limit} are sent in one answer");
+            return Err(Refusal::unknown(text));
+        }
+        let whole = |size: u64| match i32::try_from(size) {
+            Ok(length) => Ok(vec![Slice { offset: 0, length }]),
+            // Above that limit, which is lower.
+            Err(_) => Err(Refusal::unknown("an object is too large for one answer")),
+        };
+        let requests = names
+            .iter()
+            .zip(&sizes)
+            .filter_map(|(name, size)| Some((name.clone(), (*size)?)))
+            .map(|(name, size)| Ok((name, whole(size)?)))
+            .collect::<Result<Vec<_>, Refusal>>()?;
+        let deadline = shared.deadline_for(total);
+        // What has just been looked up is cached now, and is as fresh as was asked for.
+        let read = shared.backend.read_slices(namespace, requests, Consistency::Cached, deadline);
+        // Should that fail, nothing cached will do.
+        consistency = Consistency::Consistent;
+        let read = match shared.within(deadline, read).await {
+            Ok(read) => read,
+            Err(refusal) if is_replaced(refusal.0.code) => continue,
+            Err(refusal) => return Err(refusal),
+        };
+        if let Some(objects) = joined(&sizes, &read) {
+            return Ok(ObjectsAnswer { namespace: id, objects, hold: read.hold });
+        }
+    }
+    Err(Refusal::unknown("the objects were replaced again and again while they were read"))
+}
+
+/// Deleted, or shorter, since its size was looked up.
+fn is_replaced(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ObjectDoesNotExist | ErrorCode::SliceOutsideObject)
+}
+
+/// Deals what was read out to the objects that are there; none when one of them has another size by now.
+fn joined(sizes: &[Option<u64>], read: &SlicesAnswer) -> Option<Vec<Option<ReadObject>>> {
+    let mut stored = read.objects.iter();
+    let mut pieces = read.data.iter();
+    let mut objects = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let Some(size) = *size else {
+            objects.push(None);
+            continue;
+        };
+        let object = stored.next().filter(|object| object.manifest.size == size)?;
+        let mut data = Vec::new();
+        // A piece never has bytes of two slices.
+        while len_of(&data) < size {
+            data.push(pieces.next()?.clone());
+        }
+        objects.push(Some(ReadObject { manifest: WireManifest::from(object.manifest.as_ref()), data }));
+    }
+    Some(objects)
 }
 
 /// Bytes of an answer's data.

@@ -11,6 +11,7 @@ use alba_client::ClientError;
 use alba_core::daemon::StopSignal;
 use alba_core::env::{Deadline, Env, Listener, Stream, within};
 use alba_core::units::ByteCount;
+use futures_util::future::join_all;
 use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Admission;
@@ -18,6 +19,7 @@ use crate::backend::Backend;
 use crate::config::ProxyConfig;
 use crate::connection::Connection;
 use crate::refusal::Refusal;
+use crate::statistics::Statistics;
 
 /// Where the server is in its life; only ever goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) config: ProxyConfig,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) admission: Admission,
+    pub(crate) statistics: Arc<Statistics>,
     phase: watch::Sender<Phase>,
 }
 
@@ -114,13 +117,20 @@ impl Server {
         let (phase, _) = watch::channel(Phase::Serving);
         let admission = Admission::new(ByteCount(config.max_request_bytes_in_flight));
         let connections = Arc::new(Semaphore::new(config.max_client_connections.min(MOST_CONNECTIONS)));
-        let shared = Arc::new(Shared { env, config, backend, admission, phase });
+        let statistics = Arc::new(Statistics::new(env.clock.clone()));
+        backend.observe(statistics.clone());
+        let shared = Arc::new(Shared { env, config, backend, admission, statistics, phase });
         Self { shared, connections, refusal_noted: Arc::default() }
     }
 
     /// Serves connections of `listener` until `stop`, then lets what runs end, for as long as the configuration says.
     pub async fn run(&self, listener: Box<dyn Listener>, stop: StopSignal) -> io::Result<()> {
-        self.accept_until(listener, &stop).await;
+        self.run_on(vec![listener], stop).await
+    }
+
+    /// The same with several listeners, whose connections count together.
+    pub async fn run_on(&self, listeners: Vec<Box<dyn Listener>>, stop: StopSignal) -> io::Result<()> {
+        join_all(listeners.into_iter().map(|listener| self.accept_until(listener, &stop))).await;
         self.drain().await;
         Ok(())
     }

@@ -9,6 +9,7 @@
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
+pub mod bytes;
 pub mod cluster;
 pub mod content;
 pub mod faults;

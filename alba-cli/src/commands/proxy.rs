@@ -34,7 +34,7 @@ pub(crate) struct ProxyArgs {
 const PORT: u16 = 10_000;
 
 impl ProxyArgs {
-    fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         match (self.host, self.port) {
             (None, None) => None,
             (host, port) => {

@@ -30,7 +30,7 @@ use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, is_moved, unexpected};
-use crate::{ClientError, Consistency, StoredObject};
+use crate::{ClientError, Consistency, ManifestCounts, StoredObject};
 
 /// Names asked for at once: their manifests, of 1 MiB at most, fit in one answer.
 const NAMES_PER_QUERY: usize = 32;
@@ -51,7 +51,7 @@ pub(crate) async fn find(
     deadline: Deadline,
 ) -> Result<Vec<Option<Found>>, ClientError> {
     let namespace = engine.namespaces.resolve(name, deadline).await?;
-    match find_in(engine, &namespace, objects, consistency, deadline).await {
+    let found = match find_in(engine, &namespace, objects, consistency, deadline).await {
         Err(error) if is_moved(&error) => {
             let Some(namespace) = engine.namespaces.resolve_again(&namespace, deadline).await? else {
                 return Err(error);
@@ -59,7 +59,17 @@ pub(crate) async fn find(
             find_in(engine, &namespace, objects, consistency, deadline).await
         }
         result => result,
-    }
+    }?;
+    engine.observed.manifests(name, counts(&found));
+    Ok(found)
+}
+
+fn counts(found: &[Option<Found>]) -> ManifestCounts {
+    let of = |from_cache| {
+        let these = found.iter().flatten().filter(|found| found.from_cache == from_cache);
+        u32::try_from(these.count()).unwrap_or(u32::MAX)
+    };
+    ManifestCounts { cached: of(true), fetched: of(false), stale: 0 }
 }
 
 async fn find_in(
@@ -139,6 +149,10 @@ async fn find_newer(
     let found = find(engine, name, std::slice::from_ref(object), Consistency::Consistent, deadline).await?;
     match found.into_iter().next().flatten() {
         None => Err(ClientError::ObjectUnknown(object.clone())),
-        Some(found) => Ok((found.object != *stale).then_some(found)),
+        Some(found) if found.object == *stale => Ok(None),
+        Some(found) => {
+            engine.observed.manifests(name, ManifestCounts { stale: 1, ..ManifestCounts::default() });
+            Ok(Some(found))
+        }
     }
 }

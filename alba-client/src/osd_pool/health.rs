@@ -97,11 +97,14 @@ pub(crate) struct Health {
     looking: bool,
     without_proofs: Option<Moment>,
     log: Log,
+    /// Damaged values met since this process began; what the log counts is gone with each report.
+    pub(crate) checksum_errors: u64,
 }
 
 impl Health {
     pub(crate) fn new() -> Self {
         Self {
+            checksum_errors: 0,
             condition: Condition::Good,
             overloaded_until: Moment::default(),
             probing: false,
@@ -198,6 +201,7 @@ impl Health {
         match class {
             ErrorClass::Caller => return false,
             ErrorClass::Damage => {
+                self.checksum_errors = self.checksum_errors.saturating_add(1);
                 self.log.damaged();
                 return false;
             }

@@ -494,6 +494,17 @@ impl Directory for Backend {
                 let has_more = records.len() > 7;
                 AbmAnswer::Namespaces(Page { items: records.into_iter().take(7).collect(), has_more })
             }
+            AbmQuery::OsdHealth(range) => {
+                // Each was seen at the moment of its number.
+                let health = |id: &OsdId| {
+                    (self.osd_info(*id).long_id, OsdHealth { seen: vec![id.get()], ..OsdHealth::default() })
+                };
+                let all: Vec<_> = self.osds.lock().unwrap().keys().map(health).collect();
+                let inside: Vec<_> =
+                    all.into_iter().filter(|(id, _)| range.contains(id.as_str().as_bytes())).collect();
+                let has_more = inside.len() > 5;
+                AbmAnswer::OsdHealth(Page { items: inside.into_iter().take(5).collect(), has_more })
+            }
             AbmQuery::Revisions => AbmAnswer::Revisions(Revisions::default()),
             other => panic!("not asked by the engine: {other:?}"),
         })

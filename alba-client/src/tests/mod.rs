@@ -3,6 +3,7 @@
 mod backend;
 mod damage;
 mod files;
+mod inspecting;
 mod matrix;
 mod reading;
 mod retries;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 use async_trait::async_trait;
@@ -27,6 +28,18 @@ pub trait Net: Send + Sync + 'static {
 
     /// Listens; an address in use is an error that names it.
     async fn listen(&self, at: SocketAddr) -> io::Result<Box<dyn Listener>>;
+
+    /// Connects to a socket file of this machine, or fails by the deadline.
+    async fn connect_file(&self, to: &Path, _deadline: Deadline) -> io::Result<Stream> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("no socket files here: {}", to.display())))
+    }
+
+    /// Listens on a socket file that only those may open whom `mode` (the file's permission bits) allows. A file that nobody
+    /// answers on is replaced; one that is in use, or is no socket, is an error that names it. The file is removed when the
+    /// listener is dropped. What it accepts has no address: it is told as `127.0.0.1:0`.
+    async fn listen_file(&self, at: &Path, _mode: u32) -> io::Result<Box<dyn Listener>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("no socket files here: {}", at.display())))
+    }
 
     /// For the end of a process, after its listeners were dropped: waits until the other sides of what they accepted were told, or
     /// until the deadline. Where the kernel tells them, as with TCP, there is nothing to wait for.

@@ -1,5 +1,7 @@
 //! OSDs as the original's clients are told about them (wire-protocol §7.1, §7.2, and ClaimInfo of §2.3).
 
+mod json;
+
 use super::llio::{Reader, WireError, Writer};
 use crate::ids::{AlbaId, OsdId};
 

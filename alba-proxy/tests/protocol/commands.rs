@@ -160,7 +160,7 @@ async fn a_session_is_updated() {
 async fn commands_that_are_not_there_answer_13_and_keep_the_connection() {
     let harness = Harness::new();
     let mut raw = harness.connect().await;
-    for command in [0_i32, 6, 7, 12, 15, 18, 19, 22, 25, 27, 28, 31, 33, 34, 1000, -1] {
+    for command in [0_i32, 6, 7, 12, 27, 34, 1000, -1] {
         let (code, text) = raw.err(request(command).str("whatever")).await;
         assert_eq!(code, 13, "command {command}");
         assert!(

@@ -1,13 +1,16 @@
 //! An object engine in memory, with the semantics of `alba_client::Client` and the handles that tests need.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use alba_client::{
-    ClientError, Consistency, ObjectSink, ObjectSource, SequenceUpdate, Slice, StoredObject, UploadOptions,
+    ClientError, Consistency, ManifestCounts, NamespaceKey, ObjectSink, ObjectSource, OsdReading,
+    ReadObserver, SequenceUpdate, Slice, StoredObject, UploadOptions,
 };
 use alba_core::checksum::{Checksum, ChecksumAlgorithm};
+use alba_core::encryption::FragmentKey;
 use alba_core::env::Deadline;
 use alba_core::ids::{
     AlbaId, GroupId, NamespaceId, NamespaceName, ObjectId, ObjectName, ObjectVersion, OsdId, PresetName,
@@ -28,6 +31,8 @@ pub struct Fake {
     state: Mutex<State>,
     /// The next call fails with this.
     pub trouble: Mutex<Option<ClientError>>,
+    /// The next read of slices fails with this.
+    pub trouble_in_slices: Mutex<Option<ClientError>>,
     /// Calls from now on never end.
     pub stalled: Mutex<bool>,
     /// Calls that never ended and were dropped.
@@ -38,11 +43,20 @@ pub struct Fake {
     pub last_consistency: Mutex<Option<Consistency>>,
     /// Namespaces whose cache was invalidated.
     pub invalidated: Mutex<Vec<NamespaceName>>,
+    /// What the ABM and the engine know of OSDs.
+    pub osds: Mutex<Vec<OsdReading>>,
+    /// Keys of namespaces, by number.
+    pub keys: Mutex<BTreeMap<u64, FragmentKey>>,
+    /// Is there a fragment cache on this host?
+    pub local_cache: AtomicBool,
+    /// Replaces an object of namespace `demo` just before slices of it are read, as often as said.
+    pub replace: Mutex<Vec<(String, Bytes)>>,
+    observer: OnceLock<Arc<dyn ReadObserver>>,
 }
 
 #[derive(Default)]
 struct State {
-    objects_made: u8,
+    objects_made: u32,
     spaces: BTreeMap<NamespaceName, Space>,
 }
 
@@ -125,6 +139,17 @@ impl Fake {
         self.state.lock().unwrap()
     }
 
+    /// Manifests found, as the engine tells of them: all but the first of a request from the cache.
+    fn counted(&self, namespace: &NamespaceName, found: usize) {
+        let cached = u32::try_from(found.saturating_sub(1)).unwrap();
+        let fetched = u32::from(found > 0);
+        if let Some(observer) = self.observer.get()
+            && found > 0
+        {
+            observer.manifests(namespace, ManifestCounts { cached, fetched, stale: 0 });
+        }
+    }
+
     async fn enter(&self) -> Result<(), ClientError> {
         if let Some(trouble) = self.trouble.lock().unwrap().take() {
             return Err(trouble);
@@ -165,7 +190,7 @@ impl Fake {
         };
         Manifest {
             name: name.clone(),
-            object_id: ObjectId::new([made; 32]),
+            object_id: ObjectId::new(std::array::from_fn(|at| made.to_le_bytes()[at % 4])),
             size: u64::from(size),
             checksum,
             scheme: Scheme {
@@ -269,9 +294,13 @@ impl Backend for Fake {
         Ok(())
     }
 
-    async fn namespace_exists(&self, name: &NamespaceName, _: Deadline) -> Result<bool, ClientError> {
+    async fn namespace(
+        &self,
+        name: &NamespaceName,
+        _: Deadline,
+    ) -> Result<Option<NamespaceRecord>, ClientError> {
         self.enter().await?;
-        Ok(self.read(name, |_| Ok(())).is_ok())
+        Ok(self.read(name, |space| Ok(space.record.clone())).ok())
     }
 
     async fn list_namespaces(
@@ -313,7 +342,26 @@ impl Backend for Fake {
     ) -> Result<Option<StoredObject>, ClientError> {
         self.enter().await?;
         *self.last_consistency.lock().unwrap() = Some(consistency);
-        self.read(namespace, |space| Ok(space.objects.get(name).map(|(stored, _)| stored.clone())))
+        let found =
+            self.read(namespace, |space| Ok(space.objects.get(name).map(|(stored, _)| stored.clone())))?;
+        self.counted(namespace, usize::from(found.is_some()));
+        Ok(found)
+    }
+
+    async fn manifests(
+        &self,
+        namespace: &NamespaceName,
+        names: &[ObjectName],
+        consistency: Consistency,
+        _: Deadline,
+    ) -> Result<Vec<Option<StoredObject>>, ClientError> {
+        self.enter().await?;
+        *self.last_consistency.lock().unwrap() = Some(consistency);
+        let found: Vec<_> = self.read(namespace, |space| {
+            Ok(names.iter().map(|name| Some(space.objects.get(name)?.0.clone())).collect())
+        })?;
+        self.counted(namespace, found.iter().flatten().count());
+        Ok(found)
     }
 
     async fn upload(
@@ -419,6 +467,13 @@ impl Backend for Fake {
     ) -> Result<SlicesAnswer, ClientError> {
         self.enter().await?;
         *self.last_consistency.lock().unwrap() = Some(consistency);
+        if let Some(trouble) = self.trouble_in_slices.lock().unwrap().take() {
+            return Err(trouble);
+        }
+        let replaced = self.replace.lock().unwrap().pop();
+        if let Some((name, data)) = replaced {
+            self.put(&name, data);
+        }
         self.read(namespace, |space| {
             let (mut data, mut objects) = (Vec::new(), Vec::new());
             for (name, slices) in requests {
@@ -454,5 +509,31 @@ impl Backend for Fake {
         self.read(namespace, |_| Ok(()))?;
         self.invalidated.lock().unwrap().push(namespace.clone());
         Ok(())
+    }
+
+    async fn osd_readings(&self, _: Deadline) -> Result<Vec<OsdReading>, ClientError> {
+        self.enter().await?;
+        Ok(self.osds.lock().unwrap().clone())
+    }
+
+    async fn namespace_key(&self, id: NamespaceId, _: Deadline) -> Result<NamespaceKey, ClientError> {
+        self.enter().await?;
+        if !self.state().spaces.values().any(|space| space.record.id == id) {
+            return Ok(NamespaceKey::UnknownNamespace);
+        }
+        let key = self.keys.lock().unwrap().get(&id.get()).cloned();
+        Ok(key.map_or(NamespaceKey::NotEncrypted, NamespaceKey::Key))
+    }
+
+    fn metadata_servers(&self) -> Vec<SocketAddr> {
+        vec!["127.0.0.1:4000".parse().unwrap(), "[::1]:4001".parse().unwrap()]
+    }
+
+    fn has_local_fragment_cache(&self) -> bool {
+        self.local_cache.load(Ordering::SeqCst)
+    }
+
+    fn observe(&self, observer: Arc<dyn ReadObserver>) {
+        drop(self.observer.set(observer));
     }
 }

@@ -9,12 +9,16 @@
     reason = "tests"
 )]
 
+mod bounds;
 mod client;
 mod commands;
 mod connection;
+mod cuts;
 mod fake;
 mod files;
 mod harness;
+mod inspect;
 mod sequences;
 mod slices;
 mod vectors;
+mod whole;

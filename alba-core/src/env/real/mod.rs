@@ -4,9 +4,11 @@
 pub mod disk;
 #[cfg(feature = "quic")]
 pub mod quic;
+mod socket_file;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -107,6 +109,14 @@ impl Net for Tcp {
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {at}: {error}")))?;
         Ok(Box::new(TcpAccept(listener)))
+    }
+
+    async fn connect_file(&self, to: &Path, deadline: Deadline) -> io::Result<Stream> {
+        socket_file::connect(self.clock.as_ref(), to, deadline).await
+    }
+
+    async fn listen_file(&self, at: &Path, mode: u32) -> io::Result<Box<dyn Listener>> {
+        socket_file::listen(self.clock.as_ref(), at, mode).await
     }
 }
 

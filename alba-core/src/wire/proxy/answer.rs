@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Command, ProxyError, ProxyStatistics};
+use super::{Command, OsdView, ProxyError, ProxyStatistics};
 use crate::checksum::Checksum;
 use crate::ids::{NamespaceId, OsdId};
 use crate::range::Page;
@@ -44,8 +44,8 @@ impl ObjectInfo {
 pub struct ReadObject {
     /// How it is stored.
     pub manifest: WireManifest,
-    /// Its bytes.
-    pub data: Bytes,
+    /// Its bytes, in any number of pieces.
+    pub data: Vec<Bytes>,
 }
 
 /// A claimed OSD.
@@ -111,6 +111,8 @@ pub enum Response {
     ClientConfig(ClientConfig),
     /// To Ping: Unix seconds.
     Time(f64),
+    /// To OsdView.
+    OsdView(OsdView),
     /// To OsdInfo.
     Osds(Vec<OsdEntry>),
     /// To OsdInfo2: per backend, the proxy's own first, the deepest fragment cache last.
@@ -183,6 +185,7 @@ impl Response {
             (Command::GetVersion, Self::Version(version)) => version.write(w),
             (Command::GetClientConfig, Self::ClientConfig(config)) => config.write(w),
             (Command::Ping, Self::Time(seconds)) => w.float(*seconds),
+            (Command::OsdView, Self::OsdView(view)) => view.write(w),
             (Command::OsdInfo, Self::Osds(osds)) => w.list(osds, |w, osd| osd.write(w)),
             (Command::OsdInfo2, Self::OsdsByAlba(levels)) => w.list(levels, |w, (alba, osds)| {
                 w.bytes(alba);
@@ -193,7 +196,7 @@ impl Response {
                 w.list(objects, |w, object| {
                     w.option(object.as_ref(), |w, object| {
                         object.manifest.write(w, ser);
-                        w.value(&object.data);
+                        w.value_pieces(&object.data);
                     });
                 });
             }
@@ -244,16 +247,14 @@ impl Response {
             Command::ReadObjects => Self::ReadObjects(
                 r.x_id("namespace id")?,
                 r.list(1, |r| {
-                    r.option(|r| Ok(ReadObject { manifest: WireManifest::read(r)?, data: r.bytes()? }))
+                    r.option(|r| Ok(ReadObject { manifest: WireManifest::read(r)?, data: vec![r.bytes()?] }))
                 })?,
             ),
             Command::MultiExists => Self::Exists(r.list(1, Reader::bool)?),
             Command::GetAlbaId => Self::AlbaId(r.bytes()?),
             Command::UpdateSession => Self::Session(r.list(8, |r| Ok((r.bytes()?, r.bytes()?)))?),
             Command::GetFragmentEncryptionKey => Self::Key(r.option(Reader::bytes)?),
-            Command::OsdView => {
-                return Err(WireError::invalid("answer", "answers to OsdView are not understood"));
-            }
+            Command::OsdView => Self::OsdView(OsdView::read(r)?),
         })
     }
 }

@@ -4,6 +4,7 @@
 
 mod answer;
 mod error;
+mod osd_view;
 mod request;
 mod session;
 mod statistics;
@@ -17,6 +18,7 @@ use super::llio::{Message, WireError, Writer};
 pub use super::common::RequestError;
 pub use answer::{ClientConfig, ObjectInfo, OsdEntry, ReadObject, Response, decode_answer, encode_answer};
 pub use error::{ErrorCode, ProxyError};
+pub use osd_view::{OSD_STAMPS_MAX, OsdState, OsdView};
 pub use request::{Assert, Command, ObjectSlices, Request, SliceRequest, Update, WriteObjectFs};
 pub use session::{MANIFEST_SER, Session};
 pub use statistics::{NamespaceStatistics, ProxyStatistics};

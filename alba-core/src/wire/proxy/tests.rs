@@ -1,3 +1,5 @@
+mod golden;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -218,7 +220,7 @@ fn answers() -> Vec<(Command, Response)> {
     };
     let names = |items| Response::Names(Page { items, has_more: true });
     let pairs = Page { items: vec![("n".into(), "p".into())], has_more: false };
-    let read = ReadObject { manifest: object_info("x").manifest.manifest, data: vec![8; 5000].into() };
+    let read = ReadObject { manifest: object_info("x").manifest.manifest, data: vec![vec![8; 5000].into()] };
     vec![
         (Command::CreateNamespace, Response::Done),
         (Command::ListNamespaces, names(vec!["b".into(), "a".into()])),
@@ -238,6 +240,7 @@ fn answers() -> Vec<(Command, Response)> {
         (Command::GetVersion, Response::Version(version)),
         (Command::GetClientConfig, Response::ClientConfig(ClientConfig::default())),
         (Command::Ping, Response::Time(1.25)),
+        (Command::OsdView, Response::OsdView(golden::view())),
         (Command::OsdInfo, Response::Osds(vec![osd(1), osd(2)])),
         (Command::OsdInfo2, Response::OsdsByAlba(vec![("a".into(), vec![osd(1)]), ("b".into(), vec![])])),
         (Command::ReadObjects, Response::ReadObjects(NamespaceId::from_u32(4), vec![None, Some(read)])),
