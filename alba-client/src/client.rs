@@ -18,8 +18,9 @@ use crate::metadata::MetadataClient;
 use crate::namespaces::{Namespace, is_moved, unexpected};
 use crate::watch::Fresh;
 use crate::{
-    ClientConfig, ClientError, Consistency, ObjectSink, ObjectSource, OsdConnector, ReadObserver,
-    SequenceUpdate, Slice, SlicesRead, Statistics, StoredObject, UploadOptions, download, upload,
+    ClientConfig, ClientError, Consistency, FragmentCacheStatistics, ObjectSink, ObjectSource, OsdConnector,
+    ReadObserver, SequenceUpdate, Slice, SlicesRead, Statistics, StoredObject, UploadOptions, download,
+    upload,
 };
 
 /// A connection to a backend. Clones share everything: caches, connections, what is known of the OSDs, and the bounds on
@@ -115,6 +116,16 @@ impl Client {
         self.engine.observed.by(observer);
     }
 
+    /// What the fragment cache counted, and how it is.
+    pub fn fragment_cache_statistics(&self) -> FragmentCacheStatistics {
+        self.engine.fragments.statistics()
+    }
+
+    /// Are fragments cached on a disk of this machine?
+    pub fn has_local_fragment_cache(&self) -> bool {
+        self.engine.fragments.is_local()
+    }
+
     /// A handle on one OSD, for tools: calls on it are not counted in the OSD's health.
     pub async fn osd(&self, id: OsdId, deadline: Deadline) -> Result<Arc<dyn Osd>, ClientError> {
         let work = async { Ok(Arc::clone(&self.engine.pool.member(id, deadline).await?.osd)) };
@@ -163,11 +174,17 @@ impl Client {
         name: &NamespaceName,
         deadline: Deadline,
     ) -> Result<(), ClientError> {
+        let known = self.engine.namespaces.known(name);
         self.engine.namespaces.forget(name);
         let command = AbmCommand::DeleteNamespace { name: name.clone() };
         let told = self.engine.tell_directory(command, deadline).await;
         self.engine.namespaces.forget(name);
-        told.map(drop).map_err(named)
+        told.map_err(named)?;
+        // Space, no more: its id is not given again. What another process deletes ages out.
+        if let Some(namespace) = known {
+            self.engine.fragments.drop_namespace(namespace.id);
+        }
+        Ok(())
     }
 
     /// One namespace, asked afresh; none when there is no such active namespace.
@@ -334,7 +351,7 @@ impl Client {
         self.limited(deadline, "the deletion", work).await
     }
 
-    /// Forgets all cached manifests of a namespace.
+    /// Forgets all that is cached of a namespace: manifests and fragments.
     pub async fn invalidate_cache(
         &self,
         namespace: &NamespaceName,
@@ -343,6 +360,7 @@ impl Client {
         let work = async {
             let resolved = self.engine.namespaces.resolve(namespace, deadline).await?;
             self.engine.cache.invalidate(resolved.id);
+            self.engine.fragments.drop_namespace(resolved.id);
             // The name is looked up anew too: it may mean another namespace by now.
             self.engine.namespaces.forget(namespace);
             Ok(())

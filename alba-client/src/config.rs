@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::FragmentCacheConfig;
+
 /// Configuration of a [`Client`](crate::Client). Every field but `metadata` has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +75,9 @@ pub struct ClientConfig {
     /// Pause between two reports to the ABM of how OSDs are doing.
     #[serde(default = "defaults::report_osds_ms")]
     pub report_osds_ms: u64,
+    /// Fragments kept in memory and on a local SSD.
+    #[serde(default)]
+    pub fragment_cache: FragmentCacheConfig,
 }
 
 mod defaults {
@@ -143,6 +148,7 @@ impl Default for ClientConfig {
             hedge_max_ms: defaults::hedge_max_ms(),
             write_hedge_min_ms: defaults::write_hedge_min_ms(),
             report_osds_ms: defaults::report_osds_ms(),
+            fragment_cache: FragmentCacheConfig::default(),
         }
     }
 }
@@ -198,7 +204,7 @@ impl ClientConfig {
         if self.hedge_max_ms < self.hedge_min_ms {
             return Err("hedge_max_ms must not be below hedge_min_ms".to_owned());
         }
-        Ok(())
+        self.fragment_cache.check().map_err(|reason| format!("fragment_cache: {reason}"))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::buffers::Buffers;
 use crate::counters::Counters;
 use crate::download::{Flights, Hedging, Lost, Wanted};
 use crate::found::Found;
+use crate::fragment_cache::{self, FragmentCache, Fragments};
 use crate::keys::Keys;
 use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
@@ -37,6 +38,7 @@ pub(crate) struct Engine {
     pub(crate) namespaces: Namespaces,
     pub(crate) pool: Arc<OsdPool>,
     pub(crate) cache: ManifestCache,
+    pub(crate) fragments: Fragments,
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
     pub(crate) keys: Keys,
@@ -63,6 +65,19 @@ impl Engine {
         store: Arc<dyn NamespaceStore>,
         osds: Arc<dyn OsdConnector>,
     ) -> Arc<Self> {
+        let fragments = fragment_cache::open(&env, &config.fragment_cache);
+        Self::with_cache(env, config, directory, store, osds, fragments)
+    }
+
+    /// The same with a cache that is there already.
+    pub(crate) fn with_cache(
+        env: Env,
+        config: ClientConfig,
+        directory: Arc<dyn Directory>,
+        store: Arc<dyn NamespaceStore>,
+        osds: Arc<dyn OsdConnector>,
+        fragments: Arc<dyn FragmentCache>,
+    ) -> Arc<Self> {
         let namespaces = Namespaces::new(
             Arc::clone(&env.clock),
             Arc::clone(&env.rng),
@@ -76,6 +91,7 @@ impl Engine {
         let upload_slots = u32::try_from(config.max_uploads.clamp(1, 1 << 20)).unwrap_or(1 << 20);
         Arc::new(Self {
             cache: ManifestCache::new(config.manifest_cache_bytes),
+            fragments: Fragments::new(env.clone(), config.fragment_cache.clone(), fragments),
             buffers: Buffers::new(Arc::clone(&env.clock), config.max_bytes_in_flight),
             uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
             counters: Counters::default(),

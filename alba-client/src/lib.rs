@@ -46,6 +46,7 @@ mod download;
 mod engine;
 mod error;
 mod found;
+mod fragment_cache;
 mod inspect;
 mod keys;
 mod manifest_cache;
@@ -67,6 +68,9 @@ pub use client::Client;
 pub use config::ClientConfig;
 pub use counters::Statistics;
 pub use error::ClientError;
+pub use fragment_cache::{
+    DiskStatistics, FragmentCacheConfig, FragmentCacheKind, FragmentCacheStatistics, TierStatistics,
+};
 pub use inspect::{NamespaceKey, OsdOpinion, OsdReading};
 pub use observer::{ManifestCounts, ReadObserver};
 pub use osd_pool::OsdConnector;

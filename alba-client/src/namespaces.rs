@@ -192,6 +192,11 @@ impl Namespaces {
         }
     }
 
+    /// What a name means, as far as this process knows.
+    pub(crate) fn known(&self, name: &NamespaceName) -> Option<Arc<Namespace>> {
+        self.kept().by_name.get(name).map(|(_, namespace)| Arc::clone(namespace))
+    }
+
     /// Forgets what a name meant.
     pub(crate) fn forget(&self, name: &NamespaceName) {
         self.kept().remove(name);

@@ -280,6 +280,10 @@ impl Backend for Client {
         Self::delete_object(self, namespace, name, must_exist, deadline).await
     }
 
+    fn has_local_fragment_cache(&self) -> bool {
+        Self::has_local_fragment_cache(self)
+    }
+
     async fn invalidate_cache(
         &self,
         namespace: &NamespaceName,

@@ -235,6 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_a_fragment_cache_is_valid_and_shows_the_defaults() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fragment-cache.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let text = format!("metadata = [\"127.0.0.1:4000\"]\n{example}");
+        let config: ProxyConfig = toml::from_str(&text).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        let cache = config.client.fragment_cache;
+        let (kind, path) = (cache.kind, cache.path.clone());
+        assert_eq!(cache, alba_client::FragmentCacheConfig { kind, path, ..Default::default() });
+    }
+
+    #[test]
     fn the_example_in_the_description_is_valid() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats/proxy-protocol.md");
         let text = std::fs::read_to_string(path).unwrap();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_client::Client;
+use alba_client::{Client, FragmentCacheKind};
 use alba_core::daemon::{Context, Daemon};
 use anyhow::Context as _;
 
@@ -52,6 +52,11 @@ impl Daemon for ProxyDaemon {
         context.health.set_ready();
         let publish = crate::read_metrics::publish(client.clone(), Arc::clone(&context.env.clock));
         let _reads = context.env.spawn.spawn("read-metrics", Box::pin(publish)).abort_on_drop();
+        let cached = client.config().fragment_cache.kind != FragmentCacheKind::None;
+        let _publish = cached.then(|| {
+            let publish = crate::caches::publish(client.clone(), context.clone());
+            context.env.spawn.spawn("cache-metrics", Box::pin(publish)).abort_on_drop()
+        });
         let server = Server::new(context.env.clone(), config, Arc::new(client));
         server.run_on(listeners, context.stop).await.context("serving")
     }

@@ -6,6 +6,7 @@
 mod admission;
 mod allocator;
 mod backend;
+mod caches;
 pub mod client;
 mod config;
 mod connection;

@@ -8,7 +8,7 @@ use alba_client::ClientConfig;
 use alba_core::env::files;
 use toml::{Table, Value};
 
-use super::plan::{Planned, Role, Shape};
+use super::plan::{FragmentCache, Planned, Role, Shape};
 use super::supervisor::Program;
 use crate::authority::{Authority, MemberFiles};
 use crate::client_file::ClientFile;
@@ -102,10 +102,13 @@ pub(super) fn program(
         match process.role {
             Role::Metadata => files.into_iter().for_each(|(key, file)| drop(set(key, file))),
             // Of the object engine in it.
-            _ => drop(set(
-                "client",
-                Value::Table(files.into_iter().map(|(key, file)| (key.to_owned(), file)).collect()),
-            )),
+            _ => {
+                let mut client: Table = files.into_iter().map(|(key, file)| (key.to_owned(), file)).collect();
+                if shape.fragment_cache() == FragmentCache::Local {
+                    client.insert("fragment_cache".to_owned(), Value::Table(fragment_cache(data)));
+                }
+                drop(set("client", Value::Table(client)));
+            }
         }
     }
     match process.role {
@@ -150,6 +153,19 @@ pub(super) fn program(
         log: paths.log(&process.name),
         metrics: process.metrics,
     })
+}
+
+/// The fragment cache of a proxy whose directory is `data`. It shares the machine with all others: the sizes are modest.
+fn fragment_cache(data: &str) -> Table {
+    let entries = [
+        ("kind", Value::from("local")),
+        ("path", Value::String(format!("{data}/fragment-cache"))),
+        ("ram_bytes", Value::Integer(128 << 20)),
+        ("disk_bytes", Value::Integer(4 << 30)),
+        ("cache_on_read", Value::Boolean(true)),
+        ("cache_on_write", Value::Boolean(true)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Writes the client configuration.

@@ -71,6 +71,7 @@ fn arguments(up: &Up, paths: &Paths) -> Vec<OsString> {
         metadata_base_port,
         metrics_base_port,
         osd_capacity,
+        fragment_cache,
     } = up.shape.clone();
     let numbers = [
         ("--nodes", nodes.map(u64::from)),
@@ -89,6 +90,10 @@ fn arguments(up: &Up, paths: &Paths) -> Vec<OsString> {
             args.push(option.into());
             args.push(value.to_string().into());
         }
+    }
+    if let Some(kind) = fragment_cache {
+        args.push("--fragment-cache".into());
+        args.push(kind.name().into());
     }
     args
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 /// The size and the ports. What is not given is as at the last start, at the first start the default.
@@ -39,6 +39,31 @@ pub(crate) struct ShapeArgs {
     /// Bytes each storage daemon may hold [default: the size of the file system]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) osd_capacity: Option<u64>,
+    /// Where proxies keep fragments that are read or written often: nowhere, or in memory and below the data directory
+    /// [default: none]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) fragment_cache: Option<FragmentCache>,
+}
+
+/// Where a proxy caches fragments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FragmentCache {
+    /// Nowhere.
+    #[default]
+    None,
+    /// In memory and in the proxy's directory.
+    Local,
+}
+
+impl FragmentCache {
+    /// As it is given.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Local => "local",
+        }
+    }
 }
 
 /// A cluster's shape as it is kept in its data directory.
@@ -57,6 +82,9 @@ pub(crate) struct Shape {
     metadata_base_port: u16,
     metrics_base_port: u16,
     osd_capacity: Option<u64>,
+    /// Data directories from before there was a choice do not name it.
+    #[serde(default)]
+    fragment_cache: FragmentCache,
     /// The node of each OSD. Fixed for life: an OSD that changed its node would break the spread of what it holds.
     osd_nodes: Vec<u16>,
 }
@@ -161,6 +189,7 @@ impl Shape {
             metadata_base_port: or(args.metadata_base_port, last.map(|l| l.metadata_base_port), 4000),
             metrics_base_port: or(args.metrics_base_port, last.map(|l| l.metrics_base_port), 9100),
             osd_capacity: args.osd_capacity.or(last.and_then(|l| l.osd_capacity)),
+            fragment_cache: args.fragment_cache.or(last.map(|l| l.fragment_cache)).unwrap_or_default(),
             osd_nodes,
         })
     }
@@ -168,6 +197,11 @@ impl Shape {
     /// Bytes an OSD may hold, if they are limited.
     pub(crate) fn osd_capacity(&self) -> Option<u64> {
         self.osd_capacity
+    }
+
+    /// What the proxies cache fragments in.
+    pub(crate) fn fragment_cache(&self) -> FragmentCache {
+        self.fragment_cache
     }
 
     /// Is the metadata replicated?

@@ -9,7 +9,7 @@ use alba_core::env::Deadline;
 use alba_core::fragment::{data_fragments, regenerate};
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, OsdId};
 use alba_core::layout::fragment_len;
-use alba_core::manifest::{Chunk, EncryptInfo, Manifest};
+use alba_core::manifest::{Chunk, EncryptInfo, Fragment, Manifest};
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::preset::Compression;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::fetch::{Lost, Part, Why, fetch};
 use super::pace::Pace;
 use super::race::{Candidate, Raced, race};
 use crate::engine::Engine;
+use crate::fragment_cache::CacheKey;
 use crate::osd_pool::{CallSize, Member};
 use crate::{ClientError, StoredObject};
 
@@ -153,6 +154,28 @@ impl<'a> ChunkReader<'a> {
         Some((entry.location?, osd_keys::fragment(self.namespace, &address)))
     }
 
+    /// What it is cached under.
+    pub(super) fn cache_key(&self, fragment: FragmentIndex) -> Option<CacheKey> {
+        let entry = self.chunk.fragments.get(fragment.index())?;
+        // Equal copies are one.
+        let same = |other: &Fragment| {
+            self.is_replicated()
+                && (other.checksum, other.packed_len, other.ctr)
+                    == (entry.checksum, entry.packed_len, entry.ctr)
+        };
+        let mut copies = (0..).map(FragmentIndex).zip(&self.chunk.fragments);
+        let (fragment, version) = copies
+            .find(|(_, other)| same(other))
+            .map_or((fragment, entry.version), |(first, other)| (first, other.version));
+        let object_id = self.manifest.object_id;
+        let address = FragmentAddress { object_id, chunk: self.index, fragment, version };
+        Some(CacheKey { namespace: self.namespace, address })
+    }
+
+    fn is_cached(&self, fragment: FragmentIndex) -> bool {
+        self.cache_key(fragment).is_some_and(|key| self.engine.fragments.may_have(&key))
+    }
+
     fn member(&self, fragment: FragmentIndex) -> Option<Arc<Member>> {
         let osd = self.chunk.fragments.get(fragment.index())?.location?;
         self.engine.pool.known(osd)
@@ -171,10 +194,13 @@ impl<'a> ChunkReader<'a> {
         Pace::of(self.engine, self.chunk, self.size_of(part))
     }
 
-    /// Is there any sense in asking for this fragment before others? Not when it is stored nowhere, or on an OSD that is
-    /// out of use or slow. One that is slow is looked at in the background.
+    /// Is there any sense in asking for this fragment before others? Not when it is stored nowhere, or, unless it is cached,
+    /// on an OSD that is out of use or slow. One that is slow is looked at in the background.
     pub(super) fn answers_well(&self, fragment: FragmentIndex, pace: &Pace) -> bool {
         let Some((_, key)) = self.key(fragment) else { return false };
+        if self.is_cached(fragment) {
+            return true;
+        }
         let Some(member) = self.member(fragment) else { return true };
         if !member.health().answers() {
             return false;
@@ -188,7 +214,7 @@ impl<'a> ChunkReader<'a> {
         !slow
     }
 
-    /// The fragments that are stored somewhere, cheapest first: those on OSDs that are out of use come last, before them those
+    /// The fragments that are stored somewhere, cheapest first: what is cached costs nothing, wherever else it is; those on OSDs that are out of use come last, before them those
     /// in `last`, before them those on slow OSDs; else data before parity.
     fn candidates(&self, last: &BTreeSet<FragmentIndex>, pace: &Pace) -> Vec<Candidate<FragmentIndex>> {
         let mut candidates = Vec::with_capacity(self.chunk.fragments.len());
@@ -200,10 +226,11 @@ impl<'a> ChunkReader<'a> {
             let out_of_use = member.as_ref().is_some_and(|member| !member.health().answers());
             let avoided = !self.answers_well(index, pace);
             let patience = pace.patience(member.as_deref());
-            candidates.push((out_of_use, last.contains(&index), avoided, index, patience));
+            let uncached = !self.is_cached(index);
+            candidates.push((uncached, out_of_use, last.contains(&index), avoided, index, patience));
         }
         candidates.sort_unstable();
-        candidates.into_iter().map(|(_, _, _, who, patience)| Candidate { who, patience }).collect()
+        candidates.into_iter().map(|(.., who, patience)| Candidate { who, patience }).collect()
     }
 
     /// The same part of the first `needed` fragments that answer.

@@ -1,5 +1,5 @@
 //! One read of a fragment, or of a part of it, from the OSD that the manifest names: **every** byte that a reader gets from
-//! an OSD comes through [`fetch`], so this is where a cache belongs. Who wants the same at the same time shares one read.
+//! an OSD comes through [`fetch`], and so does what the cache has. Who wants the same at the same time shares one read.
 //!
 //! Nothing leaves here unverified. Whole fragments are compared with the manifest's checksum. Of parts, the OSD proves
 //! that they belong under the BLAKE3 root in the manifest; with another checksum only the whole can be verified, so parts
@@ -10,17 +10,18 @@ use std::sync::Arc;
 use alba_core::blake3_tree;
 use alba_core::checksum::Checksum;
 use alba_core::encryption::FragmentKey;
-use alba_core::env::OsdError;
 use alba_core::env::osd::{OsdKey, Priority, ValueSlice};
+use alba_core::env::{Deadline, OsdError};
 use alba_core::fragment::{Cipher, unpack};
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, ObjectId, ObjectVersion, OsdId};
-use alba_core::manifest::{Fragment, Manifest, PackedFragment};
+use alba_core::manifest::{Fragment, Manifest, PackedFragment, VerifiedFragment};
 use alba_core::wire::rpc::abm::WorkItem;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 
 use super::chunk::ChunkReader;
 use crate::engine::Engine;
+use crate::fragment_cache::CacheKey;
 use crate::osd_pool::{CallKind, CallSize, Member};
 
 /// Which bytes of a plain fragment.
@@ -98,6 +99,7 @@ pub(super) async fn fetch(
             plain_len: reader.fragment_len,
             cipher_key: reader.key.cloned(),
             osd_key: key,
+            cache_key: reader.cache_key(fragment),
             wanted: wanted.clone(),
         };
         async move { read.run().await }.boxed()
@@ -119,6 +121,7 @@ struct Read {
     plain_len: u32,
     cipher_key: Option<Arc<FragmentKey>>,
     osd_key: OsdKey,
+    cache_key: Option<CacheKey>,
     wanted: Wanted,
 }
 
@@ -129,6 +132,9 @@ impl Read {
 
     async fn run(self) -> Result<Bytes, Lost> {
         let deadline = self.engine.deadline_in(self.engine.config.osd_timeout());
+        if let Some(plain) = self.cached(deadline).await {
+            return Ok(plain);
+        }
         let osd = self.wanted.osd;
         let member = self.engine.pool.member(osd, deadline).await.map_err(|error| {
             // One that is not of this backend (any more): the manifest is old.
@@ -138,8 +144,54 @@ impl Read {
         self.engine.counters.fragments_asked.add(1);
         match self.wanted.part {
             Part::Whole => self.whole(&member).await,
-            Part::Range { offset, len } => self.range(&member, ValueSlice { offset, len }).await,
+            Part::Range { offset, len } => {
+                let plain = self.range(&member, ValueSlice { offset, len }).await?;
+                if let Some(key) = &self.cache_key {
+                    let from = (osd, self.osd_key.clone());
+                    self.engine.fragments.missed(&self.engine, key, from, &self.entry);
+                }
+                Ok(plain)
+            }
         }
+    }
+
+    /// From the cache, which takes no more time than its own deadline.
+    async fn cached(&self, deadline: Deadline) -> Option<Bytes> {
+        let (engine, key) = (&self.engine, self.cache_key.as_ref()?);
+        match self.wanted.part {
+            Part::Whole => {
+                let packed = engine.fragments.whole(engine, key, &self.entry, deadline).await?;
+                let unpack = self.unpacking()?;
+                // Cannot fail: its checksum is the manifest's. If it does, the OSD is asked.
+                engine.compute(u64::from(self.entry.packed_len), move || unpack(&packed)).await.ok()?.ok()
+            }
+            Part::Range { offset, len } if self.entry.packed_len == self.plain_len => {
+                let slice = ValueSlice { offset, len };
+                let packed = engine.fragments.range(key, self.entry.packed_len, slice, deadline).await?;
+                Some(self.decrypted(&packed, slice))
+            }
+            Part::Range { .. } => None,
+        }
+    }
+
+    /// How packed bytes become plain ones; none where the fragment does not fit in memory.
+    fn unpacking(&self) -> Option<impl FnOnce(&VerifiedFragment) -> Result<Bytes, String> + Send + use<>> {
+        let compression = self.manifest.scheme.compression;
+        let plain_len = usize::try_from(self.plain_len).ok()?;
+        let (key, ctr) = (self.cipher_key.clone(), self.entry.ctr);
+        Some(move |packed: &VerifiedFragment| {
+            let cipher = key.as_deref().zip(ctr).map(|(key, counter)| Cipher { key, counter });
+            unpack(packed, compression, cipher, plain_len).map_err(|error| error.to_string())
+        })
+    }
+
+    /// A copy in any case: a slice of an answer would keep all of it in memory.
+    fn decrypted(&self, packed: &Bytes, slice: ValueSlice) -> Bytes {
+        let mut plain = BytesMut::from(&packed[..]);
+        if let Some((key, counter)) = self.cipher_key.as_deref().zip(self.entry.ctr) {
+            key.apply(&counter, u64::from(slice.offset), &mut plain);
+        }
+        plain.freeze()
     }
 
     async fn whole(&self, member: &Arc<Member>) -> Result<Bytes, Lost> {
@@ -156,21 +208,23 @@ impl Read {
             .await
             .map_err(|error| self.refused(member, &error))?;
         let Some(Some(stored)) = values.into_iter().next() else { return Err(self.missing(member)) };
-        let compression = self.manifest.scheme.compression;
-        let plain_len =
-            usize::try_from(self.plain_len).map_err(|error| self.lost(Why::Failed, error.to_string()))?;
-        let (key, entry) = (self.cipher_key.clone(), self.entry.clone());
-        engine
+        let unpack = self.unpacking().ok_or_else(|| self.lost(Why::Failed, "it does not fit in memory"))?;
+        let entry = self.entry.clone();
+        let (packed, plain) = engine
             .compute(packed_len, move || {
                 let verified = PackedFragment(stored.value)
                     .verify(&entry)
                     .map_err(|_| "its checksum is not the manifest's".to_owned())?;
-                let cipher = key.as_deref().zip(entry.ctr).map(|(key, counter)| Cipher { key, counter });
-                unpack(&verified, compression, cipher, plain_len).map_err(|error| error.to_string())
+                let plain = unpack(&verified)?;
+                Ok::<_, String>((verified, plain))
             })
             .await
             .map_err(|error| self.lost(Why::Failed, error.to_string()))?
-            .map_err(|reason| self.damaged(member, reason))
+            .map_err(|reason| self.damaged(member, reason))?;
+        if let Some(key) = &self.cache_key {
+            engine.fragments.read(*key, &packed);
+        }
+        Ok(plain)
     }
 
     async fn range(&self, member: &Arc<Member>, slice: ValueSlice) -> Result<Bytes, Lost> {
@@ -182,12 +236,7 @@ impl Read {
             Checksum::None => self.trusted(member, slice).await?,
             Checksum::Sha1(_) | Checksum::Crc32c(_) => return Err(self.lost(Why::Unproven, "no BLAKE3 root")),
         };
-        // A copy in any case: a slice of an answer would keep all of it in memory.
-        let mut plain = BytesMut::from(&packed[..]);
-        if let Some((key, counter)) = self.cipher_key.as_deref().zip(self.entry.ctr) {
-            key.apply(&counter, u64::from(slice.offset), &mut plain);
-        }
-        Ok(plain.freeze())
+        Ok(self.decrypted(&packed, slice))
     }
 
     /// A part with the proof that it is of what has this root.

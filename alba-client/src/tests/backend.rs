@@ -24,6 +24,8 @@ use alba_core::wire::rpc::nsm::*;
 use alba_core::wire::rpc::watch::{Lineage, Seen, Topic, WatchReply, WatchRequest};
 use async_trait::async_trait;
 
+use crate::engine::Engine;
+use crate::fragment_cache::FragmentCache;
 use crate::{Client, ClientConfig, OsdConnector};
 
 mod group;
@@ -694,6 +696,17 @@ impl Fixture {
         let directory: Arc<dyn Directory> = backend.clone();
         let store: Arc<dyn NamespaceStore> = backend.clone();
         Client::with_parts(env, config, directory, store, Arc::new(Handles(backend.clone())))
+    }
+
+    /// The same with a client that has this cache.
+    pub(super) fn with_cache(mut self, cache: Arc<dyn FragmentCache>) -> Self {
+        let directory: Arc<dyn Directory> = self.backend.clone();
+        let store: Arc<dyn NamespaceStore> = self.backend.clone();
+        let osds = Arc::new(Handles(self.backend.clone()));
+        let config = self.client.config().clone();
+        self.client =
+            Client { engine: Engine::with_cache(self.node.env(), config, directory, store, osds, cache) };
+        self
     }
 
     /// Another process with caches of its own.

@@ -1,6 +1,7 @@
 //! The engine as a whole, over a simulated clock and a backend in memory.
 
 mod backend;
+mod caching;
 mod damage;
 mod files;
 mod inspecting;

@@ -121,7 +121,12 @@ impl Spread {
     ) -> Result<(), Failed> {
         let now = self.engine.env.clock.now();
         let fragments = (0..).map(FragmentIndex).zip(packed.into_iter().zip(recovery));
-        let fragments = fragments.take(self.plan.targets.len()).collect();
+        let fragments: BTreeMap<_, (Packed, Bytes)> = fragments.take(self.plan.targets.len()).collect();
+        for (fragment, (packed, _)) in &fragments {
+            let (object_id, fragment) = (self.object_id, *fragment);
+            let address = FragmentAddress { object_id, chunk, fragment, version: ObjectVersion(0) };
+            self.engine.fragments.written(self.namespace, self.plan.policy.shape(), &address, packed);
+        }
         self.kept.insert(chunk, Kept { room: Arc::new(room), fragments });
         self.progress.start(chunk, now);
         let targets = (0..).map(FragmentIndex).zip(self.plan.targets.iter().cloned());

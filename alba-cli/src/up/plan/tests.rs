@@ -59,6 +59,19 @@ fn metadata_servers_are_odd_in_number_and_fixed() {
 }
 
 #[test]
+fn the_fragment_cache_stays_as_it_was_chosen() {
+    let first = shape(ShapeArgs::default(), None);
+    assert_eq!(first.fragment_cache(), FragmentCache::None);
+    let local = ShapeArgs { fragment_cache: Some(FragmentCache::Local), ..Default::default() };
+    let second = shape(local, Some(&first));
+    assert_eq!(shape(ShapeArgs::default(), Some(&second)).fragment_cache(), FragmentCache::Local);
+    // From before there was a choice.
+    let mut old = serde_json::to_value(&first).unwrap();
+    old.as_object_mut().unwrap().remove("fragment_cache").unwrap();
+    assert_eq!(serde_json::from_value::<Shape>(old).unwrap(), first);
+}
+
+#[test]
 fn the_shape_survives_its_file() {
     let shape = shape(ShapeArgs { osd_capacity: Some(1 << 30), ..Default::default() }, None);
     let text = serde_json::to_string(&shape).unwrap();
