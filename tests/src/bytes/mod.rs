@@ -84,6 +84,12 @@ impl Connection {
         self.try_answer().unwrap()
     }
 
+    /// Sends a request and takes the answer's payload, or says why there is none.
+    pub fn try_ask(&mut self, request: &Request) -> io::Result<Vec<u8>> {
+        self.0.write_all(&request.frame())?;
+        self.try_answer()
+    }
+
     /// Sends a request and takes the answer's payload.
     pub fn ask(&mut self, request: Request) -> Vec<u8> {
         self.send(&request.frame());

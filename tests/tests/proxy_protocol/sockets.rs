@@ -135,7 +135,10 @@ pub(crate) fn socket_file(world: &mut World) {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
     ));
     let mut again = wait::until("the proxy serves its socket file again", Duration::from_secs(120), || {
-        Connection::unix(&path).map_err(|error| error.to_string())
+        let mut connection = Connection::unix(&path).map_err(|error| error.to_string())?;
+        // One that the dying process still took is reset.
+        connection.try_ask(&request(17)).map_err(|error| error.to_string())?;
+        Ok(connection)
     });
     assert_eq!(again.ok(slices(13, "demo", &[("over-unix", &[(0, 5)])])).str(), b"bytes");
 
