@@ -1,18 +1,26 @@
-//! Room for buffers: one bound in bytes for all requests of a client (invariant 9).
+//! Room for buffers: one bound in bytes for all requests of a client (invariant 9), shared fairly.
 //!
 //! Two pools, so that waiting cannot form a circle. `work` holds what is on its way between a source or sink and the
 //! OSDs: whoever has room there needs no more of anything to finish and give it back. `answers` holds what slices
 //! return: its owner may then wait for `work`, never the other way round.
+//!
+//! In each, a part is kept for small requests: a slice never waits for a large upload to give room back. Who waits is
+//! served by turns, each namespace and each of its clients alike ([`alba_core::fair`]).
 
 use std::sync::Arc;
 
-use alba_core::env::{Clock, Deadline, within};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use alba_core::env::{Clock, Deadline};
+use alba_core::fair::{Exhausted, Lane, Limits, Permit, Pool, Want};
+use alba_core::request::{self, Stage};
 
-use crate::ClientError;
+use crate::{ClientConfig, ClientError};
 
-/// Permits are counted in these many bytes: a semaphore's request is a `u32`.
-const UNIT: u64 = 1024;
+/// A request that has asked for up to this many bytes, all its steps together, is small. What volume drivers read at once is 4
+/// to 64 KiB; what they write has parity beside it.
+const SMALL: u64 = 128 << 10;
+
+/// One part in this many is kept for small requests: of 64 MiB enough for 64 of the largest.
+const RESERVE: u64 = 8;
 
 /// Both pools.
 pub(crate) struct Buffers {
@@ -21,53 +29,69 @@ pub(crate) struct Buffers {
     answers: Pool,
 }
 
-struct Pool {
-    semaphore: Arc<Semaphore>,
-    units: u32,
-}
-
 /// Reserved bytes; given back when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Permit>,
 }
 
-impl Pool {
-    fn new(bytes: u64) -> Self {
-        // 2^29 is what a semaphore can hold on every platform: 512 GiB of buffers.
-        let units = u32::try_from((bytes / UNIT).clamp(1, 1 << 29)).unwrap_or(1 << 29);
-        // Lossless: `usize` has at least 32 bits on every platform we build for.
-        let permits = usize::try_from(units).unwrap_or(1 << 29);
-        Self { semaphore: Arc::new(Semaphore::new(permits)), units }
-    }
-
-    async fn take(&self, clock: &dyn Clock, bytes: u64, deadline: Deadline) -> Result<Room, ClientError> {
-        if bytes == 0 {
-            return Ok(Room::default());
-        }
-        // What is larger than all the room gets all of it: it runs alone.
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        let permit = within(clock, deadline, Arc::clone(&self.semaphore).acquire_many_owned(units))
-            .await
-            .map_err(|_| ClientError::Busy("no room for buffers became free by the deadline".to_owned()))?
-            .map_err(|_| ClientError::Internal("the buffer pool is closed".to_owned()))?;
-        Ok(Room { _permit: Some(permit) })
-    }
+fn limits(config: &ClientConfig) -> Limits {
+    let total = config.max_bytes_in_flight;
+    Limits { total, reserve: total / RESERVE, small: SMALL, per_client: config.max_client_bytes_in_flight }
 }
 
 impl Buffers {
-    /// `bytes` for each pool.
-    pub(crate) fn new(clock: Arc<dyn Clock>, bytes: u64) -> Self {
-        Self { clock, work: Pool::new(bytes), answers: Pool::new(bytes) }
+    /// `max_bytes_in_flight` for each pool.
+    pub(crate) fn new(clock: Arc<dyn Clock>, config: &ClientConfig) -> Self {
+        let limits = limits(config);
+        Self { clock, work: Pool::new(limits), answers: Pool::new(limits) }
     }
 
-    /// Waits for `bytes` of room for data on its way. Served in the order of asking.
+    /// Other limits from now on.
+    pub(crate) fn resize(&self, config: &ClientConfig) {
+        self.work.resize(limits(config));
+        self.answers.resize(limits(config));
+    }
+
+    /// Waits for `bytes` of room for data on its way.
     pub(crate) async fn work(&self, bytes: u64, deadline: Deadline) -> Result<Room, ClientError> {
-        self.work.take(self.clock.as_ref(), bytes, deadline).await
+        self.take(&self.work, bytes, deadline).await
     }
 
     /// Waits for `bytes` of room for an answer.
     pub(crate) async fn answer(&self, bytes: u64, deadline: Deadline) -> Result<Room, ClientError> {
-        self.answers.take(self.clock.as_ref(), bytes, deadline).await
+        self.take(&self.answers, bytes, deadline).await
     }
+
+    async fn take(&self, pool: &Pool, bytes: u64, deadline: Deadline) -> Result<Room, ClientError> {
+        if bytes == 0 {
+            return Ok(Room::default());
+        }
+        let started = self.clock.now();
+        // A large upload in small chunks is large.
+        let lane = if request::grown_by(bytes) <= SMALL { Lane::Small } else { Lane::Bulk };
+        let want = Want { lane, units: bytes, cost: bytes };
+        let taken = pool.take_in(&*self.clock, &request::flow(), want, deadline).await;
+        request::spent(Stage::Queue, self.clock.now().since(started));
+        let permit = taken.map_err(|error| ClientError::Busy(refused(error)))?;
+        Ok(Room { _permit: Some(permit) })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.work.usage().waiting + self.answers.usage().waiting
+    }
+
+    /// Bytes taken of each pool.
+    pub(crate) fn used(&self) -> [(&'static str, u64); 2] {
+        [("work", self.work.usage().used), ("answers", self.answers.usage().used)]
+    }
+}
+
+fn refused(error: Exhausted) -> String {
+    let (who, key, limit) = match error {
+        Exhausted::Total(limit) => ("all requests together have", "max_bytes_in_flight", limit),
+        Exhausted::Client(limit) => ("this client has", "max_client_bytes_in_flight", limit),
+    };
+    format!("no room for buffers became free by the deadline: {who} the {limit} bytes that {key} allows")
 }

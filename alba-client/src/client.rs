@@ -1,21 +1,19 @@
 //! The API: one cheap handle, and what can be asked of it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::{Deadline, Directory, Env, MetaError, NamespaceStore, Osd, within};
 use alba_core::ids::{AlbaId, NamespaceName, ObjectName, OsdId, PresetName};
-use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::range::{Page, RangeQuery};
-use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, NamespaceRecord, OsdInfo,
-};
+use alba_core::request::for_namespace;
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, NamespaceRecord};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery, ObjectAssert};
 
 use crate::engine::Engine;
 use crate::metadata::MetadataClient;
 use crate::namespaces::{Namespace, is_moved, unexpected};
+use crate::osds::TcpOsds;
 use crate::watch::Fresh;
 use crate::{
     ClientConfig, ClientError, Consistency, FragmentCacheStatistics, ObjectSink, ObjectSource, OsdConnector,
@@ -33,20 +31,6 @@ pub struct Client {
     pub(crate) engine: Arc<Engine>,
 }
 
-/// OSDs over TCP.
-struct TcpOsds {
-    env: Env,
-    config: AsdClientConfig,
-}
-
-impl OsdConnector for TcpOsds {
-    fn osd(&self, info: &OsdInfo) -> Arc<dyn Osd> {
-        let port = info.endpoint.port;
-        let addresses = info.endpoint.ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        AsdClient::new(self.env.clone(), addresses, info.long_id.clone(), self.config.clone())
-    }
-}
-
 impl Client {
     /// Connects to the metadata servers of `config` over `env.net`, and makes sure that one of them answers.
     pub async fn connect(env: Env, config: ClientConfig) -> Result<Self, ClientError> {
@@ -55,10 +39,7 @@ impl Client {
             return Err(ClientError::Config("metadata names no server".to_owned()));
         }
         let metadata = MetadataClient::of(&env, &config)?;
-        let osds = TcpOsds {
-            env: env.clone(),
-            config: AsdClientConfig { max_connections: config.osd_connections, ..AsdClientConfig::default() },
-        };
+        let osds = TcpOsds::new(env.clone(), &config);
         let deadline = env.deadline_in(config.request_timeout());
         let directory: Arc<dyn Directory> = metadata.clone();
         let client = Self::with_parts(env, config, directory, metadata, Arc::new(osds));
@@ -94,6 +75,12 @@ impl Client {
     /// The configuration in force.
     pub fn config(&self) -> &ClientConfig {
         &self.engine.config
+    }
+
+    /// Takes a changed configuration: limits, slack, hedging and times. What belongs to connections and caches stays as it is
+    /// until the next start. False when that was done thousands of times already.
+    pub fn reconfigure(&self, config: ClientConfig) -> bool {
+        self.engine.reconfigure(config)
     }
 
     /// The ABM.
@@ -141,6 +128,26 @@ impl Client {
     }
 
     /// Adds a namespace, with the default preset if none is named. It can be written to on return.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::ClientError;
+    /// use alba_core::ids::NamespaceName;
+    ///
+    /// let volumes = NamespaceName::new("volumes")?;
+    /// let record = client.create_namespace(&volumes, None, by).await?;
+    /// assert_eq!(record.preset.as_str(), "default");
+    /// let again = client.create_namespace(&volumes, None, by).await;
+    /// assert_eq!(again, Err(ClientError::NamespaceExists(volumes)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create_namespace(
         &self,
         name: &NamespaceName,
@@ -210,6 +217,38 @@ impl Client {
     }
 
     /// A page of the names of a namespace's objects, in order.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, UploadOptions};
+    /// use alba_core::ids::ObjectName;
+    /// use alba_core::range::RangeQuery;
+    ///
+    /// for name in ["a", "b", "c"] {
+    ///     let mut source = BytesSource::new(name);
+    ///     client.upload(&namespace, &ObjectName::new(name)?, &mut source, UploadOptions::default(), by).await?;
+    /// }
+    /// // At most 200 names come at once: go on after the last one while there are more.
+    /// let mut names = Vec::new();
+    /// let mut range = RangeQuery::all();
+    /// loop {
+    ///     let page = client.list_objects(&namespace, range.clone(), by).await?;
+    ///     names.extend(page.items);
+    ///     match names.last() {
+    ///         Some(last) if page.has_more => range = range.after(last.as_bytes()),
+    ///         _ => break,
+    ///     }
+    /// }
+    /// assert_eq!(names, [ObjectName::new("a")?, ObjectName::new("b")?, ObjectName::new("c")?]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn list_objects(
         &self,
         namespace: &NamespaceName,
@@ -245,6 +284,24 @@ impl Client {
     }
 
     /// Which of the names are taken, in the order asked.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, UploadOptions};
+    /// use alba_core::ids::ObjectName;
+    ///
+    /// let (here, missing) = (ObjectName::new("here")?, ObjectName::new("missing")?);
+    /// client.upload(&namespace, &here, &mut BytesSource::new("x"), UploadOptions::default(), by).await?;
+    /// assert_eq!(client.multi_exists(&namespace, vec![missing, here], by).await?, [false, true]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn multi_exists(
         &self,
         namespace: &NamespaceName,
@@ -289,6 +346,31 @@ impl Client {
 
     /// Stores an object. On return it is committed, with at least the policy's minimum of fragments of each chunk
     /// durable.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, ClientError, Overwrite, UploadOptions};
+    /// use alba_core::ids::ObjectName;
+    ///
+    /// let name = ObjectName::new("report")?;
+    /// let stored = client
+    ///     .upload(&namespace, &name, &mut BytesSource::new("first"), UploadOptions::default(), by)
+    ///     .await?;
+    /// assert_eq!(stored.manifest.size, 5);
+    ///
+    /// // Only when the name is free. Files are read with `FileSource`.
+    /// let options = UploadOptions { overwrite: Overwrite::NoPrevious, checksum: None };
+    /// let refused = client.upload(&namespace, &name, &mut BytesSource::new("second"), options, by).await;
+    /// assert_eq!(refused, Err(ClientError::OverwriteNotAllowed(name)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn upload(
         &self,
         namespace: &NamespaceName,
@@ -298,11 +380,44 @@ impl Client {
         deadline: Deadline,
     ) -> Result<StoredObject, ClientError> {
         let work = upload::upload(&self.engine, namespace, name, source, options, deadline);
-        self.limited(deadline, "the upload", work).await
+        self.limited(deadline, "the upload", for_namespace(namespace, work)).await
     }
 
     /// Checks the asserts against the state before, and applies all updates, in one atomic step. Returns the stored
     /// form of every upload in order, also of those that a later update of the same name replaced.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, ClientError, ObjectAssert, SequenceUpdate};
+    /// use alba_core::ids::ObjectName;
+    ///
+    /// let (data, log) = (ObjectName::new("data")?, ObjectName::new("log")?);
+    /// let put = |name: &ObjectName, text: &'static str| SequenceUpdate::Upload {
+    ///     name: name.clone(),
+    ///     source: Box::new(BytesSource::new(text)),
+    ///     checksum: None,
+    /// };
+    /// let updates = vec![put(&data, "v1"), put(&log, "created")];
+    /// let stored = client.apply_sequence(&namespace, vec![], updates, by).await?;
+    ///
+    /// // Replaces the one and removes the other, if nobody has changed the first meanwhile.
+    /// let unchanged = || vec![ObjectAssert::HasId(data.clone(), stored[0].manifest.object_id)];
+    /// let updates = vec![put(&data, "v2"), SequenceUpdate::Delete { name: log.clone() }];
+    /// client.apply_sequence(&namespace, unchanged(), updates, by).await?;
+    ///
+    /// // It has been changed by now: nothing of this happens.
+    /// let late = client.apply_sequence(&namespace, unchanged(), vec![put(&log, "late")], by).await;
+    /// assert_eq!(late, Err(ClientError::AssertFailed(data.clone())));
+    /// assert_eq!(client.multi_exists(&namespace, vec![data, log], by).await?, [true, false]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn apply_sequence(
         &self,
         namespace: &NamespaceName,
@@ -311,10 +426,31 @@ impl Client {
         deadline: Deadline,
     ) -> Result<Vec<StoredObject>, ClientError> {
         let work = upload::sequence(&self.engine, namespace, asserts, updates, deadline);
-        self.limited(deadline, "the sequence", work).await
+        self.limited(deadline, "the sequence", for_namespace(namespace, work)).await
     }
 
     /// Reads a whole object into `sink` and verifies its checksum; `sink.finish()` is called only when it is right.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, Consistency, MemorySink, UploadOptions};
+    /// use alba_core::ids::ObjectName;
+    ///
+    /// let name = ObjectName::new("o")?;
+    /// client.upload(&namespace, &name, &mut BytesSource::new("bytes"), UploadOptions::default(), by).await?;
+    /// // `FileSink` writes a file, which appears only when the checksum is right.
+    /// let mut sink = MemorySink::new();
+    /// client.download(&namespace, &name, Consistency::Consistent, &mut sink, by).await?;
+    /// assert_eq!(&sink.into_bytes()[..], b"bytes");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn download(
         &self,
         namespace: &NamespaceName,
@@ -324,10 +460,32 @@ impl Client {
         deadline: Deadline,
     ) -> Result<StoredObject, ClientError> {
         let work = download::download(&self.engine, namespace, name, consistency, sink, deadline);
-        self.limited(deadline, "the download", work).await
+        self.limited(deadline, "the download", for_namespace(namespace, work)).await
     }
 
     /// Reads parts of objects, several objects at once. The checks and their order: wire-protocol §2.4.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, Consistency, Slice, UploadOptions};
+    /// use alba_core::ids::ObjectName;
+    ///
+    /// let name = ObjectName::new("o")?;
+    /// let mut source = BytesSource::new("0123456789");
+    /// client.upload(&namespace, &name, &mut source, UploadOptions::default(), by).await?;
+    /// let parts = vec![Slice { offset: 1, length: 3 }, Slice { offset: 8, length: 2 }];
+    /// // `Cached` saves a question to the metadata where the manifest is known already.
+    /// let read = client.read_slices(&namespace, vec![(name, parts)], Consistency::Cached, by).await?;
+    /// assert_eq!(read.data.concat(), b"12389");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_slices(
         &self,
         namespace: &NamespaceName,
@@ -336,10 +494,32 @@ impl Client {
         deadline: Deadline,
     ) -> Result<SlicesRead, ClientError> {
         let work = download::read_slices(&self.engine, namespace, requests, consistency, deadline);
-        self.limited(deadline, "the slices", work).await
+        self.limited(deadline, "the slices", for_namespace(namespace, work)).await
     }
 
     /// Removes a name. Its fragments are deleted later, by maintenance.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let env = alba_core::env::real::env();
+    /// # let client = alba_client::memory::MemoryBackend::new(env.clone())?.client(Default::default());
+    /// # let by = env.deadline_in(std::time::Duration::from_secs(20));
+    /// # let namespace = alba_core::ids::NamespaceName::new("demo")?;
+    /// # client.create_namespace(&namespace, None, by).await?;
+    /// use alba_client::{BytesSource, ClientError, UploadOptions};
+    /// use alba_core::ids::ObjectName;
+    ///
+    /// let name = ObjectName::new("o")?;
+    /// client.upload(&namespace, &name, &mut BytesSource::new("x"), UploadOptions::default(), by).await?;
+    /// client.delete_object(&namespace, &name, true, by).await?;
+    /// // Whoever does not care whether it was there says so.
+    /// client.delete_object(&namespace, &name, false, by).await?;
+    /// let gone = client.delete_object(&namespace, &name, true, by).await;
+    /// assert_eq!(gone, Err(ClientError::ObjectUnknown(name)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete_object(
         &self,
         namespace: &NamespaceName,
@@ -348,7 +528,7 @@ impl Client {
         deadline: Deadline,
     ) -> Result<(), ClientError> {
         let work = upload::delete(&self.engine, namespace, name, must_exist, deadline);
-        self.limited(deadline, "the deletion", work).await
+        self.limited(deadline, "the deletion", for_namespace(namespace, work)).await
     }
 
     /// Forgets all that is cached of a namespace: manifests and fragments.

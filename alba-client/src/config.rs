@@ -49,7 +49,12 @@ pub struct ClientConfig {
     /// larger than this takes all of it.
     #[serde(default = "defaults::max_bytes_in_flight")]
     pub max_bytes_in_flight: u64,
-    /// Uploads that may run at once, those whose tags are still being removed included.
+    /// The same for one client of the process, such as a connection to a proxy. One that has nothing gets what it needs for
+    /// one step, however much.
+    #[serde(default = "defaults::max_client_bytes_in_flight")]
+    pub max_client_bytes_in_flight: u64,
+    /// Uploads that may run at once, those whose tags are still being removed included. One in eight more may change little:
+    /// small uploads and deletions do not wait for large ones.
     #[serde(default = "defaults::max_uploads")]
     pub max_uploads: usize,
     /// Memory for cached manifests.
@@ -99,6 +104,9 @@ mod defaults {
     pub(super) fn max_bytes_in_flight() -> u64 {
         64 << 20
     }
+    pub(super) fn max_client_bytes_in_flight() -> u64 {
+        32 << 20
+    }
     pub(super) fn max_uploads() -> usize {
         256
     }
@@ -140,6 +148,7 @@ impl Default for ClientConfig {
             request_timeout_ms: defaults::request_timeout_ms(),
             upload_slack: defaults::upload_slack(),
             max_bytes_in_flight: defaults::max_bytes_in_flight(),
+            max_client_bytes_in_flight: defaults::max_client_bytes_in_flight(),
             max_uploads: defaults::max_uploads(),
             manifest_cache_bytes: defaults::manifest_cache_bytes(),
             osd_connections: defaults::osd_connections(),
@@ -198,6 +207,9 @@ impl ClientConfig {
         if self.max_bytes_in_flight < 1 << 20 {
             return Err("max_bytes_in_flight must be at least 1048576 (1 MiB)".to_owned());
         }
+        if self.max_client_bytes_in_flight < 1 << 20 {
+            return Err("max_client_bytes_in_flight must be at least 1048576 (1 MiB)".to_owned());
+        }
         if !(0.0..=100.0).contains(&self.upload_slack) {
             return Err("upload_slack must be between 0 and 100".to_owned());
         }
@@ -224,6 +236,7 @@ mod tests {
         assert!(with(|c| c.upload_slack = f64::NAN).contains("upload_slack"));
         assert!(with(|c| c.tls_ca = Some("ca.pem".into())).contains("tls_cert"));
         assert!(with(|c| c.max_bytes_in_flight = 1).contains("max_bytes_in_flight"));
+        assert!(with(|c| c.max_client_bytes_in_flight = 1).contains("max_client_bytes_in_flight"));
         assert!(with(|c| c.hedge_max_ms = 1).contains("hedge_max_ms"));
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use alba_core::config::Live;
 use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within};
+use alba_core::request::{self, Stage};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
 use alba_core::wire::rpc::watch::Topic;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::buffers::Buffers;
 use crate::counters::Counters;
@@ -22,6 +23,7 @@ use crate::namespaces::{Namespace, Namespaces, ask_directory};
 use crate::observer::Observed;
 use crate::osd_pool::OsdPool;
 use crate::repairs::Repairs;
+use crate::turns::{Turns, UploadSlot};
 use crate::upload::WriteHedges;
 use crate::watch::{AbmWatch, Changes, Fresh};
 use crate::{ClientConfig, ClientError, OsdConnector, names};
@@ -32,7 +34,8 @@ const INLINE_BYTES: u64 = 32 << 10;
 /// See the module. Lives as long as any handle or background task.
 pub(crate) struct Engine {
     pub(crate) env: Env,
-    pub(crate) config: ClientConfig,
+    /// Some of it can be replaced ([`Engine::reconfigure`]); then it is what is read next.
+    pub(crate) config: Live<ClientConfig>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) store: Arc<dyn NamespaceStore>,
     pub(crate) namespaces: Namespaces,
@@ -53,8 +56,7 @@ pub(crate) struct Engine {
     pub(crate) observed: Observed,
     /// Begins with the first upload: who only reads needs to hear of nothing.
     changes: OnceLock<AbmWatch>,
-    uploads: Arc<Semaphore>,
-    upload_slots: u32,
+    turns: Turns,
 }
 
 impl Engine {
@@ -87,13 +89,11 @@ impl Engine {
         let report_pause = Duration::from_millis(config.report_osds_ms);
         let pool =
             OsdPool::new(env.clone(), Arc::clone(&directory), osds, config.osd_timeout(), report_pause);
-        // A million uploads at once is beyond any use; the bound keeps the conversions exact.
-        let upload_slots = u32::try_from(config.max_uploads.clamp(1, 1 << 20)).unwrap_or(1 << 20);
         Arc::new(Self {
             cache: ManifestCache::new(config.manifest_cache_bytes),
             fragments: Fragments::new(env.clone(), config.fragment_cache.clone(), fragments),
-            buffers: Buffers::new(Arc::clone(&env.clock), config.max_bytes_in_flight),
-            uploads: Arc::new(Semaphore::new(config.max_uploads.clamp(1, 1 << 20))),
+            buffers: Buffers::new(Arc::clone(&env.clock), &config),
+            turns: Turns::new(Arc::clone(&env.clock), &config),
             counters: Counters::default(),
             keys: Keys::new(config.cluster_key.clone()),
             write_hedges: Mutex::new(WriteHedges::new()),
@@ -103,9 +103,8 @@ impl Engine {
             repairs: Repairs::default(),
             observed: Observed::default(),
             changes: OnceLock::new(),
-            upload_slots,
             env,
-            config,
+            config: Live::new(config),
             directory,
             store,
             namespaces,
@@ -135,30 +134,58 @@ impl Engine {
         Fresh { max_age: Duration::from_millis(max_age), generation: changes.of(topic) }
     }
 
-    /// The right to upload, kept until all that follows from the upload is done.
-    pub(crate) async fn upload_slot(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit, ClientError> {
-        within(&*self.env.clock, deadline, Arc::clone(&self.uploads).acquire_owned())
-            .await
-            .map_err(|_| ClientError::Busy("too many uploads at once".to_owned()))?
-            .map_err(|_| ClientError::Internal("uploads are closed".to_owned()))
+    /// Takes what can change while it runs. False when that was done too often.
+    pub(crate) fn reconfigure(&self, config: ClientConfig) -> bool {
+        if !self.config.replace(config) {
+            return false;
+        }
+        self.buffers.resize(&self.config);
+        self.turns.resize(&self.config);
+        true
+    }
+
+    /// Requests that wait for room or their turn.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.buffers.waiting() + self.turns.waiting()
+    }
+
+    /// The right to upload `bytes`, kept until all that follows from the upload is done.
+    pub(crate) async fn upload_slot(
+        &self,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<UploadSlot, ClientError> {
+        self.turns.upload(bytes, deadline).await
     }
 
     /// Waits until no upload and nothing that follows from one is left.
     pub(crate) async fn settle(&self, deadline: Deadline) -> Result<(), ClientError> {
-        within(&*self.env.clock, deadline, self.uploads.acquire_many(self.upload_slots))
-            .await
-            .map_err(ClientError::deadline("background work"))?
-            .map(drop)
-            .map_err(|_| ClientError::Internal("uploads are closed".to_owned()))
+        self.turns.settle(deadline).await
     }
 
-    /// Computes over about `bytes` bytes without holding up the executor.
+    /// Computes over about `bytes` bytes without holding up the executor, when it is its turn.
     pub(crate) async fn compute<T: Send + 'static>(
         &self,
         bytes: u64,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ClientError> {
-        if bytes < INLINE_BYTES { Ok(work()) } else { Ok(blocking(&*self.env.spawn, work).await?) }
+        let started = self.env.clock.now();
+        if bytes < INLINE_BYTES {
+            return Ok(work());
+        }
+        let turn = self.turns.compute(bytes).await?;
+        let begun = self.env.clock.now();
+        request::spent(Stage::Queue, begun.since(started));
+        let done = blocking(&*self.env.spawn, move || {
+            let done = work();
+            // Also when nobody waits for it any more, the thread is busy to here.
+            drop(turn);
+            done
+        });
+        let done = done.await;
+        request::spent(Stage::Compute, self.env.clock.now().since(begun));
+        Ok(done?)
     }
 
     /// A read of the ABM.

@@ -6,24 +6,52 @@
 //! namespace's group committed it, never hand on bytes whose checksum was not verified, and never wait without a
 //! deadline.
 //!
-//! ```no_run
-//! use std::time::Duration;
+//! # Connecting
 //!
-//! use alba_client::{BytesSource, Client, ClientConfig, Consistency, MemorySink, Slice, UploadOptions};
+//! A [`Client`] needs an environment (clock, network, tasks: [`alba_core::env::real`], in a tokio runtime) and the addresses of
+//! the metadata servers. One is enough for a process; clones share caches, connections and limits.
+//!
+//! ```no_run
+//! use alba_client::{Client, ClientConfig};
 //! use alba_core::env::real;
-//! use alba_core::ids::{NamespaceName, ObjectName};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let env = real::env();
 //! let config = ClientConfig { metadata: vec!["127.0.0.1:4000".parse()?], ..ClientConfig::default() };
-//! let client = Client::connect(env.clone(), config).await?;
+//! let client = Client::connect(env, config).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Storing and reading
+//!
+//! This runs against a [backend in memory](memory), which is also what tests of programs can use. Each method of [`Client`]
+//! has an example of its own.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use alba_client::memory::MemoryBackend;
+//! use alba_client::{BytesSource, ClientConfig, Consistency, MemorySink, Slice, UploadOptions};
+//! use alba_core::env::real;
+//! use alba_core::ids::{NamespaceName, ObjectName, OsdId};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let env = real::env();
+//! let backend = MemoryBackend::new(env.clone())?;
+//! let client = backend.client(ClientConfig::default());
 //! // Every request has a deadline; it may be shared by several.
 //! let deadline = env.deadline_in(Duration::from_secs(20));
 //! let (namespace, name) = (NamespaceName::new("demo")?, ObjectName::new("greeting")?);
+//! client.create_namespace(&namespace, None, deadline).await?;
 //!
 //! let mut source = BytesSource::new("hello, disks");
 //! client.upload(&namespace, &name, &mut source, UploadOptions::default(), deadline).await?;
 //!
+//! // Damaged fragments are noticed and read around.
+//! backend.damage(OsdId::from_u32(0));
+//! backend.damage(OsdId::from_u32(1));
 //! let mut sink = MemorySink::new();
 //! client.download(&namespace, &name, Consistency::Consistent, &mut sink, deadline).await?;
 //! assert_eq!(&sink.into_bytes()[..], b"hello, disks");
@@ -37,6 +65,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Many users in one process
+//!
+//! Room, upload slots and threads are shared fairly among namespaces and, in each, among clients. Who serves others wraps
+//! each request in [`alba_core::request::Request::scope`], which says whose it is, has its id in all log lines, and
+//! tells afterwards where the time went.
 
 mod buffers;
 mod client;
@@ -50,16 +84,20 @@ mod fragment_cache;
 mod inspect;
 mod keys;
 mod manifest_cache;
+pub mod memory;
 pub mod metadata;
 mod names;
 mod namespaces;
 mod observer;
 mod osd_pool;
+mod osds;
+mod outlook;
 mod repairs;
 mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod types;
 mod upload;
 mod watch;
@@ -74,6 +112,7 @@ pub use fragment_cache::{
 pub use inspect::{NamespaceKey, OsdOpinion, OsdReading};
 pub use observer::{ManifestCounts, ReadObserver};
 pub use osd_pool::OsdConnector;
+pub use outlook::Outlook;
 pub use sink::{FileSink, MemorySink, ObjectSink};
 pub use source::{BytesSource, FileSource, ObjectSource};
 pub use types::{Consistency, SequenceUpdate, Slice, SlicesRead, StoredObject, UploadOptions};

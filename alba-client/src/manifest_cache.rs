@@ -122,8 +122,20 @@ impl ManifestCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Memory that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
     /// The cached manifest of a name.
     pub(crate) fn get(&self, namespace: NamespaceId, name: &ObjectName) -> Option<Arc<Manifest>> {
+        let found = self.find(namespace, name);
+        let counter = if found.is_some() { "alba_cache_hits_total" } else { "alba_cache_misses_total" };
+        metrics::counter!(counter, "cache" => "manifest").increment(1);
+        found
+    }
+
+    fn find(&self, namespace: NamespaceId, name: &ObjectName) -> Option<Arc<Manifest>> {
         let mut state = self.state();
         let state = &mut *state;
         let entry = state.namespaces.get_mut(&namespace)?.get_mut(name)?;

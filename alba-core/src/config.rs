@@ -14,6 +14,8 @@
 //!
 //! Everything here is a pure function: who calls reads the file and the environment.
 
+mod live;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -24,6 +26,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+pub use live::{Live, Reloaded, reload};
 
 /// Where a configuration comes from.
 #[derive(Debug, Clone, Default)]

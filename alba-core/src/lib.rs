@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod encryption;
 pub mod env;
 pub mod erasure;
+pub mod fair;
 pub mod fragment;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,5 +27,6 @@ pub mod placement;
 pub mod policy;
 pub mod preset;
 pub mod range;
+pub mod request;
 pub mod units;
 pub mod wire;

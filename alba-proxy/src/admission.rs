@@ -1,48 +1,77 @@
-//! Room for large requests: one bound in bytes for all connections together (invariant 9).
+//! Room for large requests: one bound in bytes for all connections together (invariant 9), shared fairly.
 //!
-//! The whole frame is reserved before its bulk is read, in the order of asking: a request that has begun to arrive has
-//! room to its end, so connections cannot wait for each other with half a frame each.
+//! The whole frame is reserved before its bulk is read: a request that has begun to arrive has room to its end, so
+//! connections cannot wait for each other with half a frame each. One connection has one frame at a time, so
+//! `max_frame_bytes` bounds what one client has.
 
-use std::sync::Arc;
+use alba_core::env::{Clock, Deadline};
+use alba_core::fair::{Flow, Limits, Permit, Pool};
+use thiserror::Error;
 
-use alba_core::env::{Clock, Deadline, within};
-use alba_core::units::ByteCount;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use crate::config::ProxyConfig;
 
-/// Permits are counted in these many bytes: what a semaphore hands out at once is a `u32`.
-const UNIT: u64 = 1024;
+/// Up to this many bytes a request is not held up by large ones…
+const SMALL: u64 = 1 << 20;
+
+/// … for which one part in this many is kept.
+const RESERVE: u64 = 16;
 
 /// Room for requests.
 pub(crate) struct Admission {
-    semaphore: Arc<Semaphore>,
-    units: u32,
+    pool: Pool,
 }
 
 /// Reserved bytes; given back when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Permit>,
 }
 
 /// No room became free in time.
-#[derive(Debug)]
-pub(crate) struct Full;
+#[derive(Debug, Error)]
+#[error(
+    "no room for a large request became free in time: others have the {limit} bytes that \
+     max_request_bytes_in_flight allows; try again later"
+)]
+pub(crate) struct Full {
+    limit: u64,
+}
+
+fn limits(config: &ProxyConfig) -> Limits {
+    let total = config.max_request_bytes_in_flight;
+    Limits { reserve: total / RESERVE, small: SMALL, ..Limits::all_alike(total) }
+}
 
 impl Admission {
-    /// `room` in all; at least one unit, at most 512 GiB.
-    pub(crate) fn new(room: ByteCount) -> Self {
-        let units = u32::try_from((room.get() / UNIT).clamp(1, 1 << 29)).unwrap_or(1 << 29);
-        let permits = usize::try_from(units).unwrap_or(1 << 29);
-        Self { semaphore: Arc::new(Semaphore::new(permits)), units }
+    /// `max_request_bytes_in_flight` in all.
+    pub(crate) fn new(config: &ProxyConfig) -> Self {
+        Self { pool: Pool::new(limits(config)) }
     }
 
-    /// Waits for room for `bytes`. More than all the room gets all of it.
-    pub(crate) async fn take(&self, clock: &dyn Clock, bytes: u64, deadline: Deadline) -> Result<Room, Full> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        match within(clock, deadline, self.semaphore.clone().acquire_many_owned(units)).await {
-            Ok(Ok(permit)) => Ok(Room { _permit: Some(permit) }),
-            // Never closed; were it, there would be no room.
-            Ok(Err(_)) | Err(_) => Err(Full),
+    /// Another limit from now on.
+    pub(crate) fn resize(&self, config: &ProxyConfig) {
+        self.pool.resize(limits(config));
+    }
+
+    /// Bytes reserved now.
+    pub(crate) fn used(&self) -> u64 {
+        self.pool.usage().used
+    }
+
+    /// Waits for room for `bytes`, by turns with the other clients. More than all the room gets all of it.
+    pub(crate) async fn take(
+        &self,
+        clock: &dyn Clock,
+        client: u64,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Room, Full> {
+        let flow = Flow { namespace: None, client: Some(client) };
+        match self.pool.take(clock, &flow, bytes, deadline).await {
+            Ok(permit) => Ok(Room { _permit: Some(permit) }),
+            Err(alba_core::fair::Exhausted::Total(limit) | alba_core::fair::Exhausted::Client(limit)) => {
+                Err(Full { limit })
+            }
         }
     }
 }

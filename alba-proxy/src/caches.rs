@@ -1,21 +1,19 @@
 //! The fragment cache in metrics and at `/health/ready`. A cache that does not work is no reason not to be ready: the OSDs are
 //! asked instead. It is said, not more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alba_client::{Client, FragmentCacheStatistics, TierStatistics};
-use alba_core::daemon::Context;
+use alba_core::env::Clock;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Publishes until it is dropped.
-pub(crate) async fn publish(client: Client, context: Context) {
-    let clock = context.env.clock.as_ref();
+pub(crate) async fn publish(client: Client, clock: Arc<dyn Clock>) {
     loop {
-        let statistics = client.fragment_cache_statistics();
-        measure(&statistics);
-        context.health.set_details(details(&statistics));
+        measure(&client.fragment_cache_statistics());
         clock.sleep_until(clock.now().plus(EVERY)).await;
     }
 }
@@ -54,7 +52,8 @@ fn measure(statistics: &FragmentCacheStatistics) {
     gauge("alba_cache_ssd_in_use", "fragment-ssd", u64::from(disk.broken.is_none()));
 }
 
-fn details(statistics: &FragmentCacheStatistics) -> serde_json::Value {
+/// For people, at `/health/ready`.
+pub(crate) fn details(statistics: &FragmentCacheStatistics) -> serde_json::Value {
     let ssd = match &statistics.disk {
         None => "none".to_owned(),
         Some(disk) => match &disk.broken {

@@ -1,12 +1,38 @@
 //! The proxy's configuration. Sizes are in bytes, times in milliseconds.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod original;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use alba_client::ClientConfig;
+use alba_core::config::{Reloaded, reload};
 use serde::{Deserialize, Serialize};
+
+pub use original::Transport;
+
+/// Keys that take effect when the configuration is read again (HUP), beside `log_level`.
+const LIVE: [&str; 17] = [
+    "max_client_connections",
+    "request_timeout_ms",
+    "min_transfer_rate",
+    "handshake_timeout_ms",
+    "max_request_bytes_in_flight",
+    "drain_timeout_ms",
+    "slow_request_ms",
+    "upload_slack",
+    "client.upload_slack",
+    "client.request_timeout_ms",
+    "client.refresh_ms",
+    "client.refresh_watched_ms",
+    "client.max_bytes_in_flight",
+    "client.max_client_bytes_in_flight",
+    "client.max_uploads",
+    "client.hedge_min_ms",
+    "client.hedge_max_ms",
+];
 
 /// What an operator can set. Only `metadata` has no default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,9 +78,31 @@ pub struct ProxyConfig {
     /// How long running requests may take to end when the proxy is told to stop.
     #[serde(default = "defaults::drain_timeout_ms")]
     pub drain_timeout_ms: u64,
+    /// A request that took so long from its first byte to the last of its answer gets a log line that says where the time
+    /// went; 0: none does.
+    #[serde(default = "defaults::slow_request_ms")]
+    pub slow_request_ms: u64,
     /// The original's name for `client.upload_slack`, which it overrides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_slack: Option<f64>,
+    /// The original's: the address of `listen`. One only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ips: Option<Vec<IpAddr>>,
+    /// The original's: the port of `listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The original's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
+    /// The original's name for `client.osd_timeout_ms`, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub osd_timeout: Option<f64>,
+    /// The original's name for `client.osd_connections`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub osd_connection_pool_size: Option<usize>,
+    /// The original's name for `client.manifest_cache_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_cache_size: Option<u64>,
     /// The object engine. Its `metadata` is that of above.
     #[serde(default)]
     pub client: ClientConfig,
@@ -93,6 +141,9 @@ mod defaults {
     pub(super) fn drain_timeout_ms() -> u64 {
         8_000
     }
+    pub(super) fn slow_request_ms() -> u64 {
+        500
+    }
 }
 
 impl ProxyConfig {
@@ -112,7 +163,14 @@ impl ProxyConfig {
             max_frame_bytes: defaults::max_frame_bytes(),
             max_request_bytes_in_flight: defaults::max_request_bytes_in_flight(),
             drain_timeout_ms: defaults::drain_timeout_ms(),
+            slow_request_ms: defaults::slow_request_ms(),
             upload_slack: None,
+            ips: None,
+            port: None,
+            transport: None,
+            osd_timeout: None,
+            osd_connection_pool_size: None,
+            manifest_cache_size: None,
             client: ClientConfig::default(),
         }
     }
@@ -130,11 +188,12 @@ impl ProxyConfig {
 
     /// The first thing that is wrong with the values, in words for the operator.
     pub fn check(&self) -> Result<(), String> {
-        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+        self.check_original()?;
+        if !self.listen_at().ip().is_loopback() && !self.insecure_listen {
             return Err(format!(
                 "listen = \"{}\" can be reached from other machines, and the ALBA protocol has no authentication: \
                  listen on 127.0.0.1, or set insecure_listen = true if the network is trusted",
-                self.listen
+                self.listen_at()
             ));
         }
         if let Some(path) = &self.listen_unix {
@@ -179,10 +238,16 @@ impl ProxyConfig {
         if !self.metadata.is_empty() {
             engine.metadata.clone_from(&self.metadata);
         }
-        if let Some(slack) = self.upload_slack {
-            engine.upload_slack = slack;
-        }
+        self.apply_original(&mut engine);
         engine
+    }
+
+    /// What of `new` takes effect now, and which keys wait for a restart.
+    pub(crate) fn reloaded(&self, new: &Self) -> Result<Reloaded<Self>, String> {
+        let reloaded = reload(self, new, &LIVE)?;
+        // Each was right by itself; the mixture may be wrong.
+        reloaded.config.check()?;
+        Ok(reloaded)
     }
 
     /// Time for a request that moves `bytes`: the fixed part and what the bytes add.
@@ -225,6 +290,47 @@ mod tests {
         config.listen = ([0, 0, 0, 0], 10_000).into();
         config.insecure_listen = true;
         assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn the_originals_keys_mean_what_ours_do() {
+        let text = "metadata = [\"127.0.0.1:4000\"]\nips = [\"127.0.0.2\"]\nport = 26203\ntransport = \"tcp\"\n\
+                    osd_timeout = 2.5\nosd_connection_pool_size = 10\nmanifest_cache_size = 500000000\n\
+                    upload_slack = 0.3\nmax_client_connections = 128\n";
+        let config: ProxyConfig = toml::from_str(text).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.listen_at(), ([127, 0, 0, 2], 26203).into());
+        let engine = config.engine();
+        assert_eq!((engine.osd_timeout_ms, engine.osd_connections), (2500, 10));
+        assert_eq!((engine.manifest_cache_bytes, engine.upload_slack), (500_000_000, 0.3));
+        let only_port: ProxyConfig = toml::from_str("metadata = []\nport = 1\n").unwrap();
+        assert_eq!(only_port.listen_at(), ([127, 0, 0, 1], 1).into());
+        assert!(refused(|c| c.ips = Some(vec![[0, 0, 0, 0].into()])).contains("insecure_listen"));
+        assert!(refused(|c| c.ips = Some(vec![])).contains("ips"));
+        assert!(refused(|c| c.osd_timeout = Some(0.0)).contains("osd_timeout"));
+        assert!(refused(|c| c.osd_timeout = Some(f64::NAN)).contains("osd_timeout"));
+        assert!(toml::from_str::<ProxyConfig>("transport = \"rdma\"").is_err());
+        assert!(toml::from_str::<ProxyConfig>("albamgr_cfg_url = \"file:///x\"").is_err());
+    }
+
+    #[test]
+    fn a_reload_says_what_changed_and_what_waits() {
+        let old = ProxyConfig::new(vec![([127, 0, 0, 1], 4000).into()]);
+        let mut new = old.clone();
+        new.slow_request_ms = 1;
+        new.client.upload_slack = 0.4;
+        new.listen = ([127, 0, 0, 1], 9).into();
+        new.client.osd_connections = 3;
+        let reloaded = old.reloaded(&new).unwrap();
+        assert_eq!(reloaded.changed, ["client.upload_slack", "slow_request_ms"]);
+        assert_eq!(reloaded.need_restart, ["client.osd_connections", "listen"]);
+        assert_eq!((reloaded.config.slow_request_ms, reloaded.config.listen), (1, old.listen));
+        assert_eq!(reloaded.config.engine().upload_slack, 0.4);
+        // Room for frames of 256 MiB stays needed until a restart allows only smaller ones.
+        new.max_frame_bytes = 1 << 20;
+        new.max_request_bytes_in_flight = 1 << 20;
+        assert_eq!(new.check(), Ok(()));
+        assert!(old.reloaded(&new).unwrap_err().contains("max_request_bytes_in_flight"));
     }
 
     #[test]

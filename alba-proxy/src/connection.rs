@@ -13,12 +13,14 @@ use alba_core::wire::llio::WireError;
 use alba_core::wire::proxy::{ErrorCode, MAGIC, ProxyError, Session, VERSION};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
+use tracing::Instrument;
 
 use crate::admission::Room;
 use crate::frame::{Inbox, PREFIX};
 use crate::handler::Answer;
 use crate::refusal::Refusal;
 use crate::server::{Phase, Shared};
+use crate::trace::{Arrival, Traced};
 
 /// Magic and version.
 const PROLOGUE: usize = 8;
@@ -67,21 +69,23 @@ impl From<WireError> for Close {
 
 /// What came off the wire.
 enum Arrived {
-    Request(Bytes, Room),
+    Request(Bytes, Room, Arrival),
     /// It was read and dropped; the connection goes on after this answer.
     Refused(Refusal),
 }
 
 pub(crate) struct Connection {
     shared: Arc<Shared>,
+    /// Numbers it among those of this process: whose turn counts.
+    client: u64,
     stream: Stream,
     inbox: Inbox,
     session: Session,
 }
 
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, stream: Stream) -> Self {
-        Self { shared, stream, inbox: Inbox::default(), session: Session::default() }
+    pub(crate) fn new(shared: Arc<Shared>, client: u64, stream: Stream) -> Self {
+        Self { shared, client, stream, inbox: Inbox::default(), session: Session::default() }
     }
 
     /// Serves it to its end.
@@ -115,7 +119,7 @@ impl Connection {
                 return Ok(());
             }
             match self.receive().await? {
-                Arrived::Request(frame, room) => self.answer(frame, room).await?,
+                Arrived::Request(frame, room, arrival) => self.answer(frame, room, arrival).await?,
                 Arrived::Refused(refusal) => {
                     let answer = Answer::refused(&refusal)?;
                     let deadline = self.deadline_for(answer.len());
@@ -154,6 +158,7 @@ impl Connection {
     /// Reads one request, of which at least one byte is there.
     async fn receive(&mut self) -> Result<Arrived, Close> {
         let shared = self.shared.clone();
+        let mut arrival = Arrival { began: shared.env.clock.now(), waited: Duration::ZERO };
         self.fill(PREFIX, self.deadline_for(0), late(PREFIX)).await?;
         let len = self.inbox.prefix().and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
         let limit = usize::try_from(shared.config.max_frame_bytes).unwrap_or(usize::MAX);
@@ -175,7 +180,10 @@ impl Connection {
             let bytes = if uploads { bytes } else { bytes.saturating_mul(DECODED) };
             // Half the time for waiting, so that a client gets its answer before it gives up itself.
             let patience = shared.deadline_in(deadline.left(shared.env.clock.as_ref()) / 2);
-            match shared.admission.take(shared.env.clock.as_ref(), bytes, patience).await {
+            let asked = shared.env.clock.now();
+            let taken = shared.admission.take(shared.env.clock.as_ref(), self.client, bytes, patience).await;
+            arrival.waited = shared.env.clock.now().since(asked);
+            match taken {
                 Ok(reserved) => room = reserved,
                 Err(full) => {
                     let dropped = self.inbox.discard(&mut self.stream, whole);
@@ -189,14 +197,16 @@ impl Connection {
         }
         self.fill(whole, deadline, late(len)).await?;
         let frame = self.inbox.take_frame(len).ok_or(Close::Silently)?;
-        Ok(Arrived::Request(frame, room))
+        Ok(Arrived::Request(frame, room, arrival))
     }
 
     /// Runs a request and sends its answer. When the client goes away, the request is cancelled.
-    async fn answer(&mut self, frame: Bytes, room: Room) -> Result<(), Close> {
+    async fn answer(&mut self, frame: Bytes, room: Room, arrival: Arrival) -> Result<(), Close> {
         let shared = self.shared.clone();
+        let traced = Traced::new(&shared.env, self.client, &frame, arrival);
         let Self { stream, inbox, session, .. } = self;
-        let mut work = Box::pin(crate::handler::handle(&shared, session, frame));
+        let work = crate::handler::handle(&shared, session, frame);
+        let mut work = Box::pin(traced.request.clone().scope(work).instrument(traced.span.clone()));
         let answer = loop {
             tokio::select! {
                 biased;
@@ -204,15 +214,22 @@ impl Connection {
                 more = inbox.read_ahead(stream, READ_AHEAD) => if !more? {
                     let grace = shared.deadline_in(HALF_CLOSED);
                     let last = within(shared.env.clock.as_ref(), grace, &mut work).await;
-                    break last.map_err(|_| Close::Silently)?;
+                    break last.map_err(|_| {
+                        traced.cancelled();
+                        Close::Silently
+                    })?;
                 },
             }
         };
         drop(work);
         drop(room);
         let answer = answer?;
+        let answered = shared.env.clock.now();
         let deadline = self.deadline_for(answer.len());
-        Ok(self.send(&answer, deadline).await?)
+        let sent = self.send(&answer, deadline).await;
+        let slow = Duration::from_millis(shared.config.slow_request_ms);
+        traced.sent(answered, shared.env.clock.now(), slow);
+        Ok(sent?)
     }
 
     /// Sends an answer without copying its parts together.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_client::{Client, FragmentCacheKind};
-use alba_core::daemon::{Context, Daemon};
+use alba_core::daemon::{Changes, Context, Daemon};
 use anyhow::Context as _;
 
-use crate::{ProxyConfig, Server};
+use crate::{ProxyConfig, Server, readiness};
 
 /// First and longest pause between attempts to reach the metadata servers at start.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -32,15 +32,15 @@ impl Daemon for ProxyDaemon {
     }
 
     async fn run(config: ProxyConfig, context: Context) -> anyhow::Result<()> {
-        if !config.listen.ip().is_loopback() {
+        if !config.listen_at().ip().is_loopback() {
             tracing::warn!(
-                listen = %config.listen,
+                listen = %config.listen_at(),
                 "insecure_listen: anybody who reaches this address can read and delete everything"
             );
         }
         crate::allocator::give_back_large_buffers();
         // First the port: one that is taken should stop the start at once, not after the metadata is there.
-        let listener = context.env.net.listen(config.listen).await?;
+        let listener = context.env.net.listen(config.listen_at()).await?;
         let listen = listener.local_addr().context("listening socket")?;
         let mut listeners = vec![listener];
         if let Some(path) = &config.listen_unix {
@@ -49,16 +49,32 @@ impl Daemon for ProxyDaemon {
         }
         let Some(client) = connect(&config, &context).await? else { return Ok(()) };
         tracing::info!(%listen, listen_unix = ?config.listen_unix, "serving");
-        context.health.set_ready();
         let publish = crate::read_metrics::publish(client.clone(), Arc::clone(&context.env.clock));
         let _reads = context.env.spawn.spawn("read-metrics", Box::pin(publish)).abort_on_drop();
         let cached = client.config().fragment_cache.kind != FragmentCacheKind::None;
         let _publish = cached.then(|| {
-            let publish = crate::caches::publish(client.clone(), context.clone());
+            let publish = crate::caches::publish(client.clone(), Arc::clone(&context.env.clock));
             context.env.spawn.spawn("cache-metrics", Box::pin(publish)).abort_on_drop()
         });
-        let server = Server::new(context.env.clone(), config, Arc::new(client));
-        server.run_on(listeners, context.stop).await.context("serving")
+        let server = Server::new(context.env.clone(), config, Arc::new(client.clone()));
+        let (health, stop) = (context.health.clone(), context.stop.clone());
+        let watch = readiness::watch(context.env.clone(), client.clone(), health, stop.clone());
+        let _watch = context.env.spawn.spawn("readiness", Box::pin(watch)).abort_on_drop();
+        let reload = reload(server.clone(), client, context.changes);
+        let _reload = context.env.spawn.spawn("reload", Box::pin(reload)).abort_on_drop();
+        server.run_on(listeners, stop).await.context("serving")
+    }
+}
+
+/// Hands on what was read again.
+async fn reload(server: Server, client: Client, mut changes: Changes) {
+    loop {
+        let new = changes.next::<ProxyConfig>().await;
+        if let Some(now) = server.reload(&new)
+            && !client.reconfigure(now.engine())
+        {
+            tracing::error!("configuration reloaded too often; restart to change it again");
+        }
     }
 }
 

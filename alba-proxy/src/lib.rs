@@ -18,12 +18,14 @@ mod objects;
 mod op;
 mod osds;
 mod read_metrics;
+mod readiness;
 mod refusal;
 mod sequence;
 mod server;
 mod statistics;
+mod trace;
 
 pub use backend::{Backend, SlicesAnswer};
-pub use config::ProxyConfig;
+pub use config::{ProxyConfig, Transport};
 pub use daemon::ProxyDaemon;
 pub use server::Server;

@@ -48,8 +48,8 @@ impl fmt::Display for Refusal {
 }
 
 impl From<Full> for Refusal {
-    fn from(_: Full) -> Self {
-        Self::unknown("no room for a large request became free in time; try again later")
+    fn from(full: Full) -> Self {
+        Self::unknown(full)
     }
 }
 

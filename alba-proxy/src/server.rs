@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alba_client::ClientError;
+use alba_core::config::Live;
 use alba_core::daemon::StopSignal;
 use alba_core::env::{Deadline, Env, Listener, Stream, within};
-use alba_core::units::ByteCount;
 use futures_util::future::join_all;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::backend::Backend;
@@ -35,7 +35,8 @@ pub(crate) enum Phase {
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) env: Env,
-    pub(crate) config: ProxyConfig,
+    /// Some of it can be replaced ([`Server::reload`]); then it is what is read next.
+    pub(crate) config: Live<ProxyConfig>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) admission: Admission,
     pub(crate) statistics: Arc<Statistics>,
@@ -81,29 +82,38 @@ impl Shared {
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
-    connections: Arc<Semaphore>,
+    /// How many there are.
+    connections: Arc<watch::Sender<usize>>,
+    /// How many there have been.
+    admitted: Arc<AtomicU64>,
     /// Second after the one of the last log line about a refused connection; 0: none yet.
     refusal_noted: Arc<AtomicU64>,
 }
 
-/// What a semaphore counts at most here; far above any configuration.
-const MOST_CONNECTIONS: usize = 1 << 20;
-
 /// Seconds between two log lines about refused connections.
 const NOTE_AGAIN: u64 = 10;
 
-/// A connection in the gauge, however its task ends.
-struct Counted;
+/// A connection among those that there are, however its task ends.
+struct Counted(Arc<watch::Sender<usize>>);
 
 impl Counted {
-    fn new() -> Self {
-        metrics::gauge!("alba_proxy_connections").increment(1.0);
-        Self
+    /// None when there are `limit` already.
+    fn new(connections: &Arc<watch::Sender<usize>>, limit: usize) -> Option<Self> {
+        let admitted = connections.send_if_modified(|count| {
+            let admitted = *count < limit;
+            *count += usize::from(admitted);
+            admitted
+        });
+        if admitted {
+            metrics::gauge!("alba_proxy_connections").increment(1.0);
+        }
+        admitted.then(|| Self(connections.clone()))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
         metrics::gauge!("alba_proxy_connections").decrement(1.0);
     }
 }
@@ -115,12 +125,50 @@ impl Server {
     /// A server that serves nothing yet.
     pub fn new(env: Env, config: ProxyConfig, backend: Arc<dyn Backend>) -> Self {
         let (phase, _) = watch::channel(Phase::Serving);
-        let admission = Admission::new(ByteCount(config.max_request_bytes_in_flight));
-        let connections = Arc::new(Semaphore::new(config.max_client_connections.min(MOST_CONNECTIONS)));
+        let admission = Admission::new(&config);
+        let connections = Arc::new(watch::channel(0).0);
         let statistics = Arc::new(Statistics::new(env.clock.clone()));
         backend.observe(statistics.clone());
+        let config = Live::new(config);
         let shared = Arc::new(Shared { env, config, backend, admission, statistics, phase });
-        Self { shared, connections, refusal_noted: Arc::default() }
+        Self { shared, connections, admitted: Arc::default(), refusal_noted: Arc::default() }
+    }
+
+    /// Takes of a configuration that was read again what can change while it runs, says so, and returns what is in force
+    /// now. The engine's part is for the caller to hand on.
+    pub fn reload(&self, new: &ProxyConfig) -> Option<ProxyConfig> {
+        let config = &self.shared.config;
+        let reloaded = match config.reloaded(new) {
+            Ok(reloaded) => reloaded,
+            Err(error) => {
+                tracing::error!(error, "configuration not reloaded; the old one stays");
+                return None;
+            }
+        };
+        if !reloaded.need_restart.is_empty() {
+            let keys = reloaded.need_restart.join(", ");
+            tracing::warn!(keys, "these keys have changed and take effect at the next start");
+        }
+        if reloaded.changed.is_empty() {
+            return None;
+        }
+        if !config.replace(reloaded.config.clone()) {
+            tracing::error!("configuration reloaded too often; restart to change it again");
+            return None;
+        }
+        self.shared.admission.resize(config);
+        tracing::info!(keys = reloaded.changed.join(", "), "these keys have changed and are in force");
+        Some(reloaded.config)
+    }
+
+    /// Bytes of large requests in memory.
+    pub fn request_bytes(&self) -> u64 {
+        self.shared.admission.used()
+    }
+
+    /// Connections that there are.
+    pub fn connections(&self) -> usize {
+        *self.connections.borrow()
     }
 
     /// Serves connections of `listener` until `stop`, then lets what runs end, for as long as the configuration says.
@@ -155,17 +203,17 @@ impl Server {
 
     /// Serves one connection in a task of its own, or closes it at once when there are too many.
     pub fn admit(&self, stream: Stream, peer: SocketAddr) {
-        let Ok(slot) = self.connections.clone().try_acquire_owned() else {
+        let Some(counted) = Counted::new(&self.connections, self.shared.config.max_client_connections) else {
             drop(stream);
             return self.note_refused(peer);
         };
-        let connection = Connection::new(self.shared.clone(), stream);
-        let counted = Counted::new();
+        let number = self.admitted.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection::new(self.shared.clone(), number, stream);
         let serve = async move {
             connection.run().await;
-            drop((counted, slot));
+            drop(counted);
         };
-        // Runs to its end whether anybody holds the handle or not; `drain` waits for its slot.
+        // Runs to its end whether anybody holds the handle or not; `drain` waits for it.
         drop(self.shared.env.spawn.spawn("proxy connection", Box::pin(serve)));
     }
 
@@ -185,10 +233,12 @@ impl Server {
     async fn drain(&self) {
         let Shared { env, config, phase, .. } = self.shared.as_ref();
         phase.send_replace(Phase::Draining);
-        let all = u32::try_from(config.max_client_connections).unwrap_or(u32::MAX);
         let deadline = env.deadline_in(Duration::from_millis(config.drain_timeout_ms));
-        if within(env.clock.as_ref(), deadline, self.connections.acquire_many(all)).await.is_err() {
-            tracing::warn!("requests still run after drain_timeout_ms: cut off");
+        let mut connections = self.connections.subscribe();
+        let gone = connections.wait_for(|count| *count == 0);
+        if within(env.clock.as_ref(), deadline, gone).await.is_err() {
+            let count = self.connections();
+            tracing::warn!(count, "requests still run after drain_timeout_ms: cut off");
         }
         phase.send_replace(Phase::Ended);
     }

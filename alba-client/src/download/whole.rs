@@ -7,6 +7,7 @@ use alba_core::checksum::Hasher;
 use alba_core::env::Deadline;
 use alba_core::fragment::trim;
 use alba_core::ids::{ChunkIndex, NamespaceName, ObjectName};
+use alba_core::request;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -85,6 +86,8 @@ async fn read(
 ) -> Result<(), ClientError> {
     let object = &found.object;
     let manifest = &object.manifest;
+    // A large object's first chunk must not take the room that is kept for small requests.
+    request::grown_by(manifest.size);
     let count = u32::try_from(manifest.chunks.len()).map_err(|_| ClientError::Undecodable {
         object: manifest.name.clone(),
         reason: "too many chunks".to_owned(),

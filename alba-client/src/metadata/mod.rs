@@ -22,6 +22,7 @@ use alba_core::env::real::quic::{self, QuicLimits, QuicNet};
 use alba_core::env::{Deadline, Directory, Env, MetaError, NamespaceStore, within};
 use alba_core::ids::{GroupId, LongId, OsdId};
 use alba_core::net::rpc::{Answer, RpcConnection, RpcError};
+use alba_core::request::{self, Stage};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::admin::{AdminError, AdminReply, AdminRequest, GroupStatus};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery};
@@ -279,6 +280,19 @@ impl MetadataClient {
     /// Asks the group's servers in turn until one answers for it or the deadline passes. A server whose storage refuses is passed
     /// over: another may lead by now. Only when nobody points elsewhere, several times, does the caller hear of it.
     async fn ask(
+        &self,
+        group: &GroupId,
+        request: impl FnMut() -> Request + Send,
+        deadline: Deadline,
+    ) -> Result<Reply, MetaError> {
+        let started = self.env.clock.now();
+        let reply = self.ask_in_turn(group, request, deadline).await;
+        request::spent(Stage::Metadata, self.env.clock.now().since(started));
+        reply
+    }
+
+    /// The same without counting its time.
+    async fn ask_in_turn(
         &self,
         group: &GroupId,
         mut request: impl FnMut() -> Request + Send,

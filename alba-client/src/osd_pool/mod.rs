@@ -79,6 +79,11 @@ impl OsdPool {
         self.view.get(id)
     }
 
+    /// All that are known.
+    pub(crate) fn all(&self) -> Vec<Arc<Member>> {
+        self.view.all()
+    }
+
     /// An OSD; the ABM is asked when it is not known.
     pub(crate) async fn member(&self, id: OsdId, deadline: Deadline) -> Result<Arc<Member>, ClientError> {
         if let Some(member) = self.view.get(id) {

@@ -1,8 +1,10 @@
 //! The engine as a whole, over a simulated clock and a backend in memory.
 
 mod backend;
+mod budget;
 mod caching;
 mod damage;
+mod fairness;
 mod files;
 mod inspecting;
 mod matrix;

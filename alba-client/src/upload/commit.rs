@@ -23,12 +23,12 @@ use alba_core::manifest::Manifest;
 use alba_core::wire::rpc::nsm::{
     NsmAnswer, NsmCommand, NsmOutcome, NsmQuery, ObjectAssert, ObjectUpdate, Overwrite,
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::inline::Small;
 use super::late::{self, Leftovers, Stragglers};
 use super::object::{Attempt, Uploaded};
 use crate::namespaces::unexpected;
+use crate::turns::UploadSlot;
 use crate::{ClientError, StoredObject};
 
 /// A change to be committed.
@@ -58,7 +58,7 @@ pub(super) async fn commit(
     asserts: Vec<ObjectAssert>,
     changes: Vec<Change>,
     mut stragglers: Stragglers,
-    slot: &mut Option<OwnedSemaphorePermit>,
+    slot: &mut Option<UploadSlot>,
 ) -> Result<Vec<StoredObject>, ClientError> {
     let engine = &attempt.engine;
     let namespace = attempt.namespace.id;

@@ -17,13 +17,13 @@ use alba_core::wire::rpc::abm::WorkItem;
 use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, NsmOutcome};
 use futures_util::future::join;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::object::Attempt;
 use super::spread::{Settled, Spread};
 use crate::engine::{Engine, alongside};
 use crate::namespaces::{Namespace, unexpected};
 use crate::osd_pool::{CallSize, Member};
+use crate::turns::UploadSlot;
 use crate::{ClientError, repairs};
 
 /// Tags removed by one batch.
@@ -67,7 +67,7 @@ pub(super) fn finish(
     attempt: &Attempt,
     leftovers: Vec<Leftovers>,
     stragglers: Stragglers,
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<UploadSlot>,
 ) {
     let (engine, namespace) = (Arc::clone(&attempt.engine), Arc::clone(&attempt.namespace));
     let (epoch, spawn) = (attempt.epoch, Arc::clone(&attempt.engine.env.spawn));

@@ -26,6 +26,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, is_moved};
+use crate::turns::UploadSlot;
 use crate::watch::Fresh;
 use crate::{ClientError, ObjectSource, SequenceUpdate, StoredObject, UploadOptions};
 use commit::{Change, commit};
@@ -48,6 +49,16 @@ enum Wanted<'a> {
         name: ObjectName,
         must_exist: bool,
     },
+}
+
+impl Wanted<'_> {
+    /// What it stores.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Put { source, .. } => source.size(),
+            Self::Delete { .. } => 0,
+        }
+    }
 }
 
 /// Stores one object.
@@ -119,7 +130,8 @@ async fn change(
     deadline: Deadline,
 ) -> Result<Vec<StoredObject>, ClientError> {
     let namespace = engine.namespaces.resolve(name, deadline).await?;
-    let mut slot = Some(engine.upload_slot(deadline).await?);
+    let bytes = wanted.iter().map(Wanted::bytes).fold(0, u64::saturating_add);
+    let mut slot = Some(engine.upload_slot(bytes, deadline).await?);
     let avoid = Arc::new(Mutex::new(BTreeSet::new()));
     let inline = namespace.takes_inline(engine.env.clock.now());
     let first = prepare(engine, &namespace, Engine::fresh, &avoid, inline, deadline).await;
@@ -179,7 +191,7 @@ async fn run(
     attempt: &Attempt,
     asserts: Vec<ObjectAssert>,
     wanted: &mut [Wanted<'_>],
-    slot: &mut Option<tokio::sync::OwnedSemaphorePermit>,
+    slot: &mut Option<UploadSlot>,
 ) -> Result<Vec<StoredObject>, ClientError> {
     let mut changes: Vec<Option<Change>> = Vec::with_capacity(wanted.len());
     let mut puts = Vec::new();

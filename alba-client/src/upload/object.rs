@@ -14,6 +14,7 @@ use alba_core::layout::{ChunkExtent, ObjectLayout};
 use alba_core::manifest::{Chunk, CodingMatrix, EncryptInfo, Fragment, Manifest, Scheme, Timestamp};
 use alba_core::osd_keys::FragmentAddress;
 use alba_core::preset::Compression;
+use alba_core::request;
 use alba_core::wire::llio::WireError;
 use alba_core::wire::recovery::RecoveryInfo;
 use alba_core::wire::rpc::nsm::NamespaceInfo;
@@ -28,6 +29,10 @@ use crate::engine::Engine;
 use crate::namespaces::Namespace;
 use crate::osd_pool::Member;
 use crate::{ClientError, ObjectSource};
+
+/// Bytes that take about as long to pack as the recovery info of a chunk takes to compress: a small piece of computing, but too
+/// much to do in between.
+const RECOVERY_WORK: u64 = 64 << 10;
 
 /// Chunks without enough acknowledgements that may be on their way at once.
 const OPEN_CHUNKS: usize = 4;
@@ -83,6 +88,8 @@ pub(super) async fn upload_object(
     let checksum = ChecksumRule::new(&preset.object_checksum, checksum)?;
     let plan = plan(&attempt.engine, &attempt.info, &attempt.avoided())?;
     let size = source.size();
+    // A large object's first chunk is part of a large request: it must not take the room that is kept for small ones.
+    request::grown_by(size);
     let too_large = |reason: String| ClientError::ObjectTooLarge { object: name.clone(), reason };
     let layout = ObjectLayout::new(size, preset.fragment_size, plan.policy.shape())
         .map_err(|error| too_large(error.to_string()))?;
@@ -293,7 +300,7 @@ impl ObjectWriter<'_> {
             .clone()
             .map(|key| (key, packed.iter().map(|_| counter(&attempt.engine)).collect::<Vec<_>>()));
         let own: Vec<Option<CounterBlock>> = packed.iter().map(|packed| packed.ctr).collect();
-        let work = attempt.engine.compute(u64::MAX, move || match encryption {
+        let work = attempt.engine.compute(RECOVERY_WORK, move || match encryption {
             None => Ok(vec![info.encode()?; own.len()]),
             Some((key, counters)) => own
                 .iter()

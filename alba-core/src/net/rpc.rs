@@ -28,5 +28,5 @@ impl From<Reply> for Answer {
 }
 
 pub use client::{RpcConnection, RpcError};
-pub use frame::{ABOUT_CONNECTION, Frame, FrameError, FrameReader, decode_body, encode_frame};
+pub use frame::{ABOUT_CONNECTION, Frame, FrameError, FrameReader, decode_body, encode_frame, encode_traced};
 pub use server::{Handler, ServerLimits, serve};

@@ -3,6 +3,7 @@
 //!
 //! `proxy/put/<bytes>/<clients>` and `proxy/get/<bytes>/<clients>`: whole objects from and to files, MB/s (10^6 bytes) of user data, with `…/p50`, `…/p99` (ms) and `…/cpu`, the CPU seconds per GiB of user data over all
 //! processes of the cluster. `proxy/slice/<bytes>/<where>/<clients>`: slices per second at random places of objects that were written before, `<where>` being `asd` (no fragment cache), `ram` or `local` (the caches of these kinds).
+//! `proxy/fairness/…`: p50 and p99 of slices of 4 KiB that one client reads `alone`, and `beside` another one that keeps 64 connections busy with uploads of 64 MiB.
 //! Preset `default`: 12 OSDs on 4 nodes, 5+4. Limits: `loopback`, TCP between two threads of this process, and `disk`, blocks of 1 MiB written over and synced with fdatasync.
 //! ALBA_BENCH_SECONDS (5) per measurement, ALBA_BENCH_DIR for the cluster and all files.
 
@@ -141,9 +142,36 @@ fn slices(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     }
 }
 
+/// Does one client see that another one asks for everything?
+fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
+    const SLICE: u32 = 4 << 10;
+    const HOGS: usize = 64;
+    const BULK: u64 = 64 << 20;
+    if !bench.wants("proxy/fairness") {
+        return;
+    }
+    let cluster = start("fairness", &[]);
+    let objects = runtime.block_on(load::fill(&cluster));
+    let slices = || load::slices(&cluster, &objects, SLICE, 1, bench.seconds);
+    let alone = runtime.block_on(slices());
+    print_times("proxy/fairness/alone", &alone);
+    let (beside, hogs) = runtime.block_on(async {
+        // They end after the slices do.
+        let hogs = load::whole(&cluster, load::Op::Put, BULK, HOGS, bench.seconds * 2);
+        tokio::join!(slices(), hogs)
+    });
+    for (part, beside, alone) in [("p50", beside.p50, alone.p50), ("p99", beside.p99, alone.p99)] {
+        let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
+        print(&format!("proxy/fairness/beside/{part}"), beside, "ms", Some(("alone", alone)));
+    }
+    print("proxy/fairness/others", hogs.bytes_per_second / 1e6, "MB/s", None);
+    print("proxy/fairness/memory", load::proxy_memory(&cluster), "MiB at most", None);
+}
+
 fn main() {
     let bench = Bench::from_environment();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     whole_objects(&bench, &runtime);
     slices(&bench, &runtime);
+    fairness(&bench, &runtime);
 }

@@ -9,9 +9,10 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Answer;
-use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
+use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_traced};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Clock, Deadline, Env, Moment, Stream, within};
+use crate::request;
 use crate::wire::rpc::{MAX_REPLY, Reply, Request};
 
 /// Frames that wait for the writer; with [`Request::max_len`] this bounds their bytes. Callers wait for room, to their
@@ -124,7 +125,7 @@ impl RpcConnection {
 
     /// Sends a request and waits for its answer. May be dropped at any time. A connection that was silent for the whole
     /// time of a call that timed out counts as broken.
-    pub async fn call(&self, request: &Request, deadline: Deadline) -> Result<Answer, RpcError> {
+    pub async fn call(&self, message: &Request, deadline: Deadline) -> Result<Answer, RpcError> {
         let started = self.shared.clock.now();
         let (answer, reply) = oneshot::channel();
         let correlation = {
@@ -140,11 +141,12 @@ impl RpcConnection {
         let _waiting = Waiting { shared: &self.shared, correlation };
         let left = deadline.left(self.shared.clock.as_ref());
         let note = u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1);
-        let frame =
-            encode_frame(correlation, note, request, request.max_len()).map_err(|error| match error {
+        let frame = encode_traced(correlation, note, request::trace(), message, message.max_len()).map_err(
+            |error| match error {
                 FrameError::TooLong { len, max } => RpcError::TooLarge { len, max },
                 other => RpcError::Connect(other.to_string()),
-            })?;
+            },
+        )?;
         let call = async {
             // Both ends of these channels go only when the connection has failed, and then it says why.
             self.outgoing.send(frame).await.map_err(|_| ())?;

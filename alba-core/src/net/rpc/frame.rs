@@ -1,5 +1,5 @@
 //! Frames: `u32 LE length ‖ FORMAT ‖ u64 LE correlation ‖ u64 LE note ‖ postcard value`, the length counting all behind
-//! itself.
+//! itself. With [`TRACED`] instead of [`FORMAT`] a `u64 LE` trace id stands between the note and the value.
 
 use std::io;
 
@@ -8,13 +8,16 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::wire::rpc::FORMAT;
+use crate::wire::rpc::{FORMAT, TRACED};
 
 /// The correlation number of an answer that is about the connection and not about one request.
 pub const ABOUT_CONNECTION: u64 = 0;
 
 /// Format byte, correlation number and note.
 const HEADER: usize = 1 + 8 + 8;
+
+/// The same and the trace id.
+const TRACED_HEADER: usize = HEADER + 8;
 
 /// Grown by at most this much before more bytes have arrived.
 const STEP: usize = 64 << 10;
@@ -57,14 +60,17 @@ pub struct Frame {
     pub correlation: u64,
     /// What goes with every message of its kind ([`crate::wire::rpc`]).
     pub note: u64,
+    /// The id of the request that it is sent for ([`crate::request::TraceId`]); 0: not said.
+    pub trace: u64,
     /// The body, header included.
     body: Vec<u8>,
 }
 
 impl Frame {
-    /// Bytes of the body.
+    /// Bytes of the body, without a trace id.
     pub fn len(&self) -> usize {
-        self.body.len()
+        let trace = if self.trace == 0 { 0 } else { TRACED_HEADER - HEADER };
+        self.body.len().saturating_sub(trace)
     }
 
     /// Never: a frame has a header.
@@ -74,7 +80,8 @@ impl Frame {
 
     /// The value; bytes left over are an error.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
-        decode_body(self.body.get(HEADER..).unwrap_or_default())
+        let header = if self.body.first() == Some(&TRACED) { TRACED_HEADER } else { HEADER };
+        decode_body(self.body.get(header..).unwrap_or_default())
     }
 }
 
@@ -94,15 +101,31 @@ pub fn encode_frame<T: Serialize>(
     value: &T,
     max: usize,
 ) -> Result<Vec<u8>, FrameError> {
+    encode_traced(correlation, note, 0, value, max)
+}
+
+/// The same with a trace id; with 0 it is a frame without one.
+pub fn encode_traced<T: Serialize>(
+    correlation: u64,
+    note: u64,
+    trace: u64,
+    value: &T,
+    max: usize,
+) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0; 4];
-    bytes.push(FORMAT);
+    bytes.push(if trace == 0 { FORMAT } else { TRACED });
     bytes.extend_from_slice(&correlation.to_le_bytes());
     bytes.extend_from_slice(&note.to_le_bytes());
+    if trace != 0 {
+        bytes.extend_from_slice(&trace.to_le_bytes());
+    }
     let mut bytes =
         postcard::to_extend(value, bytes).map_err(|error| FrameError::Undecodable(error.to_string()))?;
     let len = bytes.len() - 4;
+    // Whether it is traced must not decide whether a message can be sent.
+    let counted = if trace == 0 { len } else { len - (TRACED_HEADER - HEADER) };
     match u32::try_from(len) {
-        Ok(prefix) if len <= max => {
+        Ok(prefix) if counted <= max => {
             bytes.splice(..4, prefix.to_le_bytes());
             Ok(bytes)
         }
@@ -159,8 +182,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Err(FrameError::Half);
             }
             if let (false, Some(&found)) = (format_checked, body.first()) {
-                if found != FORMAT {
+                if found != FORMAT && found != TRACED {
                     return Err(FrameError::WrongFormat { found });
+                }
+                if found == TRACED && len < TRACED_HEADER {
+                    return Err(FrameError::TooShort(len));
                 }
                 format_checked = true;
             }
@@ -171,7 +197,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             _ => Err(FrameError::TooShort(len)),
         };
         let (correlation, note) = (number(1)?, number(9)?);
-        Ok(Frame { correlation, note, body })
+        let trace = if body.first() == Some(&TRACED) { number(HEADER)? } else { 0 };
+        Ok(Frame { correlation, note, trace, body })
     }
 
     /// The next frame; `None` when the peer closed between frames.

@@ -9,13 +9,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::Instrument;
 
 use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_frame};
 use crate::env::spawn::AbortOnDrop;
 use crate::env::{Deadline, Env, Listener, Stream, within};
+use crate::request::{self, TraceId};
 use crate::wire::rpc::watch::WatchReply;
 use crate::wire::rpc::{MAX_REPLICATE, MAX_REPLY, Refusal, Reply, Request};
+
+/// From here on a request is worth a log line: the original's figure (features §5.6).
+const SLOW: Duration = Duration::from_millis(500);
 
 /// What answers requests.
 #[async_trait]
@@ -230,6 +235,7 @@ async fn read_requests(
             }
             other => other,
         };
+        let trace = TraceId::new(frame.trace);
         drop(frame);
         let (server, answers) = (server.clone(), answers.clone());
         let env = server.env.clone();
@@ -243,7 +249,7 @@ async fn read_requests(
                     metrics::counter!("alba_watch_refused_total").increment(1);
                     Reply::Watch(WatchReply::TooMany).into()
                 }
-                Ok(request) => server.handler.handle(request, patience).await,
+                Ok(request) => handle(&server, trace, request, patience).await,
                 // The frame was whole: the connection is sound, and a newer client may go on with what we know.
                 Err(error) => Reply::Refused(Refusal::BadRequest(error.to_string())).into(),
             };
@@ -251,6 +257,30 @@ async fn read_requests(
             answer(&server, correlation, reply, room, slot, &answers).await;
         });
     }
+}
+
+/// Answers a request. What is logged meanwhile, here and by the servers that are asked in turn, has the id of the client's
+/// request.
+async fn handle(
+    server: &Server,
+    trace: Option<TraceId>,
+    request: Request,
+    patience: Option<Duration>,
+) -> Answer {
+    let Some(id) = trace else { return server.handler.handle(request, patience).await };
+    let clock = server.env.clock.as_ref();
+    let (name, started) = (request.name(), clock.now());
+    let work = async {
+        let answer = server.handler.handle(request, patience).await;
+        let took = clock.now().since(started);
+        match took {
+            slow if slow >= SLOW => tracing::info!(name, ?took, "slow request of a client's request"),
+            _ => tracing::debug!(name, ?took, "answered"),
+        }
+        answer
+    };
+    let span = tracing::info_span!("request", %id);
+    request::Request::new(trace, None).scope(work).instrument(span).await
 }
 
 async fn answer(

@@ -25,6 +25,9 @@ impl Handler for Echo {
                 if first == 255 {
                     self.gate.acquire().await.unwrap().forget();
                 }
+                if first == 254 {
+                    return Reply::Session(SessionId(crate::request::trace())).into();
+                }
                 Reply::Session(SessionId(u64::from(first)))
             }
             Request::Watch(_) => {
@@ -106,6 +109,38 @@ fn frames_have_golden_bytes() {
     let mut golden = vec![36, 0, 0, 0, FORMAT, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0, 1, 1, b'g', 7];
     golden.extend([0; 15]);
     assert_eq!(frame, golden);
+}
+
+#[tokio::test]
+async fn a_traced_frame_has_the_id_behind_the_note() {
+    let frame = encode_traced(0x0102, 0x0304, 0xabcd, &ask(7), MAX_REQUEST).unwrap();
+    let mut golden =
+        vec![44, 0, 0, 0, crate::wire::rpc::TRACED, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
+    golden.extend([0xcd, 0xab, 0, 0, 0, 0, 0, 0, 1, 1, b'g', 7]);
+    golden.extend([0; 15]);
+    assert_eq!(frame, golden);
+    let read = FrameReader::new(&frame[..], MAX_REQUEST).next().await.unwrap().unwrap();
+    assert_eq!((read.correlation, read.note, read.trace, read.len()), (0x0102, 0x0304, 0xabcd, 36));
+    assert_eq!(read.decode::<Request>().unwrap(), ask(7));
+    // The id costs a message none of the bytes that it may have.
+    assert!(encode_traced(1, 0, 1, &ask(7), 36).is_ok());
+    assert!(encode_traced(1, 0, 1, &ask(7), 35).is_err());
+    let half = [20, 0, 0, 0, crate::wire::rpc::TRACED].into_iter().chain([0; 19]).collect::<Vec<u8>>();
+    assert!(FrameReader::new(&half[..], MAX_REQUEST).next().await.is_err());
+}
+
+#[tokio::test]
+async fn the_id_of_a_clients_request_comes_with_it_to_the_server() {
+    let fixture = fixture(ServerLimits::default()).await;
+    let connection = fixture.connection().await;
+    let asked = async || match connection.call(&ask(254), fixture.soon()).await.unwrap().reply {
+        Reply::Session(SessionId(id)) => id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(asked().await, 0);
+    let request = crate::request::Request::new(crate::request::TraceId::new(0x1234), Some(1));
+    assert_eq!(request.scope(asked()).await, 0x1234);
+    assert_eq!(asked().await, 0);
 }
 
 #[tokio::test]

@@ -21,6 +21,10 @@ use watch::{WatchReply, WatchRequest};
 /// First byte of every body. Another value means another format version.
 pub const FORMAT: u8 = 2;
 
+/// First byte of a body that has a trace id (u64 LE, not 0) behind its note: the id of the client's request that the message is
+/// sent for, for log lines. Everybody reads both; it stands in requests only.
+pub const TRACED: u8 = 3;
+
 /// Longest body a command may have: 1 MiB (architecture §5).
 pub const MAX_REQUEST: usize = 1 << 20;
 
@@ -88,6 +92,22 @@ pub enum Request {
 }
 
 impl Request {
+    /// What log lines call a request of this kind.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::OpenSession { .. } => "open_session",
+            Self::Abm(..) => "abm",
+            Self::AbmQuery(..) => "abm_query",
+            Self::Nsm(..) => "nsm",
+            Self::NsmQuery(..) => "nsm_query",
+            Self::ClaimOsd(_) => "claim_osd",
+            Self::Replicate(..) => "replicate",
+            Self::Admin(..) => "admin",
+            Self::Watch(_) => "watch",
+        }
+    }
+
     /// Longest body that a request of this kind may have.
     pub fn max_len(&self) -> usize {
         match self {
