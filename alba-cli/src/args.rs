@@ -11,8 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::answer::{Answer, Output};
 use crate::commands::{
-    backend, backups, ca, groups, maintenance, metadata, moves, namespaces, objects, osds, presets, proxy,
-    proxy_state, recovery,
+    backend, backups, ca, fsck, groups, maintenance, metadata, moves, namespaces, objects, osds, presets,
+    proxy, proxy_state, recovery, tasks,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -65,9 +65,11 @@ enum Command {
     Down(down::Down),
     Demo(demo::Demo),
     Status(status::Status),
+    Fsck(fsck::Fsck),
     // Namespaces and objects, as a client of its own.
     CreateNamespace(namespaces::Create),
     DeleteNamespace(namespaces::Delete),
+    UndeleteNamespace(namespaces::Undelete),
     ShowNamespace(namespaces::Show),
     ListNamespaces(namespaces::List),
     MoveNamespace(moves::Move),
@@ -122,6 +124,9 @@ enum Command {
     VerifyNamespace(maintenance::Verify),
     GetMaintenanceConfig(maintenance::GetConfig),
     UpdateMaintenanceConfig(maintenance::UpdateConfig),
+    PauseTask(tasks::Pause),
+    ResumeTask(tasks::Resume),
+    ListTasks(tasks::List),
     Version(backend::Version),
     ListMetadataNodes(metadata::List),
     AddMetadataNode(metadata::Add),
@@ -148,6 +153,8 @@ enum Command {
     Metadata(DaemonArgs),
     /// Run a proxy for volume drivers
     Proxy(DaemonArgs),
+    /// Run a maintenance agent
+    Maintenance(DaemonArgs),
 }
 
 #[derive(Debug, Args)]
@@ -185,8 +192,10 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::Down(command) => command.run(session).await,
         Command::Demo(command) => command.run(session).await,
         Command::Status(command) => command.run(session).await,
+        Command::Fsck(command) => command.run(session).await,
         Command::CreateNamespace(command) => command.run(session).await,
         Command::DeleteNamespace(command) => command.run(session).await,
+        Command::UndeleteNamespace(command) => command.run(session).await,
         Command::ShowNamespace(command) => command.run(session).await,
         Command::ListNamespaces(command) => command.run(session).await,
         Command::MoveNamespace(command) => command.run(session).await,
@@ -238,6 +247,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::VerifyNamespace(command) => command.run(session).await,
         Command::GetMaintenanceConfig(command) => command.run(session).await,
         Command::UpdateMaintenanceConfig(command) => command.run(session).await,
+        Command::PauseTask(command) => command.run(session).await,
+        Command::ResumeTask(command) => command.run(session).await,
+        Command::ListTasks(command) => command.run(session).await,
         Command::Version(command) => command.run(session).await,
         Command::ListMetadataNodes(command) => command.run(session).await,
         Command::AddMetadataNode(command) => command.run(session).await,
@@ -256,7 +268,10 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::ProxyOsdView(command) => command.run(session).await,
         Command::ProxyOsdInfo(command) => command.run(session).await,
         Command::ProxyClientCfg(command) => command.run(session).await,
-        Command::AsdServer(rest) | Command::Metadata(rest) | Command::Proxy(rest) => {
+        Command::AsdServer(rest)
+        | Command::Metadata(rest)
+        | Command::Proxy(rest)
+        | Command::Maintenance(rest) => {
             Err(CliError::usage(format!("write the daemon's name first: alba NAME {:?}", rest.rest)))
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 pub(crate) mod backups;
 pub(crate) mod ca;
+pub(crate) mod fsck;
 pub(crate) mod groups;
 pub(crate) mod maintenance;
 pub(crate) mod metadata;
@@ -14,3 +15,4 @@ pub(crate) mod presets;
 pub(crate) mod proxy;
 pub(crate) mod proxy_state;
 pub(crate) mod recovery;
+pub(crate) mod tasks;

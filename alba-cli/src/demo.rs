@@ -282,8 +282,8 @@ fn victims(cluster: &Cluster, count: usize, rng: &mut StdRng) -> Vec<String> {
 
 /// Ports that nobody has now, all in one row from a random place on.
 async fn free_ports(env: &Env) -> Result<ShapeArgs, CliError> {
-    // 12 storage daemons, a proxy, a metadata server, and the metrics of all 14.
-    const WANTED: u16 = 28;
+    // 12 storage daemons, a proxy, a metadata server, and the metrics of these and of the maintenance agent.
+    const WANTED: u16 = 29;
     let mut rng = env.rng.generator();
     for _ in 0..50 {
         let base: u16 = rng.random_range(20_000..32_000);

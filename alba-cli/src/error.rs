@@ -8,6 +8,7 @@ use alba_core::env::{DeadlineExceeded, MetaError, OsdError, TaskGone};
 use alba_core::ids::IdError;
 use alba_core::wire::rpc::abm::AbmError;
 use alba_core::wire::rpc::nsm::NsmError;
+use alba_maintenance::TaskError;
 use alba_proxy::client::CallError;
 use thiserror::Error;
 
@@ -139,6 +140,17 @@ impl From<MetaError> for CliError {
         match error {
             MetaError::Abm(error) => error.into(),
             MetaError::Nsm(error) => error.into(),
+            other => Self::of(ExceptionType::Client, 1, other.to_string()),
+        }
+    }
+}
+
+impl From<TaskError> for CliError {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::Meta(error) => error.into(),
+            TaskError::Client(error) => error.into(),
+            TaskError::Osd { .. } => Self::of(ExceptionType::Asd, 1, error.to_string()),
             other => Self::of(ExceptionType::Client, 1, other.to_string()),
         }
     }

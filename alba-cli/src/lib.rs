@@ -36,6 +36,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // `alba metadata backup`.
         Some("metadata") => |args| alba_metadata::main(args),
         Some("proxy") => daemon::main::<alba_proxy::ProxyDaemon>,
+        // With `--once` and `--list-tasks`.
+        Some("maintenance") => |args| alba_maintenance::main(args),
         _ => return args::run(args),
     };
     // `alba proxy --config X` is the program `proxy` with its arguments.

@@ -4,16 +4,18 @@ mod judge;
 mod observe;
 mod replicas;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use alba_core::ids::text_or_hex;
+use alba_core::ids::{TaskName, text_or_hex};
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{Destination, OsdState};
+use alba_core::wire::rpc::abm::{Destination, OsdState, RunState, TaskRecord};
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
 use crate::client_file::ClientFile;
+use crate::commands::tasks;
 use crate::error::CliError;
 use crate::session::Session;
 use crate::table::table;
@@ -176,7 +178,27 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
         "namespaces": namespaces.collect::<Vec<_>>(),
         "queues": queues.collect::<Vec<_>>(),
         "proxies": proxies.collect::<Vec<_>>(),
+        "agents": observed.agents,
+        "tasks": observed.tasks.iter().map(tasks::shown).collect::<Vec<_>>(),
+        "paused_tasks": observed.paused.iter().map(TaskName::as_str).collect::<Vec<_>>(),
     })
+}
+
+/// Which maintenance tasks are under way, which fail, which are paused.
+fn tasks_line(observed: &Observed) -> String {
+    let name = |task: &TaskRecord| task.task.as_str().split('/').next().unwrap_or_default().to_owned();
+    let of = |which: fn(&TaskRecord) -> bool| -> String {
+        let names: BTreeSet<String> = observed.tasks.iter().filter(|task| which(task)).map(name).collect();
+        if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(" ") }
+    };
+    let paused: Vec<&str> = observed.paused.iter().map(TaskName::as_str).collect();
+    format!(
+        "{} agents; running: {}; failing: {}; paused: {}",
+        observed.agents,
+        of(|task| task.report.state == RunState::Running),
+        of(|task| task.failures > 0),
+        if paused.is_empty() { "none".to_owned() } else { paused.join(" ") },
+    )
 }
 
 fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String {
@@ -217,6 +239,7 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
         .map(|(proxy, seen)| format!("{proxy} {}", if seen.is_ok() { "answers" } else { "does not answer" }))
         .collect();
     lines.push(format!("proxies   {}", proxies.join(", ")));
+    lines.push(format!("tasks     {}", tasks_line(observed)));
     let rows = observed.namespaces.iter().map(|seen| {
         let counted = seen.counted.as_ref().and_then(|counted| counted.as_ref().ok());
         let number =

@@ -97,6 +97,7 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod turns;
 mod types;
 mod upload;

@@ -12,6 +12,7 @@ mod changes;
 mod health;
 mod http;
 mod logs;
+mod pages;
 mod stop;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use args::Shared;
 pub use changes::{Changes, Changing};
 pub use health::{Health, Readiness};
+pub use pages::Pages;
 pub use stop::{StopSignal, Stopper};
 
 use crate::config;
@@ -78,6 +80,8 @@ pub struct Context {
     pub health: Health,
     /// Its configuration, each time it was read again. What can change live is applied, the rest waits for a restart.
     pub changes: Changes,
+    /// What it serves as JSON beside health and metrics.
+    pub pages: Pages,
 }
 
 impl Context {
@@ -91,7 +95,7 @@ impl Context {
     pub fn with_changes(env: Env) -> (Self, Stopper, Changing) {
         let (stopper, stop) = StopSignal::pair();
         let (changing, changes) = Changes::pair();
-        (Self { env, stop, health: Health::default(), changes }, stopper, changing)
+        (Self { env, stop, health: Health::default(), changes, pages: Pages::default() }, stopper, changing)
     }
 }
 
@@ -136,7 +140,9 @@ async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -
     let parent = arguments.die_with_parent.then(|| watch_parent(&env));
     let _http = match D::metrics_listen(&config) {
         None => None,
-        Some(at) => Some(http::start(&env, at, &config, context.health.clone()).await?),
+        Some(at) => {
+            Some(http::start(&env, at, &config, context.health.clone(), context.pages.clone()).await?)
+        }
     };
     let erasure_kernel = Kernel::best().name();
     tracing::info!(daemon = D::NAME, version = env!("CARGO_PKG_VERSION"), erasure_kernel, "starting");

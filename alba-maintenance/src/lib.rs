@@ -1,11 +1,30 @@
-//! Maintenance: clean up what nothing refers to, and later repair what lost redundancy.
+//! Maintenance agents: what keeps a backend whole and clean while nobody looks.
 //!
-//! The decisions come first and are pure: [`gc`] says what becomes of a tagged fragment, [`obsolete`] turns a page of a
-//! delete queue into one batch for the OSD. The agent that runs them on a schedule is not part of this crate yet, so
-//! there is no daemon: nothing here touches a disk or a socket.
+//! Any number of identical agents share the work by leases of the ABM ([`lease`]). Each does [`task`]s: on a schedule
+//! ([`schedule`]), within rates that adapt to clients ([`pace`]), and says what it does ([`progress`]). Agents keep nothing: all
+//! progress is in the metadata groups, so one that dies anywhere is made up for by another.
 //!
 //! A fragment that a manifest names must never be deleted (invariant 3 of the design: "GC never deletes what can still
 //! be referenced").
 
-pub mod gc;
-pub mod obsolete;
+pub mod agent;
+pub mod backend;
+mod command;
+pub mod config;
+mod daemon;
+pub mod error;
+pub mod failpoint;
+pub mod fsck;
+pub mod lease;
+pub mod pace;
+pub mod progress;
+pub mod schedule;
+pub mod task;
+pub mod tasks;
+
+pub use agent::Agent;
+pub use backend::Backend;
+pub use command::main;
+pub use config::MaintenanceConfig;
+pub use daemon::MaintenanceDaemon;
+pub use error::TaskError;

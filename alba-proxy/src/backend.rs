@@ -11,7 +11,7 @@ use alba_client::{
 use alba_core::env::Deadline;
 use alba_core::ids::{AlbaId, NamespaceId, NamespaceName, ObjectName, PresetName};
 use alba_core::range::{Page, RangeQuery};
-use alba_core::wire::rpc::abm::NamespaceRecord;
+use alba_core::wire::rpc::abm::{NamespaceRecord, NamespaceState};
 use alba_core::wire::rpc::nsm::ObjectAssert;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -168,7 +168,7 @@ impl Backend for Client {
     }
 
     async fn delete_namespace(&self, name: &NamespaceName, deadline: Deadline) -> Result<(), ClientError> {
-        Self::delete_namespace(self, name, deadline).await
+        Self::discard_namespace(self, name, deadline).await.map(drop)
     }
 
     async fn namespace(
@@ -184,7 +184,18 @@ impl Backend for Client {
         range: RangeQuery,
         deadline: Deadline,
     ) -> Result<Page<NamespaceRecord>, ClientError> {
-        Self::list_namespaces(self, range, deadline).await
+        let mut range = range;
+        loop {
+            let mut page = Self::list_namespaces(self, range.clone(), deadline).await?;
+            let last = page.items.last().map(|record| record.name.clone());
+            // What is in the trash is not there, for clients of the protocol.
+            page.items.retain(|record| !matches!(record.state, NamespaceState::Trashed { .. }));
+            match last {
+                // They take an empty page for the end.
+                Some(last) if page.items.is_empty() && page.has_more => range = range.after(last.as_bytes()),
+                _ => return Ok(page),
+            }
+        }
     }
 
     async fn list_objects(

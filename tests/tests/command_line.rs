@@ -97,6 +97,25 @@ fn objects_namespaces_presets_and_osds_can_be_managed() {
     }
     cluster.alba(&["delete-namespace", "mine"]).unwrap();
     assert_eq!(strings(&cluster.alba(&["list-namespaces"]).unwrap(), "name"), ["demo"]);
+
+    // It comes back with what it had, also when its name was given away; and goes for good when that is asked for.
+    let trash = || strings(&cluster.alba(&["list-namespaces", "--trash"]).unwrap(), "name");
+    assert_eq!(trash(), ["mine"]);
+    assert!(cluster.alba(&["show-namespace", "mine"]).is_err());
+    let again = cluster.alba(&["create-namespace", "mine"]).unwrap();
+    let aside = trash().remove(0);
+    assert!(aside.starts_with("mine~"), "{aside} beside {again}");
+    let back = cluster.alba(&["undelete-namespace", &aside]).unwrap();
+    assert_eq!((&back["name"], &back["state"]), (&json!(aside), &json!("active")));
+    wait::until("its group serves it again", Duration::from_secs(20), || {
+        match cluster.alba(&["list-objects", &aside]) {
+            Ok(names) if names == json!(["proxied"]) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    cluster.alba(&["delete-namespace", &aside, "--now"]).unwrap();
+    cluster.alba(&["delete-namespace", "mine"]).unwrap();
+    assert_eq!(trash(), ["mine"]);
 }
 
 #[test]

@@ -15,7 +15,10 @@ use alba_tests::sim::{Outcome, Plan, Sabotage, run};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 12;
 
-const FAULTY: Plan = Plan { clients: 3, operations: 300, faults: true, sabotage: None };
+const FAULTY: Plan = Plan { clients: 3, operations: 300, faults: true, agents: 0, sabotage: None };
+
+/// With maintenance going on all the time.
+const MAINTAINED: Plan = Plan { agents: 2, ..FAULTY };
 
 fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
@@ -52,6 +55,36 @@ fn same_seed_gives_the_same_trace() {
     let one = run(3, FAULTY);
     assert_eq!(run(3, FAULTY), one);
     assert_ne!(run(4, FAULTY).hash, one.hash);
+}
+
+/// Slow uploads, retries, overwrites and deletes while epochs change and agents die: no fragment that a manifest names is ever
+/// deleted, or the object would not read back; and in the end nothing is left that no manifest names.
+#[test]
+fn maintenance_deletes_all_that_nothing_names_and_nothing_else() {
+    let outcomes: Vec<Outcome> = seeds()
+        .into_iter()
+        .take(6)
+        .map(|seed| {
+            let outcome = run(seed, MAINTAINED);
+            println!("seed {seed}: {outcome:?}");
+            outcome
+        })
+        .collect();
+    if outcomes.len() > 1 {
+        assert!(outcomes.iter().map(|outcome| outcome.cleaned).sum::<u64>() > 100, "{outcomes:?}");
+        assert!(outcomes.iter().map(|outcome| outcome.faults.agent_crashes).sum::<u32>() > 0);
+    }
+}
+
+#[test]
+fn runs_with_agents_repeat_too() {
+    assert_eq!(run(5, MAINTAINED), run(5, MAINTAINED));
+}
+
+#[test]
+#[should_panic(expected = "wrong: Missing")]
+fn the_checker_sees_garbage_collected_before_its_epoch_is_closed() {
+    run(1, Plan { faults: false, sabotage: Some(Sabotage::ScanBeforeClosing), ..MAINTAINED });
 }
 
 #[test]

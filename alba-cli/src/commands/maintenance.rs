@@ -226,7 +226,12 @@ impl Verify {
 async fn show_config(backend: &Backend<'_>) -> Result<Answer, CliError> {
     match backend.ask(AbmQuery::Maintenance).await? {
         AbmAnswer::Maintenance(config) => {
-            let shown = json::maintenance(&config);
+            let mut shown = json::maintenance(&config);
+            let paused = super::tasks::paused(backend).await?;
+            let paused: Vec<&str> = paused.iter().map(|task| task.as_str()).collect();
+            if let Some(fields) = shown.as_object_mut() {
+                fields.insert("paused_tasks".to_owned(), json!(paused));
+            }
             let lines =
                 shown.as_object().into_iter().flatten().map(|(key, value)| format!("{key} = {value}"));
             let text = lines.collect::<Vec<_>>().join("\n");
@@ -250,10 +255,8 @@ impl GetConfig {
 
 /// Change what the maintenance agents go by; what is not named stays
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  alba update-maintenance-config --auto-repair-add-disabled-node node-3\n\n\
-                        This version has no agent yet that goes by it."
-)]
+#[command(after_help = "Example:\n  alba update-maintenance-config --auto-cleanup-deleted-namespaces 30\n\n\
+                        Agents of this version go by the last one; repair and rebalancing come later.")]
 pub(crate) struct UpdateConfig {
     /// Treat OSDs that show no life for long as if they were decommissioned
     #[arg(long, overrides_with = "disable_auto_repair")]
@@ -285,7 +288,7 @@ pub(crate) struct UpdateConfig {
     /// Evict from caches what was not used for longest, as this redis knows
     #[arg(long, value_name = "redis://HOST:PORT/KEY", value_parser = redis)]
     set_lru_cache_eviction: Option<RedisEviction>,
-    /// Days that deleted namespaces are kept
+    /// Days that deleted namespaces are kept; 0: they are gone at once
     #[arg(long, value_name = "DAYS")]
     auto_cleanup_deleted_namespaces: Option<u32>,
 }

@@ -2,6 +2,7 @@
 
 use alba_core::ids::{NamespaceName, PresetName};
 use alba_core::units::ByteCount;
+use alba_core::wire::rpc::abm::{AbmError, NamespaceRecord, NamespaceState};
 use clap::Args;
 
 use super::backend::{Backend, shown};
@@ -33,19 +34,50 @@ impl Create {
     }
 }
 
-/// Delete a namespace with all its objects
+/// Delete a namespace with all its objects; it can come back for a while (`undelete-namespace`)
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  alba delete-namespace photos")]
+#[command(after_help = "Examples:\n  alba delete-namespace photos\n  alba delete-namespace photos --now\n\n\
+                        How long it is kept: `alba update-maintenance-config --auto-cleanup-deleted-namespaces DAYS`; 0 days: not.")]
 pub(crate) struct Delete {
+    /// Its name
+    #[arg(value_parser = names::namespace())]
+    namespace: NamespaceName,
+    /// For good, and free its space
+    #[arg(long)]
+    now: bool,
+}
+
+/// Take a namespace out of the trash, with all it had
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  alba undelete-namespace photos\n\nOne whose name was given to a new namespace is called NAME~ID; \
+                        list-namespaces shows it."
+)]
+pub(crate) struct Undelete {
     /// Its name
     #[arg(value_parser = names::namespace())]
     namespace: NamespaceName,
 }
 
+impl Undelete {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        let record = session.client().await?.undelete_namespace(&self.namespace, session.deadline()).await?;
+        Answer::new(json::namespace(&record), format!("namespace {} is back", shown(&record.name)))
+    }
+}
+
 impl Delete {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
-        session.client().await?.delete_namespace(&self.namespace, session.deadline()).await?;
-        Ok(Answer::done(format!("deleted namespace {}", shown(&self.namespace))))
+        let client = session.client().await?;
+        let name = shown(&self.namespace);
+        if self.now {
+            client.delete_namespace(&self.namespace, session.deadline()).await?;
+            return Ok(Answer::done(format!("deleted namespace {name} for good")));
+        }
+        Ok(Answer::done(match client.discard_namespace(&self.namespace, session.deadline()).await? {
+            Some(_) => format!("deleted namespace {name}; `alba undelete-namespace {name}` brings it back"),
+            None => format!("deleted namespace {name} for good"),
+        }))
     }
 }
 
@@ -63,6 +95,10 @@ impl Show {
         let client = session.client().await?;
         let backend = Backend::new(&client, session.deadline());
         let record = backend.namespace(&self.namespace).await?;
+        if is_trashed(&record) {
+            let hint = "it is in the trash, and `alba undelete-namespace` brings it back";
+            return Err(CliError::from(AbmError::NamespaceUnknown(record.name)).while_doing(hint));
+        }
         let counters = backend.statistics(&record).await?;
         let mut text = format!(
             "namespace {} (id {}), preset {}, group {}, {}\n{} objects, {} in them, {} on OSDs\n",
@@ -91,16 +127,26 @@ impl Show {
 
 /// List namespaces
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  alba list-namespaces --first a --last m --to-json")]
+#[command(
+    after_help = "Examples:\n  alba list-namespaces --first a --last m --to-json\n  alba list-namespaces --trash"
+)]
 pub(crate) struct List {
     #[command(flatten)]
     range: RangeArgs,
+    /// Those in the trash, and no others
+    #[arg(long)]
+    trash: bool,
+}
+
+fn is_trashed(record: &NamespaceRecord) -> bool {
+    matches!(record.state, NamespaceState::Trashed { .. })
 }
 
 impl List {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
         let client = session.client().await?;
-        let found = Backend::new(&client, session.deadline()).namespaces(self.range.pager()).await?;
+        let mut found = Backend::new(&client, session.deadline()).namespaces(self.range.pager()).await?;
+        found.retain(|record| is_trashed(record) == self.trash);
         let rows = found.iter().map(|record| {
             let state = json::namespace_state(&record.state).to_owned();
             vec![

@@ -8,10 +8,11 @@ use alba_client::Client;
 use alba_client::metadata::MetadataClient;
 use alba_core::env::osd::DiskUsage;
 use alba_core::env::{Deadline, within};
-use alba_core::ids::{AlbaId, GroupId, ObjectId, OsdId, Place, PresetName};
+use alba_core::ids::{AlbaId, GroupId, ObjectId, OsdId, Place, PresetName, TaskName};
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::{
-    Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord, OsdState,
+    AbmAnswer, AbmQuery, Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord,
+    OsdState, TaskRecord,
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_proxy::client::ProxyClient;
@@ -20,7 +21,8 @@ use futures_util::future::join_all;
 use super::judge::{Safety, Wanted, wanted};
 use super::replicas::{self, GroupSeen};
 use crate::client_file::ClientFile;
-use crate::commands::backend::Backend;
+use crate::commands::backend::{Backend, mismatch};
+use crate::commands::tasks;
 use crate::error::CliError;
 use crate::ranges::Pager;
 use crate::session::Session;
@@ -52,6 +54,9 @@ pub(super) struct Observed {
     /// Those of `queues` whose oldest message did not move.
     pub(super) stuck: Vec<(Destination, u64)>,
     pub(super) proxies: Vec<(SocketAddr, Result<(), String>)>,
+    pub(super) agents: usize,
+    pub(super) tasks: Vec<TaskRecord>,
+    pub(super) paused: Vec<TaskName>,
 }
 
 /// An OSD.
@@ -142,7 +147,32 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
         namespaces.push(NamespaceSeen { record, counted });
     }
     let (queues, stuck) = watch_queues(session, &backend).await?;
-    Ok(Observed { alba_id, osds, groups, replicas, namespaces, queues, stuck, proxies })
+    let agents = agents(&backend).await?;
+    let tasks = tasks::records(&backend, Pager::all()).await?;
+    let paused = tasks::paused(&backend).await?;
+    Ok(Observed {
+        alba_id,
+        osds,
+        groups,
+        replicas,
+        namespaces,
+        queues,
+        stuck,
+        proxies,
+        agents,
+        tasks,
+        paused,
+    })
+}
+
+/// Maintenance agents that said within the last minute that they are there.
+async fn agents(backend: &Backend<'_>) -> Result<usize, CliError> {
+    match backend.ask(AbmQuery::Participants).await? {
+        AbmAnswer::Participants(found) => {
+            Ok(found.iter().filter(|participant| participant.role == "maintenance").count())
+        }
+        _ => Err(mismatch("Participants")),
+    }
 }
 
 async fn ask_proxies(session: &Session, proxies: &[SocketAddr]) -> Vec<(SocketAddr, Result<(), String>)> {

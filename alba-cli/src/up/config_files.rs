@@ -82,7 +82,9 @@ pub(super) fn program(
 ) -> Result<Program, CliError> {
     let mut table = Table::new();
     let mut set = |key: &str, value: Value| table.insert(key.to_owned(), value);
-    set("listen", Value::String(process.listen.to_string()));
+    if process.role != Role::Maintenance {
+        set("listen", Value::String(process.listen.to_string()));
+    }
     set("metrics_listen", Value::String(process.metrics.to_string()));
     let data = paths.data(&process.name);
     let data = data.to_str().ok_or_else(|| {
@@ -91,12 +93,12 @@ pub(super) fn program(
             paths.root.display()
         ))
     })?;
-    if let Role::Metadata | Role::Proxy = process.role {
+    if let Role::Metadata | Role::Proxy | Role::Maintenance = process.role {
         let MemberFiles { ca, cert, key } = paths.member(&process.name)?;
         // Below the data directory, which is UTF-8.
         let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
         let mut files = vec![("tls_ca", text(&ca)), ("tls_cert", text(&cert)), ("tls_key", text(&key))];
-        if process.role == Role::Proxy {
+        if process.role != Role::Metadata {
             files.push(("cluster_key", text(&paths.cluster_key())));
         }
         match process.role {
@@ -134,7 +136,7 @@ pub(super) fn program(
                 set("capacity_bytes", Value::Integer(capacity));
             }
         }
-        Role::Proxy => {
+        Role::Proxy | Role::Maintenance => {
             let servers = metadata.iter().map(|server| Value::String(server.to_string()));
             set("metadata", Value::Array(servers.collect()));
         }

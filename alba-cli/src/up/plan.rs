@@ -105,6 +105,8 @@ pub(crate) enum Role {
     },
     /// Proxy.
     Proxy,
+    /// Maintenance agent: serves nothing but its metrics.
+    Maintenance,
 }
 
 impl Role {
@@ -114,6 +116,7 @@ impl Role {
             Self::Metadata => "metadata",
             Self::Asd { .. } => "asd-server",
             Self::Proxy => "proxy",
+            Self::Maintenance => "maintenance",
         }
     }
 
@@ -123,6 +126,7 @@ impl Role {
             Self::Metadata => "--metadata-base-port",
             Self::Asd { .. } => "--asd-base-port",
             Self::Proxy => "--proxy-port",
+            Self::Maintenance => "--metrics-base-port",
         }
     }
 }
@@ -134,7 +138,7 @@ pub(crate) struct Planned {
     pub(crate) name: String,
     /// What it does.
     pub(crate) role: Role,
-    /// Where it serves.
+    /// Where it serves; an agent has no more than its metrics.
     pub(crate) listen: SocketAddr,
     /// Where its metrics and health are.
     pub(crate) metrics: SocketAddr,
@@ -235,12 +239,17 @@ impl Shape {
         add(Role::Proxy, "proxy", self.proxy_port, usize::from(self.proxies), &[])?;
         let osds = self.osd_nodes.len();
         add(Role::Asd { node: 0 }, "asd", self.asd_base_port, osds, &self.osd_nodes)?;
+        let at = metrics.next()?;
+        let name = "maintenance-0".to_owned();
+        planned.push(Planned { name, role: Role::Maintenance, listen: at, metrics: at });
         let mut owners: BTreeMap<SocketAddr, (String, &'static str)> = BTreeMap::new();
         for process in &planned {
-            let metrics =
-                (process.metrics, format!("the metrics of {}", process.name), "--metrics-base-port");
-            let serve = (process.listen, process.name.clone(), process.role.port_option());
-            for (at, who, option) in [serve, metrics] {
+            for (at, option) in process.addresses() {
+                let who = if at == process.metrics {
+                    format!("the metrics of {}", process.name)
+                } else {
+                    process.name.clone()
+                };
                 if let Some((other, its)) = owners.insert(at, (who.clone(), option)) {
                     return Err(format!(
                         "port {} would serve both {other} and {who}: change {its} or {option}",
@@ -255,8 +264,12 @@ impl Shape {
 
 impl Planned {
     /// Its addresses, and the option that moves each.
-    pub(crate) fn addresses(&self) -> [(SocketAddr, &'static str); 2] {
-        [(self.listen, self.role.port_option()), (self.metrics, "--metrics-base-port")]
+    pub(crate) fn addresses(&self) -> Vec<(SocketAddr, &'static str)> {
+        let mut addresses = vec![(self.metrics, "--metrics-base-port")];
+        if self.role != Role::Maintenance {
+            addresses.push((self.listen, self.role.port_option()));
+        }
+        addresses
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Json;
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Health;
+use super::{Health, Pages};
 use crate::config;
 use crate::env::clock::Clock;
 use crate::env::spawn::AbortOnDrop;
@@ -50,6 +50,7 @@ pub(super) async fn start<C: Serialize>(
     at: SocketAddr,
     config: &C,
     health: Health,
+    pages: Pages,
 ) -> anyhow::Result<Http> {
     let listener =
         env.net.listen(at).await.context("metrics_listen: give another address there, or stop who has it")?;
@@ -61,7 +62,11 @@ pub(super) async fn start<C: Serialize>(
         .route("/metrics", get(async move || metrics.render()))
         .route("/health/live", get(async || Json(serde_json::json!({ "live": true }))))
         .route("/health/ready", get(async move || ready(&health)))
-        .route("/config", get(async move || Json(shown.as_ref().clone())));
+        .route("/config", get(async move || Json(shown.as_ref().clone())))
+        .fallback(get(async move |uri: Uri| match pages.show(uri.path()) {
+            Some(page) => Json(page).into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        }));
     let accept =
         Accept { listener, clock: env.clock.clone(), permits: Arc::new(Semaphore::new(CONNECTIONS)) };
     let serve = async move {

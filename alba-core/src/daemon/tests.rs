@@ -114,11 +114,19 @@ async fn the_pages_tell_health_metrics_and_masked_configuration() {
     let env = real::env();
     let free = env.net.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let at = free.local_addr().unwrap();
-    let taken = http::start(&env, at, &ExampleConfig::default(), Health::default()).await.err().unwrap();
+    let taken = http::start(&env, at, &ExampleConfig::default(), Health::default(), Pages::default())
+        .await
+        .err()
+        .unwrap();
     assert!(format!("{taken:#}").contains(&at.to_string()), "{taken:#}");
     drop(free);
     let health = Health::default();
-    let _http = http::start(&env, at, &ExampleConfig::default(), health.clone()).await.unwrap();
+    let pages = Pages::default();
+    let _http =
+        http::start(&env, at, &ExampleConfig::default(), health.clone(), pages.clone()).await.unwrap();
+    assert!(fetch(&env, at, "/tasks").await.starts_with("HTTP/1.1 404"));
+    pages.add("/tasks", || serde_json::json!({ "gc": 1 }));
+    assert!(fetch(&env, at, "/tasks").await.ends_with("{\"gc\":1}"));
     let answer = fetch(&env, at, "/health/ready").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("starting"), "{answer}");
     health.set_ready();

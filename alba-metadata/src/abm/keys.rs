@@ -30,6 +30,8 @@ pub(super) const WORK_COUNT: &[u8] = b"V";
 pub(super) const JOBS: &[u8] = b"J";
 pub(super) const TOKEN: &[u8] = b"e";
 pub(super) const LEASES: &[u8] = b"E";
+pub(super) const TASKS: &[u8] = b"k";
+pub(super) const PAUSED: &[u8] = b"c";
 pub(super) const PARTICIPANTS: &[u8] = b"Z";
 pub(super) const MAINTENANCE: &[u8] = b"C";
 pub(super) const PEERS_REVISION: &[u8] = b"p";
@@ -215,6 +217,16 @@ pub(super) fn leaf(name: &JobName, leaf: u32) -> Vec<u8> {
 /// → `LeaseRecord`.
 pub(super) fn lease(task: &TaskName) -> Vec<u8> {
     Key::table(LEASES).bytes(task.as_str().as_bytes()).end()
+}
+
+/// → `TaskRecord`.
+pub(super) fn task(task: &TaskName) -> Vec<u8> {
+    Key::table(TASKS).bytes(task.as_str().as_bytes()).end()
+}
+
+/// → `TaskName`.
+pub(super) fn paused(task: &TaskName) -> Vec<u8> {
+    Key::table(PAUSED).bytes(task.as_str().as_bytes()).end()
 }
 
 /// → `ParticipantRecord`.

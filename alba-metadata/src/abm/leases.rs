@@ -63,7 +63,7 @@ pub(super) fn acquire(
 }
 
 /// The lease, if the token is the newest: also one that ran out, as long as nobody else took the task.
-fn held(txn: &KvTxn<'_>, task: &TaskName, token: u64) -> Result<LeaseRecord, Refused> {
+pub(super) fn held(txn: &KvTxn<'_>, task: &TaskName, token: u64) -> Result<LeaseRecord, Refused> {
     match load::<LeaseRecord>(txn, &keys::lease(task))? {
         Some(lease) if lease.token == token => Ok(lease),
         Some(lease) => {

@@ -16,6 +16,7 @@ mod presets;
 pub mod rebuild;
 mod recount;
 mod revisions;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod walks;
@@ -142,6 +143,11 @@ impl Model for Abm {
                 Ok(AbmOutcome::Done)
             }
             C::UpdateMaintenance(update) => leases::update_maintenance(txn, update),
+            C::ReportTask { task, token, report } => tasks::report(txn, now, task, *token, report),
+            C::ForgetTask { task } => tasks::forget(txn, now, task),
+            C::EmptyTrash { namespace } => namespaces::empty_trash(txn, *namespace),
+            C::DiscardNamespace { name } => namespaces::discard(txn, now, name),
+            C::PauseTask { task, paused } => tasks::pause(txn, task, *paused),
         }
     }
 
@@ -183,6 +189,8 @@ impl Model for Abm {
             Q::Participants => A::Participants(leases::participants(store)?),
             Q::Maintenance => A::Maintenance(Box::new(leases::maintenance(store)?)),
             Q::Revisions => A::Revisions(revisions::all(store)?),
+            Q::Tasks(range) => A::Tasks(tasks::list(store, range)?),
+            Q::PausedTasks => A::PausedTasks(tasks::paused(store)?),
         })
     }
 

@@ -14,7 +14,7 @@ use alba_core::wire::rpc::nsm::{MoveId, NsmMessage};
 use super::lifecycle::{self, LinkState, NamespaceEvent};
 use super::revisions::{self, Kind};
 use super::walks::{self, Walk};
-use super::{Refused, groups, keys, links, osds, outbox, presets, record_of, refuse};
+use super::{Refused, groups, keys, leases, links, osds, outbox, presets, record_of, refuse};
 use crate::listing::page;
 use crate::txn::KvTxn;
 use crate::value::{PRESENT, damaged, decode, load, save, scan_prefix};
@@ -35,7 +35,9 @@ pub(super) fn create(
     preset: Option<&PresetName>,
     group: Option<&GroupId>,
 ) -> Result<AbmOutcome, Refused> {
-    if txn.get(&keys::namespace(name))?.is_some() {
+    if let Some(taken) = load::<NamespaceRecord>(txn, &keys::namespace(name))?
+        && !step_aside(txn, taken)?
+    {
         return refuse(AbmError::NamespaceExists(name.clone()));
     }
     let preset_name = match preset {
@@ -69,6 +71,28 @@ pub(super) fn create(
     tell_create(txn, &record)?;
     walks::start(txn, Walk::LinkNamespace(id))?;
     Ok(AbmOutcome::Namespace(record))
+}
+
+/// What is in the trash gives its name to a new namespace, and is kept under one of its own: `NAME~ID`. False when it is not in
+/// the trash, or cannot be renamed.
+fn step_aside(txn: &mut KvTxn<'_>, mut record: NamespaceRecord) -> Result<bool, KvError> {
+    if !matches!(record.state, NamespaceState::Trashed { .. }) {
+        return Ok(false);
+    }
+    let suffix = format!("~{}", record.id);
+    // Room for the suffix, also behind the longest name.
+    let kept = record.name.as_bytes().len().min(NamespaceName::MAX_LEN.saturating_sub(suffix.len()));
+    let mut bytes = record.name.as_bytes().get(..kept).unwrap_or_default().to_vec();
+    bytes.extend_from_slice(suffix.as_bytes());
+    let Ok(name) = NamespaceName::new(bytes) else { return Ok(false) };
+    if txn.get(&keys::namespace(&name))?.is_some() {
+        return Ok(false);
+    }
+    txn.delete(keys::namespace(&record.name));
+    record.name = name;
+    save(txn, keys::namespace_by_id(record.id), &record.name)?;
+    put(txn, &record)?;
+    Ok(true)
 }
 
 /// Its group hears of a namespace.
@@ -124,6 +148,27 @@ pub(super) fn trash(
     let record = advance(txn, name, &NamespaceEvent::Trash { since: now.0 })?;
     tell_trashed(txn, &record, true)?;
     Ok(AbmOutcome::Namespace(record))
+}
+
+/// Into the trash, if there is one.
+pub(super) fn discard(
+    txn: &mut KvTxn<'_>,
+    now: Timestamp,
+    name: &NamespaceName,
+) -> Result<AbmOutcome, Refused> {
+    if leases::maintenance(txn)?.auto_cleanup_deleted_namespaces_days == 0 {
+        return delete(txn, name);
+    }
+    trash(txn, now, name)
+}
+
+pub(super) fn empty_trash(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<AbmOutcome, Refused> {
+    match record_of(txn, id)? {
+        Some(record) if matches!(record.state, NamespaceState::Trashed { .. }) => delete(txn, &record.name),
+        Some(record) => refuse(AbmError::NamespaceNotActive(record.name)),
+        // Gone already.
+        None => Ok(AbmOutcome::Done),
+    }
 }
 
 pub(super) fn undelete(txn: &mut KvTxn<'_>, name: &NamespaceName) -> Result<AbmOutcome, Refused> {

@@ -1,11 +1,14 @@
 //! Reads of an NSM group.
 
+use std::ops::Bound;
+
 use alba_core::ids::{NamespaceId, ObjectId, ObjectName, OsdId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Manifest;
-use alba_core::range::{PAGE_MAX, Page, RangeQuery};
+use alba_core::range::{PAGE_MAX, Page, RangeQuery, next_prefix};
 use alba_core::wire::rpc::nsm::{
     GroupLoad, NamespaceDetails, NamespaceInfo, NamespaceStatistics, NsmAnswer, NsmError, NsmQuery, OsdUse,
+    QUEUE_COUNT_MAX,
 };
 
 use super::access::{self, Want, admit};
@@ -73,6 +76,10 @@ pub(super) fn answer(store: &dyn KvRead, query: &NsmQuery) -> Result<NsmAnswer, 
         NsmQuery::ExportPage { namespace, id, from } => {
             NsmAnswer::Exported(relocate::export(store, *namespace, *id, from)?)
         }
+        NsmQuery::DeleteQueues(namespace) => {
+            admit(store, *namespace, Want::Inspect)?;
+            NsmAnswer::DeleteQueues(delete_queues(store, *namespace)?)
+        }
         NsmQuery::NextMessage => NsmAnswer::NextMessage(super::next_message(store)?),
         NsmQuery::Load => NsmAnswer::Load(load_of(store)?),
         NsmQuery::Namespaces { after, max } => {
@@ -86,6 +93,28 @@ pub(super) fn answer(store: &dyn KvRead, query: &NsmQuery) -> Result<NsmAnswer, 
             })?)
         }
     })
+}
+
+/// From one OSD that has a queue to the next, without a look at those that have none.
+fn delete_queues(store: &dyn KvRead, namespace: NamespaceId) -> Result<Vec<(OsdId, u64)>, KvError> {
+    let table = keys::table(namespace, Table::DeleteQueue);
+    let most = usize::try_from(QUEUE_COUNT_MAX).unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    let mut from = Some(table.clone());
+    while let Some(lower) = from {
+        let end = next_prefix(&table);
+        let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let Some((key, _)) = store.scan(Bound::Included(&lower), upper, false, 1)?.into_iter().next() else {
+            break;
+        };
+        let osd = key.get(table.len()..).and_then(|rest| rest.first_chunk::<8>());
+        let osd = osd.ok_or_else(|| damaged("a key to delete from no OSD"))?;
+        let osd = OsdId::new(u64::from_be_bytes(*osd)).map_err(damaged)?;
+        let queue = keys::of_osd(namespace, Table::DeleteQueue, osd);
+        found.push((osd, u64::try_from(scan_prefix(store, &queue, most)?.len()).unwrap_or(QUEUE_COUNT_MAX)));
+        from = next_prefix(&queue);
+    }
+    Ok(found)
 }
 
 pub(super) fn first_of(max: u32) -> RangeQuery {

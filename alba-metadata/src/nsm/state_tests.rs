@@ -568,10 +568,19 @@ fn the_queue_of_an_osd_that_is_gone_is_forgotten_in_steps() {
         let object = manifest("a", id, &[SPREAD; 5]);
         run(&store, sequence(vec![put(object, Overwrite::Unconditionally)])).unwrap();
     }
+    let queues = || match ask(&store, NsmQuery::DeleteQueues(NS)).unwrap() {
+        NsmAnswer::DeleteQueues(queues) => queues,
+        other => panic!("{other:?}"),
+    };
+    let all = queues();
+    assert!(all.len() > 1 && all.is_sorted() && all.iter().all(|(_, keys)| *keys == 1000), "{all:?}");
+    assert_eq!(all[0].0, OsdId::from_u32(0));
     let clean_up = NsmCommand::CleanupOsd { namespace: NS, osd: OsdId::from_u32(0) };
     assert_eq!(run(&store, clean_up.clone()), Ok(NsmOutcome::Cleaned { more: true }));
+    assert_eq!((queues().len(), queues()[0]), (all.len(), (OsdId::from_u32(0), 245)));
     assert_eq!(run(&store, clean_up.clone()), Ok(NsmOutcome::Cleaned { more: false }));
     assert_eq!(run(&store, clean_up), Ok(NsmOutcome::Cleaned { more: false }));
+    assert_eq!(queues(), all[1..]);
     assert_eq!((queue(&store, 0).len(), queue(&store, 2).len()), (0, 200));
 }
 

@@ -294,7 +294,10 @@ impl Node {
         }
         let waits_for = match &command {
             AbmCommand::CreateNamespace { name, .. } => Some((name.clone(), true)),
-            AbmCommand::DeleteNamespace { name } => Some((name.clone(), false)),
+            // One that goes to the trash is not waited for.
+            AbmCommand::DeleteNamespace { name } | AbmCommand::DiscardNamespace { name } => {
+                Some((name.clone(), false))
+            }
             _ => None,
         };
         let (output, index) = match abm.propose(Input::Command(id, command), deadline).await {
@@ -312,9 +315,9 @@ impl Node {
                 let record = now.filter(|now| now.id == record.id).unwrap_or(record);
                 Reply::Abm(Ok(AbmOutcome::Namespace(record)))
             }
-            (Ok(outcome), Some((name, false))) => {
+            (Ok(AbmOutcome::Done), Some((name, false))) => {
                 self.wait_for(abm.as_ref(), &name, false).await;
-                Reply::Abm(Ok(outcome))
+                Reply::Abm(Ok(AbmOutcome::Done))
             }
             (result, _) => Reply::Abm(result),
         };

@@ -59,7 +59,7 @@ impl Daemon for AsdDaemon {
     }
 
     async fn run(config: Config, context: Context) -> anyhow::Result<()> {
-        let Context { env, stop, health, mut changes } = context;
+        let Context { env, stop, health, mut changes, pages: _ } = context;
         let mut section = config.asd;
         raise_open_files();
         let home = Home::open(

@@ -6,6 +6,7 @@
 //! the name may hold.
 
 mod actors;
+mod agents;
 mod disk;
 mod world;
 
@@ -18,6 +19,7 @@ use rand::rngs::StdRng;
 
 pub use actors::Counts;
 use actors::{Actors, check_everything};
+use agents::Agents;
 use world::{OSDS, World};
 
 /// Virtual time after which a run counts as stuck.
@@ -35,6 +37,8 @@ pub struct Plan {
     pub operations: u32,
     /// Whether anything breaks.
     pub faults: bool,
+    /// Maintenance agents.
+    pub agents: u32,
     /// Breaks a promise on purpose, to see that the checker notices.
     pub sabotage: Option<Sabotage>,
 }
@@ -46,6 +50,8 @@ pub enum Sabotage {
     Disks,
     /// The metadata loses what it had made durable.
     Metadata,
+    /// Garbage is collected before the epoch is closed in which it was written. Only with agents.
+    ScanBeforeClosing,
 }
 
 /// What a run did.
@@ -63,6 +69,8 @@ pub struct Outcome {
     pub faults: Faults,
     /// Objects that were there in the end, each compared byte by byte.
     pub objects: usize,
+    /// Fragments and tags that agents cleaned up.
+    pub cleaned: u64,
 }
 
 /// How often what broke.
@@ -78,6 +86,8 @@ pub struct Faults {
     pub stalls: u32,
     /// Links that were blocked or slowed for a while.
     pub link_faults: u32,
+    /// Maintenance agents that lost power.
+    pub agent_crashes: u32,
 }
 
 /// Runs `plan` with `seed`.
@@ -92,8 +102,9 @@ pub fn run(seed: u64, plan: Plan) -> Outcome {
         .run(LIMIT, async {
             let world = World::start(&sim).await;
             let actors = Actors::start(&world, plan);
+            let agents = Agents::start(&world, plan.agents, plan.sabotage);
             let faults = if plan.faults {
-                break_things(&sim, &world, &actors).await
+                break_things(&sim, &world, &actors, &agents).await
             } else {
                 actors.done(&world).await;
                 Faults::default()
@@ -101,15 +112,24 @@ pub fn run(seed: u64, plan: Plan) -> Outcome {
             match plan.sabotage {
                 Some(Sabotage::Disks) => world.lose_disks(OSDS - MAX_DOWN),
                 Some(Sabotage::Metadata) => world.lose_metadata(),
-                None => {}
+                Some(Sabotage::ScanBeforeClosing) | None => {}
             }
             let objects = check_everything(&world, &actors).await;
-            (actors.counts(), faults, objects)
+            let cleaned = agents.check(&world).await;
+            (actors.counts(), faults, objects, cleaned)
         })
         .unwrap_or_else(|stuck| panic!("{stuck}"));
     drop(guard);
-    let (counts, faults, objects) = outcome;
-    Outcome { hash: trace.hash(), events: trace.events(), time: sim.now().0, counts, faults, objects }
+    let (counts, faults, objects, cleaned) = outcome;
+    Outcome {
+        hash: trace.hash(),
+        events: trace.events(),
+        time: sim.now().0,
+        counts,
+        faults,
+        objects,
+        cleaned,
+    }
 }
 
 /// Says which seed it was when a run fails.
@@ -127,7 +147,7 @@ impl Drop for TellSeed {
 }
 
 /// Breaks and mends until the clients are done; mends everything in the end.
-async fn break_things(sim: &Simulation, world: &World<'_>, actors: &Actors) -> Faults {
+async fn break_things(sim: &Simulation, world: &World<'_>, actors: &Actors, agents: &Agents) -> Faults {
     let mut rng = sim.rng("faults");
     let mut faults = Faults::default();
     while actors.remaining() > 0 {
@@ -170,6 +190,8 @@ async fn break_things(sim: &Simulation, world: &World<'_>, actors: &Actors) -> F
             9 => {
                 sim.sever(&world.any_client(&mut rng), &world.metadata.node);
                 faults.link_faults += 1;
+                // One throw of the dice for all, so that runs without agents stay as they were.
+                faults.agent_crashes += u32::from(agents.crash_one(world, &mut rng));
             }
             _ => {}
         }

@@ -47,6 +47,7 @@ const METADATA: u32 = 1;
 const AUDITOR: u32 = 2;
 const FIRST_OSD: u32 = 10;
 const FIRST_CLIENT: u32 = 100;
+const FIRST_AGENT: u32 = 200;
 
 /// A storage machine.
 pub(super) struct OsdMachine {
@@ -160,6 +161,10 @@ impl<'s> World<'s> {
 
     pub(super) fn client_node(&self, machine: u32) -> SimNode {
         self.sim.node(FIRST_CLIENT + machine)
+    }
+
+    pub(super) fn agent_node(&self, machine: u32) -> SimNode {
+        self.sim.node(FIRST_AGENT + machine)
     }
 
     /// One of the first two client machines.

@@ -2,6 +2,7 @@
 
 mod error;
 mod records;
+mod tasks;
 mod upkeep;
 mod work;
 
@@ -21,6 +22,7 @@ pub use records::{
     GroupLoad, GroupRecord, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdKind, OsdRecord,
     OsdState, PresetRecord,
 };
+pub use tasks::{PAUSED_MAX, RunReport, RunState, TaskRecord};
 pub use upkeep::{
     ERROR_TEXT_MAX, LeaseRecord, MaintenanceConfig, MaintenanceUpdate, OsdHealth, OsdReport,
     ParticipantRecord, RedisEviction, STAMPS_MAX, Usage,
@@ -392,6 +394,38 @@ pub enum AbmCommand {
         /// Which list.
         revision: u64,
     },
+    /// Who has a task says how its run goes. Refused when the task has changed hands.
+    ReportTask {
+        /// Which task.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+        /// How it goes.
+        report: RunReport,
+    },
+    /// Forgets a task, or a part of one, that there is no more. One that somebody has stays.
+    ForgetTask {
+        /// Which task.
+        task: TaskName,
+    },
+    /// No agent begins this task until it is resumed; agents that are at it stop.
+    PauseTask {
+        /// Which task, without its parts.
+        task: TaskName,
+        /// Pause it, or resume it.
+        paused: bool,
+    },
+    /// Removes a namespace that is in the trash, whatever its name is by now. One that came back stays.
+    EmptyTrash {
+        /// Which.
+        namespace: NamespaceId,
+    },
+    /// Puts a namespace in the trash where it is kept for some days, if the maintenance configuration wants that; else removes
+    /// it.
+    DiscardNamespace {
+        /// Its name.
+        name: NamespaceName,
+    },
 }
 
 /// What a command gave.
@@ -513,6 +547,10 @@ pub enum AbmQuery {
     Maintenance,
     /// Counters that grow with every change of what they count.
     Revisions,
+    /// What is known of tasks, ordered by name.
+    Tasks(RangeQuery),
+    /// The tasks that are paused.
+    PausedTasks,
 }
 
 /// How far a preset's newest version has come.
@@ -590,6 +628,10 @@ pub enum AbmAnswer {
     Maintenance(Box<MaintenanceConfig>),
     /// To `Revisions`.
     Revisions(Revisions),
+    /// To `Tasks`.
+    Tasks(Page<TaskRecord>),
+    /// To `PausedTasks`, ordered by name.
+    PausedTasks(Vec<TaskName>),
 }
 
 #[cfg(test)]

@@ -27,6 +27,9 @@ pub use moving::{
 /// Longest object, in bytes, that may live in the metadata (architecture §5).
 pub const MAX_INLINE: usize = 4 << 10;
 
+/// Keys of a delete queue are counted up to here: counting must not cost more than deleting.
+pub const QUEUE_COUNT_MAX: u64 = 1000;
+
 /// What a namespace thinks of an OSD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OsdUse {
@@ -608,6 +611,8 @@ pub enum NsmQuery {
     },
     /// Number of the message of the ABM that is expected next.
     NextMessage,
+    /// The OSDs from which keys of a namespace are to be deleted.
+    DeleteQueues(NamespaceId),
 }
 
 /// What a read gave.
@@ -649,6 +654,8 @@ pub enum NsmAnswer {
     Namespaces(Page<(NamespaceId, NamespaceName)>),
     /// To `NextMessage`.
     NextMessage(MessageId),
+    /// To `DeleteQueues`: how many keys wait for each OSD that has any, counted up to [`QUEUE_COUNT_MAX`].
+    DeleteQueues(Vec<(OsdId, u64)>),
 }
 
 #[cfg(test)]

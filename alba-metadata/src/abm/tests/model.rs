@@ -100,6 +100,8 @@ fn namespace_command() -> BoxedStrategy<AbmCommand> {
         3 => space().prop_map(|name| C::DeleteNamespace { name }),
         1 => space().prop_map(|name| C::TrashNamespace { name }),
         1 => space().prop_map(|name| C::UndeleteNamespace { name }),
+        1 => space().prop_map(|name| C::DiscardNamespace { name }),
+        1 => (0_u32..6).prop_map(|id| C::EmptyTrash { namespace: NamespaceId::from_u32(id) }),
         2 => (space(), group()).prop_map(|(name, group)| C::RecoverNamespace { name, group }),
         1 => space().prop_map(|name| C::FinishRecovery { name }),
         2 => (space(), group()).prop_map(|(name, to)| C::StartMove { name, to }),

@@ -1,4 +1,4 @@
-use alba_core::wire::rpc::abm::GroupLoad;
+use alba_core::wire::rpc::abm::{GroupLoad, MaintenanceUpdate};
 use alba_core::wire::rpc::nsm::OsdUse;
 
 use super::lifecycle::LinkState;
@@ -190,14 +190,66 @@ fn a_trashed_namespace_comes_back_or_goes() {
     world.1.set(77);
     world.run(trash.clone()).unwrap();
     assert_eq!(world.find("a").unwrap().state, NamespaceState::Trashed { since: 77 });
-    let create = AbmCommand::CreateNamespace { name: name.clone(), preset: None, group: None };
-    assert_eq!(world.run(create), Err(AbmError::NamespaceExists(name.clone())), "its name is kept");
     world.run(undelete).unwrap();
     assert_eq!(world.find("a").unwrap().state, NamespaceState::Active);
     world.run(trash).unwrap();
     world.run(AbmCommand::DeleteNamespace { name }).unwrap();
     world.settle();
     assert_eq!(world.find("a"), None);
+    world.check();
+}
+
+#[test]
+fn a_deleted_namespace_gives_its_name_away_and_is_kept_for_a_while() {
+    let world = World::new();
+    let days = |days| {
+        let update = MaintenanceUpdate {
+            auto_cleanup_deleted_namespaces_days: Some(days),
+            ..MaintenanceUpdate::default()
+        };
+        world.run(AbmCommand::UpdateMaintenance(update)).unwrap();
+    };
+    let discard = |text: &str| world.run(AbmCommand::DiscardNamespace { name: namespace(text) });
+    let first = world.create("a");
+    assert_eq!(discard("a"), Err(AbmError::NamespaceNotActive(namespace("a"))), "not before it is there");
+    world.settle();
+    assert!(matches!(discard("a"), Ok(AbmOutcome::Namespace(_))));
+    assert_eq!(discard("a"), Err(AbmError::NamespaceNotActive(namespace("a"))), "once is enough");
+    // A new one of that name: the old one steps aside, and comes back under the name it has then.
+    let second = world.create("a");
+    assert_ne!(second.id, first.id);
+    let aside = world.find("a~0").unwrap();
+    assert!(aside.id == first.id && matches!(aside.state, NamespaceState::Trashed { .. }));
+    world.settle();
+    world.run(AbmCommand::UndeleteNamespace { name: aside.name.clone() }).unwrap();
+    assert_eq!(world.find("a~0").unwrap().state, NamespaceState::Active);
+    world.check();
+
+    // For good: only what is in the trash.
+    let empty = |id| world.run(AbmCommand::EmptyTrash { namespace: id });
+    assert_eq!(empty(first.id), Err(AbmError::NamespaceNotActive(aside.name)));
+    discard("a~0").unwrap();
+    empty(first.id).unwrap();
+    world.settle();
+    assert_eq!((world.find("a~0"), empty(first.id)), (None, Ok(AbmOutcome::Done)), "gone already");
+
+    // Without a trash there is nothing to bring back.
+    days(0);
+    assert_eq!(discard("a"), Ok(AbmOutcome::Done));
+    world.settle();
+    assert_eq!(world.find("a"), None);
+    world.check();
+}
+
+#[test]
+fn the_longest_name_makes_room_for_where_it_is_kept() {
+    let world = World::new();
+    let long = "x".repeat(NamespaceName::MAX_LEN);
+    world.create(&long);
+    world.settle();
+    world.run(AbmCommand::DiscardNamespace { name: namespace(&long) }).unwrap();
+    world.create(&long);
+    assert!(world.find(&format!("{}~0", "x".repeat(NamespaceName::MAX_LEN - 2))).is_some());
     world.check();
 }
 

@@ -256,3 +256,83 @@ fn maintenance_is_merged_and_watched() {
     let huge = MaintenanceUpdate { add_cache_eviction, ..MaintenanceUpdate::default() };
     assert!(matches!(world.run(AbmCommand::UpdateMaintenance(huge)), Err(AbmError::BadArgument(_))));
 }
+
+#[test]
+fn what_became_of_a_task_is_told_by_who_has_it() {
+    use alba_core::wire::rpc::abm::{RunReport, RunState, TaskRecord};
+    let world = World::new();
+    let task = TaskName::new("gc/7").unwrap();
+    let acquire = |who: &str| {
+        let command = AbmCommand::AcquireLease { task: task.clone(), agent: agent(who), period: 100 };
+        match world.run(command) {
+            Ok(AbmOutcome::Lease(lease)) => lease.token,
+            other => panic!("{other:?}"),
+        }
+    };
+    let report = |token, state, done| {
+        let report = RunReport { state, done, total: Some(9), bytes: 1 };
+        world.run(AbmCommand::ReportTask { task: task.clone(), token, report })
+    };
+    let record = || -> Option<TaskRecord> {
+        match world.ask(AbmQuery::Tasks(RangeQuery::all())) {
+            AbmAnswer::Tasks(page) => page.items.into_iter().next(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let failed = |reason: &str| RunState::Failed { reason: reason.to_owned() };
+    world.1.set(1000);
+    let first = acquire("a");
+    report(first, RunState::Running, 1).unwrap();
+    let begun = record().unwrap().started;
+    assert!((1000..1010).contains(&begun), "{begun}");
+    world.1.set(1050);
+    report(first, RunState::Running, 2).unwrap();
+    let found = record().unwrap();
+    assert_eq!((found.started, found.report.done, found.reported >= 1050), (begun, 2, true));
+    assert_eq!((found.succeeded, found.failures), (None, 0));
+    report(first, failed(&"x".repeat(500)), 2).unwrap();
+    let found = record().unwrap();
+    assert_eq!((found.failed.unwrap().1.len(), found.failures), (300, 1));
+    // The task changes hands: who had it is not believed any more.
+    world.1.set(2000);
+    let second = acquire("b");
+    assert!(matches!(report(first, RunState::Succeeded, 3), Err(AbmError::LeaseMismatch { .. })));
+    report(second, RunState::Succeeded, 3).unwrap();
+    let found = record().unwrap();
+    assert_eq!((found.agent, found.succeeded, found.failures), (agent("b"), Some(found.reported), 0));
+    assert!(found.failed.is_some_and(|(at, _)| (1050..2000).contains(&at)), "the last failure stays known");
+    let forget = || world.run(AbmCommand::ForgetTask { task: task.clone() });
+    assert!(matches!(forget(), Err(AbmError::LeaseMismatch { .. })), "somebody has it");
+    world.1.set(3000);
+    forget().unwrap();
+    assert_eq!((record(), world.ask(AbmQuery::Lease(task.clone()))), (None, AbmAnswer::Lease(None)));
+}
+
+#[test]
+fn tasks_are_paused_by_name_and_watched() {
+    use alba_core::wire::rpc::abm::PAUSED_MAX;
+    let world = World::new();
+    let pause =
+        |name: &str, paused| world.run(AbmCommand::PauseTask { task: TaskName::new(name).unwrap(), paused });
+    let paused = || match world.ask(AbmQuery::PausedTasks) {
+        AbmAnswer::PausedTasks(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let revision = || match world.ask(AbmQuery::Revisions) {
+        AbmAnswer::Revisions(revisions) => revisions.maintenance,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((paused(), revision()), (vec![], 0));
+    pause("gc", true).unwrap();
+    pause("gc", true).unwrap();
+    pause("scrub", true).unwrap();
+    assert_eq!((paused(), revision()), (vec!["gc".to_owned(), "scrub".to_owned()], 2));
+    pause("gc", false).unwrap();
+    pause("gc", false).unwrap();
+    assert_eq!((paused(), revision()), (vec!["scrub".to_owned()], 3));
+    for n in 1..PAUSED_MAX {
+        pause(&format!("t{n}"), true).unwrap();
+    }
+    assert!(pause("one more", true).is_err());
+    assert_eq!(paused().len(), PAUSED_MAX);
+}

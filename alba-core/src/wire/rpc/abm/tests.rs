@@ -88,6 +88,24 @@ fn lease() -> LeaseRecord {
     LeaseRecord { task: task(), agent: agent(), token: 1, expires: 2 }
 }
 
+fn run_report() -> RunReport {
+    RunReport { state: RunState::Failed { reason: "r".to_owned() }, done: 1, total: Some(2), bytes: 3 }
+}
+
+fn task_record() -> TaskRecord {
+    TaskRecord {
+        task: task(),
+        agent: agent(),
+        token: 1,
+        started: 2,
+        reported: 3,
+        report: run_report(),
+        succeeded: Some(4),
+        failed: Some((5, "f".to_owned())),
+        failures: 6,
+    }
+}
+
 fn redis() -> RedisEviction {
     RedisEviction { host: "h".to_owned(), port: 6379, key: "k".to_owned() }
 }
@@ -212,6 +230,11 @@ fn commands() -> Vec<AbmCommand> {
         C::RemoveParticipant { agent: agent() },
         C::UpdateMaintenance(update()),
         C::MarkPeersTold { osd: OSD, revision: 1 },
+        C::ReportTask { task: task(), token: 1, report: run_report() },
+        C::ForgetTask { task: task() },
+        C::PauseTask { task: task(), paused: true },
+        C::EmptyTrash { namespace: NS },
+        C::DiscardNamespace { name: namespace() },
     ]
 }
 
@@ -278,6 +301,8 @@ fn queries() -> Vec<AbmQuery> {
         Q::Participants,
         Q::Maintenance,
         Q::Revisions,
+        Q::Tasks(range()),
+        Q::PausedTasks,
     ]
 }
 
@@ -327,6 +352,8 @@ fn answers() -> Vec<AbmAnswer> {
         A::Participants(vec![seen]),
         A::Maintenance(Box::new(maintenance)),
         A::Revisions(Revisions { osds: 1, presets: 2, namespaces: 3, groups: 4, maintenance: 5 }),
+        A::Tasks(Page { items: vec![task_record()], has_more: false }),
+        A::PausedTasks(vec![task()]),
     ]
 }
 

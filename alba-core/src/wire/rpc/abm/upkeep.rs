@@ -110,12 +110,12 @@ pub struct MaintenanceConfig {
     pub cache_eviction_prefix_preset_pairs: BTreeMap<String, PresetName>,
     /// Evict what was not used for longest instead of at random.
     pub redis_lru_cache_eviction: Option<RedisEviction>,
-    /// Days that deleted namespaces are kept.
+    /// Days that deleted namespaces are kept; 0: they are removed at once.
     pub auto_cleanup_deleted_namespaces_days: u32,
 }
 
 impl Default for MaintenanceConfig {
-    /// The original's defaults (features §3.5, §3.11).
+    /// The original's defaults (features §3.5, §3.11), but for the trash, which keeps namespaces for a week.
     fn default() -> Self {
         Self {
             enable_auto_repair: true,
@@ -124,7 +124,7 @@ impl Default for MaintenanceConfig {
             enable_rebalance: true,
             cache_eviction_prefix_preset_pairs: BTreeMap::new(),
             redis_lru_cache_eviction: None,
-            auto_cleanup_deleted_namespaces_days: 30,
+            auto_cleanup_deleted_namespaces_days: 7,
         }
     }
 }

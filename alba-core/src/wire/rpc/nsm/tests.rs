@@ -258,6 +258,7 @@ fn queries() -> Vec<NsmQuery> {
         NsmQuery::Load,
         NsmQuery::Namespaces { after: Some(NS), max: 5 },
         NsmQuery::NextMessage,
+        NsmQuery::DeleteQueues(NS),
     ]
 }
 
@@ -324,6 +325,7 @@ fn answers() -> Vec<NsmAnswer> {
         })
     }));
     answers.push(NsmAnswer::NextMessage(MessageId::from_u32(300)));
+    answers.push(NsmAnswer::DeleteQueues(vec![(OSD, 5)]));
     answers
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of a fragment that still carries a gc tag (features §3.3).
+//! What becomes of a fragment that still carries a gc tag.
 //!
 //! The order around this decision is what makes it safe: the tag's epoch is invalid *before* the scan that found it; the
 //! manifest is read consistently, by object id, from the group that owns the namespace *after* that; and the batch

@@ -1,0 +1,262 @@
+//! The work queue of the ABM (features §3.7): items are claimed for a while, done by the handler of their kind, and reported as
+//! done or failed. The ABM itself does what follows.
+//!
+//! Items of a kind without a handler stay in the queue, with that as their last failure, for an agent that has one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alba_core::env::osd::{OsdBatch, OsdUpdate};
+use alba_core::ids::{NamespaceId, OsdId};
+use alba_core::osd_keys;
+use alba_core::range::{RangeQuery, next_prefix};
+use alba_core::wire::rpc::abm::{
+    AbmAnswer, AbmCommand, AbmOutcome, AbmQuery, NamespaceRecord, OsdFilter, OsdState, WorkItem, WorkRecord,
+};
+use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
+use async_trait::async_trait;
+
+use super::obsolete;
+use crate::backend::Backend;
+use crate::error::TaskError;
+use crate::failpoint;
+use crate::schedule::Timing;
+use crate::task::{Run, Task};
+
+/// Items claimed at a time.
+const BATCH: u32 = 16;
+
+/// How long they are kept from others; renewed while they are worked on.
+const CLAIM: Duration = Duration::from_secs(60);
+
+/// Agents that can work on the queue side by side.
+const WORKERS: usize = 8;
+
+/// Keys deleted per call (wire-protocol §5.3).
+const DELETE_STEP: i32 = 200;
+
+/// What came of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handled {
+    /// Done.
+    Done,
+    /// What it waits for is not so yet: this is why.
+    NotYet(String),
+}
+
+/// Does items of some kinds. What it does must be harmless when done twice.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// Is this item one of its?
+    fn takes(&self, item: &WorkItem) -> bool;
+
+    /// Does it.
+    async fn handle(&self, item: &WorkItem, run: &Run) -> Result<Handled, TaskError>;
+}
+
+/// The handlers that there are.
+pub fn handlers() -> Vec<Arc<dyn Handler>> {
+    vec![Arc::new(LettingGo)]
+}
+
+/// The task `work`.
+pub struct WorkQueue {
+    handlers: Vec<Arc<dyn Handler>>,
+}
+
+impl WorkQueue {
+    /// With these handlers; the first that takes an item does it.
+    pub fn new(handlers: Vec<Arc<dyn Handler>>) -> Self {
+        Self { handlers }
+    }
+
+    async fn handle(&self, item: &WorkItem, run: &Run) -> Result<Handled, TaskError> {
+        match self.handlers.iter().find(|handler| handler.takes(item)) {
+            Some(handler) => handler.handle(item, run).await,
+            None => Ok(Handled::NotYet("this version has no agent that does it".to_owned())),
+        }
+    }
+
+    async fn one(&self, run: &Run, record: &WorkRecord, token: u64) -> Result<(), TaskError> {
+        run.pace(1, 0).await;
+        failpoint::reach("work.claimed");
+        let handled = {
+            let renew = keep(run, record, token);
+            tokio::select! {
+                biased;
+                handled = self.handle(&record.item, run) => handled,
+                error = renew => Err(error),
+            }
+        };
+        failpoint::reach("work.handled");
+        let command = match handled {
+            Ok(Handled::Done) => AbmCommand::MarkWorkCompleted(vec![record.id]),
+            Ok(Handled::NotYet(reason)) => AbmCommand::FailWork { id: record.id, token, reason },
+            Err(error) => {
+                run.progress.problem(format!("{:?}: {error}", record.item));
+                AbmCommand::FailWork { id: record.id, token, reason: error.to_string() }
+            }
+        };
+        let outcome = run.backend.tell_abm(command).await.map(drop);
+        run.progress.did(1, 0);
+        outcome
+    }
+}
+
+/// Keeps an item from others while it is worked on. Ends only when that fails for longer than the claim lasts.
+async fn keep(run: &Run, record: &WorkRecord, token: u64) -> TaskError {
+    let clock = &run.backend.env().clock;
+    let mut renewed = clock.now();
+    loop {
+        run.sleep(CLAIM / 3).await;
+        let asked = clock.now();
+        let period = u64::try_from(CLAIM.as_micros()).unwrap_or(u64::MAX);
+        match run.backend.tell_abm(AbmCommand::RenewWork { ids: vec![record.id], token, period }).await {
+            Ok(_) => renewed = asked,
+            Err(error) if clock.now().since(renewed) > CLAIM => return error,
+            Err(_) => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Task for WorkQueue {
+    fn name(&self) -> &'static str {
+        "work"
+    }
+
+    fn about(&self) -> &'static str {
+        "does the items of the work queue: clean-up after unlinked OSDs, repairs that readers asked for, jobs"
+    }
+
+    fn usual(&self) -> Timing {
+        Timing::every(Duration::from_secs(2))
+    }
+
+    async fn parts(&self, backend: &Backend) -> Result<Vec<String>, TaskError> {
+        // An empty queue costs one question.
+        let AbmAnswer::WorkCount(count) = backend.ask_abm(AbmQuery::WorkCount).await? else {
+            return Err(TaskError::Mismatch("WorkCount"));
+        };
+        metrics::gauge!("alba_work_queue_items").set(u32::try_from(count).map_or(f64::INFINITY, f64::from));
+        let workers = usize::try_from(count.div_ceil(BATCH.into())).unwrap_or(WORKERS).min(WORKERS);
+        Ok((0..workers).map(|worker| format!("worker-{worker}")).collect())
+    }
+
+    async fn run(&self, _: &str, run: &Run) -> Result<(), TaskError> {
+        loop {
+            let period = u64::try_from(CLAIM.as_micros()).unwrap_or(u64::MAX);
+            let command = AbmCommand::ClaimWork { agent: run.agent.clone(), max: BATCH, period };
+            let AbmOutcome::Work { token, items } = run.backend.tell_abm(command).await? else {
+                return Err(TaskError::Mismatch("Work"));
+            };
+            if items.is_empty() {
+                return Ok(());
+            }
+            run.progress.found(u64::try_from(items.len()).unwrap_or(u64::MAX));
+            // Side by side: an item that takes hours holds up none of the others, and each keeps its claim.
+            let ended =
+                futures_util::future::join_all(items.iter().map(|item| self.one(run, item, token))).await;
+            ended.into_iter().collect::<Result<(), TaskError>>()?;
+        }
+    }
+}
+
+/// What follows when namespaces and OSDs let go of each other.
+struct LettingGo;
+
+#[async_trait]
+impl Handler for LettingGo {
+    fn takes(&self, item: &WorkItem) -> bool {
+        matches!(
+            item,
+            WorkItem::WaitUntilRepaired { .. }
+                | WorkItem::WaitUntilDecommissioned { .. }
+                | WorkItem::CleanupNamespaceOsd { .. }
+                | WorkItem::CleanupOsdNamespace { .. }
+        )
+    }
+
+    async fn handle(&self, item: &WorkItem, run: &Run) -> Result<Handled, TaskError> {
+        match item {
+            WorkItem::WaitUntilRepaired { osd, namespace } => repaired(run, *namespace, *osd).await,
+            WorkItem::WaitUntilDecommissioned { osd } => emptied(run, *osd).await,
+            WorkItem::CleanupNamespaceOsd { namespace, osd } => {
+                if let Some(record) = namespace_by_id(&run.backend, *namespace).await? {
+                    obsolete::forget(run, &record, *osd).await?;
+                }
+                Ok(Handled::Done)
+            }
+            WorkItem::CleanupOsdNamespace { osd, namespace } => clean_osd(run, *osd, *namespace).await,
+            _ => Ok(Handled::NotYet("not an item of this handler".to_owned())),
+        }
+    }
+}
+
+/// Its record, whatever its name is; none when it is gone.
+pub async fn namespace_by_id(
+    backend: &Backend,
+    id: NamespaceId,
+) -> Result<Option<NamespaceRecord>, TaskError> {
+    Ok(backend.namespaces().await?.into_iter().find(|record| record.id == id))
+}
+
+async fn repaired(run: &Run, namespace: NamespaceId, osd: OsdId) -> Result<Handled, TaskError> {
+    let Some(record) = namespace_by_id(&run.backend, namespace).await? else { return Ok(Handled::Done) };
+    let query = NsmQuery::ObjectsOnOsd { namespace, osd, after: None, max: 1 };
+    match run.backend.ask_group(&record.group, query).await? {
+        NsmAnswer::ObjectIds(page) if page.items.is_empty() => Ok(Handled::Done),
+        NsmAnswer::ObjectIds(_) => {
+            Ok(Handled::NotYet(format!("objects of namespace {} are still on OSD {osd}", record.name)))
+        }
+        _ => Err(TaskError::Mismatch("ObjectIds")),
+    }
+}
+
+async fn emptied(run: &Run, osd: OsdId) -> Result<Handled, TaskError> {
+    match run.backend.ask_abm(AbmQuery::OsdNamespaces { osd, after: None, max: 1 }).await? {
+        AbmAnswer::NamespaceIds(page) if page.items.is_empty() => Ok(Handled::Done),
+        AbmAnswer::NamespaceIds(_) => {
+            Ok(Handled::NotYet(format!("namespaces are still linked to OSD {osd}")))
+        }
+        _ => Err(TaskError::Mismatch("NamespaceIds")),
+    }
+}
+
+/// Deletes everything of a namespace from an OSD that it is not linked to any more.
+async fn clean_osd(run: &Run, osd: OsdId, namespace: NamespaceId) -> Result<Handled, TaskError> {
+    let claimed = run.backend.osds(OsdFilter::Claimed).await?;
+    let Some(record) = claimed.into_iter().find(|record| record.osd_id == Some(osd)) else {
+        return Ok(Handled::Done);
+    };
+    if record.state == OsdState::Purging {
+        return Ok(Handled::Done);
+    }
+    if let AbmAnswer::OsdIds(linked) = run.backend.ask_abm(AbmQuery::NamespaceOsds(namespace)).await?
+        && linked.contains(&osd)
+    {
+        return Ok(Handled::NotYet(format!("namespace {namespace} is linked to OSD {osd}")));
+    }
+    let handle = run.backend.osd(osd).await?;
+    let marker = osd_keys::namespace_marker(namespace);
+    // The marker goes first: every write asserts it, so what is there then can only shrink.
+    let unmark = OsdBatch { asserts: Vec::new(), updates: vec![OsdUpdate::Delete(marker.clone())] };
+    handle.apply(unmark).await?;
+    failpoint::reach("work.unmarked");
+    let range = RangeQuery {
+        last: next_prefix(&marker).map(|end| (end, false)),
+        first: marker.to_vec(),
+        first_included: true,
+        reverse: false,
+        max: DELETE_STEP,
+    };
+    loop {
+        let page = handle.range(range.clone()).await?;
+        if page.items.is_empty() {
+            return Ok(Handled::Done);
+        }
+        run.pace(u64::try_from(page.items.len()).unwrap_or(u64::MAX), 0).await;
+        let updates = page.items.into_iter().map(OsdUpdate::Delete).collect();
+        handle.apply(OsdBatch { asserts: Vec::new(), updates }).await?;
+    }
+}
