@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::answer::{Answer, Output};
 use crate::commands::{
     backend, backups, ca, fsck, groups, maintenance, metadata, moves, namespaces, objects, osds, presets,
-    proxy, proxy_state, recovery, tasks,
+    proxy, proxy_state, recovery, safety, tasks,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -115,6 +115,9 @@ enum Command {
     RecoverNamespace(recovery::RecoverNamespace),
     ListRecoveryFindings(recovery::ListFindings),
     ResolveRecoveryFindings(recovery::Resolve),
+    GetDiskSafety(safety::GetDiskSafety),
+    ListUnrepairable(safety::ListUnrepairable),
+    RewriteObject(safety::RewriteObject),
     ListParticipants(maintenance::ListParticipants),
     ListWork(maintenance::ListWork),
     ListJobs(maintenance::ListJobs),
@@ -238,6 +241,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::RecoverNamespace(command) => command.run(session).await,
         Command::ListRecoveryFindings(command) => command.run(session).await,
         Command::ResolveRecoveryFindings(command) => command.run(session).await,
+        Command::GetDiskSafety(command) => command.run(session).await,
+        Command::ListUnrepairable(command) => command.run(session).await,
+        Command::RewriteObject(command) => command.run(session).await,
         Command::ListParticipants(command) => command.run(session).await,
         Command::ListWork(command) => command.run(session).await,
         Command::ListJobs(command) => command.run(session).await,

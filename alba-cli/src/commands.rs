@@ -15,4 +15,5 @@ pub(crate) mod presets;
 pub(crate) mod proxy;
 pub(crate) mod proxy_state;
 pub(crate) mod recovery;
+pub(crate) mod safety;
 pub(crate) mod tasks;

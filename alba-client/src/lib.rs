@@ -92,6 +92,7 @@ mod observer;
 mod osd_pool;
 mod osds;
 mod outlook;
+pub mod repair;
 mod repairs;
 mod sink;
 mod source;

@@ -36,6 +36,9 @@ pub struct MaintenanceConfig {
     /// How long work stays with an agent that is not heard of, before another agent takes it.
     #[serde(default = "defaults::lease")]
     pub lease: String,
+    /// In which time the background scrub reads everything once.
+    #[serde(default = "defaults::scrub_period")]
+    pub scrub_period: String,
     /// By task; what is not named is as the task itself has it (`--list-tasks`).
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskConfig>,
@@ -88,6 +91,9 @@ mod defaults {
     pub(super) fn gc_grace() -> String {
         "2m".to_owned()
     }
+    pub(super) fn scrub_period() -> String {
+        "30d".to_owned()
+    }
 }
 
 /// What is in force for a task.
@@ -105,6 +111,9 @@ pub struct Settings {
 
 /// Most parts of one task side by side.
 pub const AT_ONCE_MAX: usize = 64;
+
+/// Shortest period of the background scrub: six of its runs.
+const SCRUB_LEAST: Duration = Duration::from_secs(3600);
 
 impl TaskConfig {
     /// What is in force for `task`.
@@ -146,6 +155,7 @@ impl MaintenanceConfig {
             adapt_to_clients: true,
             gc_grace: defaults::gc_grace(),
             lease: defaults::lease(),
+            scrub_period: defaults::scrub_period(),
             tasks: BTreeMap::new(),
             client: ClientConfig::default(),
         }
@@ -164,6 +174,9 @@ impl MaintenanceConfig {
         self.grace()?;
         if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.lease()?) {
             return Err("lease must be from 1s to 1h".to_owned());
+        }
+        if self.scrub_period()? < SCRUB_LEAST {
+            return Err("scrub_period must be at least 1h".to_owned());
         }
         let tasks = crate::tasks::all(self);
         for (name, config) in &self.tasks {
@@ -184,6 +197,11 @@ impl MaintenanceConfig {
     /// How long work stays with an agent that is not heard of.
     pub fn lease(&self) -> Result<Duration, String> {
         duration(&self.lease).map_err(|error| format!("lease: {error}"))
+    }
+
+    /// In which time the background scrub reads everything once.
+    pub fn scrub_period(&self) -> Result<Duration, String> {
+        duration(&self.scrub_period).map_err(|error| format!("scrub_period: {error}"))
     }
 
     /// The rates of all tasks together.
@@ -256,6 +274,7 @@ mod tests {
         assert!(refused("[tasks.gc]\nat_once = 0\n").contains("at_once"));
         assert!(refused("gc_grace = \"soon\"\n").contains("gc_grace"));
         assert!(refused("lease = \"0s\"\n").contains("lease"));
+        assert!(refused("scrub_period = \"1m\"\n").contains("scrub_period"));
         assert!(refused("objects_per_second = 0\n").contains("objects_per_second"));
     }
 

@@ -22,7 +22,7 @@ impl Daemon for MaintenanceDaemon {
 
     const NAME: &'static str = "maintenance";
 
-    const ABOUT: &'static str = "ALBA's maintenance agent: cleans up, collects garbage, does the work queue. \
+    const ABOUT: &'static str = "ALBA's maintenance agent: cleans up, collects garbage, repairs, scrubs, does the work queue. \
          More: --list-tasks shows its tasks, --once TASK does one of them and ends";
 
     fn check(config: &MaintenanceConfig) -> Result<(), String> {
@@ -54,7 +54,9 @@ impl Daemon for MaintenanceDaemon {
             loop {
                 let config = context.changes.next::<MaintenanceConfig>().await;
                 agent.configure(config.as_ref().clone());
-                tracing::info!("goes by its new configuration; servers and gc_grace only after a restart");
+                tracing::info!(
+                    "goes by its new configuration; servers, gc_grace and scrub_period only after a restart"
+                );
             }
         };
         tokio::select! {

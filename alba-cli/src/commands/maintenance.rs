@@ -180,12 +180,15 @@ impl Job {
         let (name, namespace, factor) = (self.job_name.clone(), self.namespace, self.factor);
         let command = AbmCommand::StartJob { name, namespace, action, factor };
         Backend::new(&client, session.deadline()).command(command).await?;
-        let text = format!("job {} waits for an agent; this version has none", self.job_name);
+        let text = format!(
+            "job {} is in the work queue of the agents; alba show-job-progress tells how far it is",
+            self.job_name
+        );
         Answer::new(json!({ "name": self.job_name.as_str() }), text)
     }
 }
 
-/// Start a job that stores every object of a namespace anew. This version has no agent yet that does it
+/// Start a job that stores every object of a namespace anew
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  alba rewrite-namespace demo --job-name rewrite-1 --factor 4")]
 pub(crate) struct Rewrite {
@@ -199,7 +202,7 @@ impl Rewrite {
     }
 }
 
-/// Start a job that looks at every fragment of a namespace and repairs. This version has no agent yet that does it
+/// Start a job that looks at every fragment of a namespace and repairs
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  alba verify-namespace demo --job-name scrub-1 --factor 10")]
 pub(crate) struct Verify {
@@ -255,8 +258,10 @@ impl GetConfig {
 
 /// Change what the maintenance agents go by; what is not named stays
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  alba update-maintenance-config --auto-cleanup-deleted-namespaces 30\n\n\
-                        Agents of this version go by the last one; repair and rebalancing come later.")]
+#[command(
+    after_help = "Examples:\n  alba update-maintenance-config --auto-repair-add-disabled-node node-3\n  \
+                        alba update-maintenance-config --auto-cleanup-deleted-namespaces 30"
+)]
 pub(crate) struct UpdateConfig {
     /// Treat OSDs that show no life for long as if they were decommissioned
     #[arg(long, overrides_with = "disable_auto_repair")]

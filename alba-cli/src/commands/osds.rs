@@ -250,8 +250,7 @@ impl Update {
 /// Empty an OSD, reading what is there; done once list-decommissioning-osds does not show it any more
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  alba decommission-osd --long-id 3f1c...\n\n\
-                        The OSD takes no new data from now on. Moving its data away is the work of the maintenance agents,\n\
-                        which this version does not have yet: until then it stays in this state.")]
+                        The OSD takes no new data from now on. The maintenance agents move its data away.")]
 pub(crate) struct Decommission {
     /// Its long id
     #[arg(long)]
@@ -270,8 +269,8 @@ impl Decommission {
 /// Forget an OSD that is gone for good; its data is taken as lost and never read
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  alba purge-osd --long-id 3f1c...\n\n\
-                        One that holds data of namespaces is forgotten when they have let go of it: the work of the\n\
-                        maintenance agents, which this version does not have yet.")]
+                        One that holds data of namespaces is forgotten when they have let go of it: the\n\
+                        maintenance agents see to that.")]
 pub(crate) struct Purge {
     /// Its long id
     #[arg(long)]

@@ -29,6 +29,9 @@ use crate::fragment_cache::FragmentCache;
 use crate::{Client, ClientConfig, OsdConnector};
 
 mod group;
+mod osd;
+
+pub(super) use osd::TestOsd;
 
 pub(super) const NS: NamespaceId = NamespaceId::from_u32(7);
 
@@ -41,6 +44,10 @@ pub(super) enum Event {
     CommitAsked,
     /// The group answered it.
     CommitAnswered,
+    /// An update of an object reached the group.
+    UpdateAsked,
+    /// The group answered it.
+    UpdateAnswered,
     /// A tag was removed on an OSD.
     TagRemoved(OsdId, OsdKey),
     /// Late fragments were added.
@@ -48,249 +55,6 @@ pub(super) enum Event {
 }
 
 pub(super) type Log = Arc<Mutex<Vec<Event>>>;
-
-/// What goes wrong on an OSD.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Faults {
-    /// Refuses connections.
-    pub(super) dead: bool,
-    /// Every call takes this long.
-    pub(super) delay: Duration,
-    /// Applies take this long in addition.
-    pub(super) write_delay: Duration,
-    /// Answers to applies come so much after they were applied.
-    pub(super) answer_delay: Duration,
-    /// Stops answering after so many more applied batches.
-    pub(super) dies_after: Option<usize>,
-    /// The answers to the next so many applies are lost.
-    pub(super) lost_answers: usize,
-    pub(super) full: bool,
-    /// Reads take up to this much longer, each by a time of its own.
-    pub(super) jitter: Duration,
-    /// Is an older one that proves nothing.
-    pub(super) no_proofs: bool,
-    /// Flips a bit of every part that it gives, as a disk or a cable may that its own checksums don't see.
-    pub(super) lies: bool,
-}
-
-pub(super) struct TestOsd {
-    pub(super) id: OsdId,
-    pub(super) memory: MemoryOsd,
-    pub(super) faults: Mutex<Faults>,
-    pub(super) reads: Mutex<usize>,
-    /// Bytes of values that were asked for.
-    pub(super) read_bytes: Mutex<u64>,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    log: Log,
-}
-
-impl TestOsd {
-    pub(super) fn set(&self, change: impl FnOnce(&mut Faults)) {
-        change(&mut self.faults.lock().unwrap());
-    }
-
-    async fn come_through(&self, write: bool) -> Result<(), OsdError> {
-        let faults = self.faults.lock().unwrap().clone();
-        let mut delay = faults.delay + if write { faults.write_delay } else { Duration::ZERO };
-        if !write && !faults.jitter.is_zero() {
-            delay += faults.jitter * u32::try_from(self.rng.u64() % 1000).unwrap() / 1000;
-        }
-        if delay > Duration::ZERO {
-            self.clock.sleep_until(self.clock.now().plus(delay)).await;
-        }
-        if faults.dead { Err(OsdError::Connection("refused".into())) } else { Ok(()) }
-    }
-
-    /// Flips a bit of every fragment whose index passes `which`; returns how many.
-    pub(super) fn corrupt(&self, which: impl Fn(&osd_keys::FragmentAddress) -> bool) -> usize {
-        let mut count = 0;
-        for (key, stored) in self.memory.content() {
-            let Ok(osd_keys::Parsed::Fragment(_, address)) = osd_keys::parse(&key) else { continue };
-            if !which(&address) || stored.value.is_empty() {
-                continue;
-            }
-            let mut bytes = stored.value.to_vec();
-            bytes[0] ^= 1;
-            self.memory.rot(&key, bytes.into());
-            count += 1;
-        }
-        count
-    }
-
-    /// Flips a bit of every value, somewhere.
-    pub(super) fn rot_anywhere(&self, place: &proptest::sample::Index) {
-        for (key, stored) in self.memory.content() {
-            let is_fragment = matches!(osd_keys::parse(&key), Ok(osd_keys::Parsed::Fragment(..)));
-            if is_fragment && !stored.value.is_empty() {
-                let mut bytes = stored.value.to_vec();
-                let at = place.index(bytes.len() * 8);
-                bytes[at / 8] ^= 1 << (at % 8);
-                self.memory.rot(&key, bytes.into());
-            }
-        }
-    }
-
-    /// Deletes all keys of an object, as maintenance does when no manifest names it any more.
-    pub(super) async fn remove_object(&self, object: ObjectId) {
-        let of_object = |key: &OsdKey| match osd_keys::parse(key) {
-            Ok(osd_keys::Parsed::Fragment(_, at) | osd_keys::Parsed::RecoveryInfo(_, at)) => {
-                at.object_id == object
-            }
-            _ => false,
-        };
-        let updates = self.memory.content().into_keys().filter(of_object).map(OsdUpdate::Delete).collect();
-        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
-        let batch = OsdBatch { asserts: vec![], updates };
-        self.memory.apply(batch, Priority::High, deadline).await.unwrap();
-    }
-
-    /// Stores the fragments of an object's first chunk as those of another chunk, too.
-    pub(super) async fn copy_chunk(&self, to: ChunkIndex) {
-        let mut updates = Vec::new();
-        for (key, stored) in self.memory.content() {
-            if let Ok(osd_keys::Parsed::Fragment(namespace, mut at)) = osd_keys::parse(&key) {
-                at.chunk = to;
-                updates.push(OsdUpdate::Set(osd_keys::fragment(namespace, &at), stored));
-            }
-        }
-        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
-        self.memory.apply(OsdBatch { asserts: vec![], updates }, Priority::High, deadline).await.unwrap();
-    }
-
-    /// Takes the namespace's marker away, as on a disk that was formatted.
-    pub(super) async fn forget_namespace(&self) {
-        let updates = vec![OsdUpdate::Delete(osd_keys::namespace_marker(NS))];
-        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
-        self.memory.apply(OsdBatch { asserts: vec![], updates }, Priority::High, deadline).await.unwrap();
-    }
-
-    fn keys(&self, is: impl Fn(&osd_keys::Parsed) -> bool) -> usize {
-        self.memory.content().keys().filter(|key| osd_keys::parse(key).is_ok_and(|p| is(&p))).count()
-    }
-
-    pub(super) fn fragments(&self) -> usize {
-        self.keys(|parsed| matches!(parsed, osd_keys::Parsed::Fragment(..)))
-    }
-
-    pub(super) fn tags(&self) -> usize {
-        self.keys(|parsed| matches!(parsed, osd_keys::Parsed::GcTag(..)))
-    }
-}
-
-#[async_trait]
-impl Osd for TestOsd {
-    async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), OsdError> {
-        self.come_through(true).await?;
-        if self.faults.lock().unwrap().full && batch.updates.iter().any(|u| matches!(u, OsdUpdate::Set(..))) {
-            return Err(OsdError::Full);
-        }
-        if let Some(left) = &mut self.faults.lock().unwrap().dies_after {
-            if *left == 0 {
-                return Err(OsdError::Connection("reset".into()));
-            }
-            *left -= 1;
-        }
-        self.memory.apply(batch.clone(), priority, deadline).await?;
-        for update in &batch.updates {
-            let event = match update {
-                OsdUpdate::Set(key, _)
-                    if matches!(osd_keys::parse(key), Ok(osd_keys::Parsed::Fragment(..))) =>
-                {
-                    Event::Stored(self.id, key.clone())
-                }
-                OsdUpdate::Delete(key) => Event::TagRemoved(self.id, key.clone()),
-                _ => continue,
-            };
-            self.log.lock().unwrap().push(event);
-        }
-        let answer_delay = self.faults.lock().unwrap().answer_delay;
-        if answer_delay > Duration::ZERO {
-            self.clock.sleep_until(self.clock.now().plus(answer_delay)).await;
-        }
-        let mut faults = self.faults.lock().unwrap();
-        if faults.lost_answers > 0 {
-            faults.lost_answers -= 1;
-            return Err(OsdError::Connection("reset before the answer".into()));
-        }
-        Ok(())
-    }
-
-    async fn multi_get(
-        &self,
-        keys: Vec<OsdKey>,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Vec<Option<StoredValue>>, OsdError> {
-        *self.reads.lock().unwrap() += 1;
-        self.come_through(false).await?;
-        let values = self.memory.multi_get(keys, priority, deadline).await?;
-        let bytes: usize = values.iter().flatten().map(|stored| stored.value.len()).sum();
-        *self.read_bytes.lock().unwrap() += u64::try_from(bytes).unwrap();
-        Ok(values)
-    }
-
-    async fn multi_exists(
-        &self,
-        keys: Vec<OsdKey>,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Vec<bool>, OsdError> {
-        self.come_through(false).await?;
-        self.memory.multi_exists(keys, priority, deadline).await
-    }
-
-    async fn partial_get(
-        &self,
-        key: OsdKey,
-        slices: Vec<ValueSlice>,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Option<Vec<bytes::Bytes>>, OsdError> {
-        *self.reads.lock().unwrap() += 1;
-        self.come_through(false).await?;
-        *self.read_bytes.lock().unwrap() += slices.iter().map(|slice| u64::from(slice.len)).sum::<u64>();
-        self.memory.partial_get(key, slices, priority, deadline).await
-    }
-
-    async fn proven_get(
-        &self,
-        key: OsdKey,
-        slice: ValueSlice,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Option<ProvenSlice>, OsdError> {
-        *self.reads.lock().unwrap() += 1;
-        self.come_through(false).await?;
-        let faults = self.faults.lock().unwrap().clone();
-        if faults.no_proofs {
-            return Err(OsdError::UnknownOperation);
-        }
-        let Some(mut proven) = self.memory.proven_get(key, slice, priority, deadline).await? else {
-            return Ok(None);
-        };
-        *self.read_bytes.lock().unwrap() += u64::try_from(proven.leaves.len()).unwrap();
-        if faults.lies {
-            let mut bytes = proven.leaves.to_vec();
-            bytes[0] ^= 1;
-            proven.leaves = bytes.into();
-        }
-        Ok(Some(proven))
-    }
-
-    async fn range(
-        &self,
-        query: RangeQuery,
-        priority: Priority,
-        deadline: Deadline,
-    ) -> Result<Page<OsdKey>, OsdError> {
-        self.memory.range(query, priority, deadline).await
-    }
-
-    async fn disk_usage(&self, deadline: Deadline) -> Result<DiskUsage, OsdError> {
-        self.memory.disk_usage(deadline).await
-    }
-}
 
 struct Object {
     manifest: Manifest,
@@ -313,6 +77,12 @@ pub(super) struct Group {
     /// Which group each sequence was sent to.
     pub(super) sent_to: Vec<GroupId>,
     pub(super) queries: usize,
+    /// Every OSD that was ever active.
+    pub(super) known: BTreeMap<OsdId, OsdInfo>,
+    /// Replaced fragments.
+    pub(super) queued: Vec<(OsdId, FragmentKey)>,
+    /// Errors for the next updates; `None` passes.
+    pub(super) update_refusals: Vec<Option<MetaError>>,
     /// Has it the replicas that objects in the metadata need?
     pub(super) takes_inline: bool,
     /// Errors for the next additions of late fragments.
@@ -364,6 +134,17 @@ impl Backend {
         }
     }
 
+    fn osd_record(&self, id: OsdId) -> OsdRecord {
+        OsdRecord {
+            info: self.osd_info(id),
+            osd_id: Some(id),
+            state: OsdState::Active,
+            claimed_since: Some(0),
+            kind: OsdKind::Asd,
+            owner: None,
+        }
+    }
+
     pub(super) fn osd(&self, id: OsdId) -> Arc<TestOsd> {
         self.osds.lock().unwrap()[&id].clone()
     }
@@ -373,7 +154,7 @@ impl Backend {
     }
 
     /// Adds an OSD with the namespace on it, and makes it active.
-    pub(super) async fn add_osd(&self, id: u32) -> Arc<TestOsd> {
+    pub(super) async fn add_osd(self: &Arc<Self>, id: u32) -> Arc<TestOsd> {
         let id = OsdId::from_u32(id);
         let osd = Arc::new(TestOsd {
             id,
@@ -381,6 +162,8 @@ impl Backend {
             faults: Mutex::default(),
             reads: Mutex::default(),
             read_bytes: Mutex::default(),
+            peer_reads: Mutex::default(),
+            backend: Arc::downgrade(self),
             clock: self.clock.clone(),
             rng: self.rng.clone(),
             log: self.log.clone(),
@@ -394,7 +177,11 @@ impl Backend {
         let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
         osd.memory.apply(batch, Priority::High, deadline).await.unwrap();
         self.osds.lock().unwrap().insert(id, osd.clone());
-        self.group.lock().unwrap().info.active_osds.push((id, self.osd_info(id)));
+        {
+            let mut group = self.group.lock().unwrap();
+            group.info.active_osds.push((id, self.osd_info(id)));
+            group.known.insert(id, self.osd_info(id));
+        }
         self.tell(&[Topic::OSDS, Topic::DELIVERIES]);
         osd
     }
@@ -475,14 +262,7 @@ impl Directory for Backend {
                     .lock()
                     .unwrap()
                     .keys()
-                    .map(|id| OsdRecord {
-                        info: self.osd_info(*id),
-                        osd_id: Some(*id),
-                        state: OsdState::Active,
-                        claimed_since: Some(0),
-                        kind: OsdKind::Asd,
-                        owner: None,
-                    })
+                    .map(|id| self.osd_record(*id))
                     .filter(|record| range.contains(record.info.long_id.as_str().as_bytes()))
                     .collect();
                 // Short pages, so that paging is used.
@@ -506,6 +286,11 @@ impl Directory for Backend {
                     all.into_iter().filter(|(id, _)| range.contains(id.as_str().as_bytes())).collect();
                 let has_more = inside.len() > 5;
                 AbmAnswer::OsdHealth(Page { items: inside.into_iter().take(5).collect(), has_more })
+            }
+            AbmQuery::Osd(long_id) => {
+                let ids: Vec<OsdId> = self.osds.lock().unwrap().keys().copied().collect();
+                let found = ids.into_iter().find(|id| self.osd_info(*id).long_id == long_id);
+                AbmAnswer::Osd(found.map(|id| self.osd_record(id)))
             }
             AbmQuery::Revisions => AbmAnswer::Revisions(Revisions::default()),
             other => panic!("not asked by the engine: {other:?}"),
@@ -567,6 +352,24 @@ impl NamespaceStore for Backend {
                 event(Event::LateAdded(count));
                 Ok(outcome)
             }
+            NsmCommand::UpdateObject { object, version, fragments, epoch, .. } => {
+                event(Event::UpdateAsked);
+                pause(1).await;
+                let refusal = {
+                    let refusals = &mut self.group.lock().unwrap().update_refusals;
+                    if refusals.is_empty() { None } else { refusals.remove(0) }
+                };
+                if let Some(refusal) = refusal {
+                    return Err(refusal);
+                }
+                let outcome = self.group.lock().unwrap().update(object, version, &fragments, epoch)?;
+                pause(1).await;
+                event(Event::UpdateAnswered);
+                if std::mem::take(&mut self.group.lock().unwrap().lose_session) {
+                    return Err(MetaError::SessionUnknown);
+                }
+                Ok(outcome)
+            }
             other => panic!("not sent by the engine: {other:?}"),
         }
     }
@@ -579,6 +382,9 @@ impl NamespaceStore for Backend {
     ) -> Result<NsmAnswer, MetaError> {
         let mut group = self.group.lock().unwrap();
         group.queries += 1;
+        if let Some(answer) = group.inspect(&query) {
+            return Ok(answer);
+        }
         Ok(match query {
             NsmQuery::Namespace(_) => NsmAnswer::Namespace(Box::new(group.info.clone())),
             NsmQuery::Manifests { names, .. } => NsmAnswer::Manifests(
@@ -665,6 +471,9 @@ impl Fixture {
             listed: Vec::new(),
             sent_to: Vec::new(),
             queries: 0,
+            known: BTreeMap::new(),
+            queued: Vec::new(),
+            update_refusals: Vec::new(),
             takes_inline: true,
             late_refusals: Vec::new(),
             work: Vec::new(),

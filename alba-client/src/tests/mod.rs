@@ -9,6 +9,7 @@ mod files;
 mod inspecting;
 mod matrix;
 mod reading;
+mod repairing;
 mod retries;
 mod sealed;
 mod sequences;

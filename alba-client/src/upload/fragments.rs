@@ -52,28 +52,35 @@ pub(super) struct FragmentWrite {
     pub(super) recovery: Bytes,
 }
 
+/// The one batch that stores a fragment: its data, its recovery info and its gc tag. Asserts: the namespace's marker, so that
+/// a re-formatted, moved or foreign disk cannot be written (invariant 4); and that the data key is free, so that it is
+/// written once (invariant 2).
+pub(crate) fn batch(
+    namespace: NamespaceId,
+    epoch: GcEpoch,
+    address: &FragmentAddress,
+    data: OsdUpdate,
+    recovery: Bytes,
+) -> OsdBatch {
+    let bare = |value: Bytes| StoredValue { value, checksum: Checksum::None };
+    OsdBatch {
+        asserts: vec![
+            OsdAssert::Value(osd_keys::namespace_marker(namespace), osd_keys::NAMESPACE_ACTIVE),
+            OsdAssert::Absent(osd_keys::fragment(namespace, address)),
+        ],
+        updates: vec![
+            data,
+            OsdUpdate::Set(osd_keys::recovery_info(namespace, address), bare(recovery)),
+            OsdUpdate::Set(osd_keys::gc_tag(namespace, epoch, address), bare(Bytes::new())),
+        ],
+    }
+}
+
 impl FragmentWrite {
-    /// The batch. Asserts: the namespace's marker, so that a re-formatted, moved or foreign disk cannot be written
-    /// (invariant 4); and that the data key is free, so that it is written once (invariant 2).
     fn batch(&self) -> OsdBatch {
-        let bare = |value: Bytes| StoredValue { value, checksum: Checksum::None };
-        OsdBatch {
-            asserts: vec![
-                OsdAssert::Value(osd_keys::namespace_marker(self.namespace), osd_keys::NAMESPACE_ACTIVE),
-                OsdAssert::Absent(self.data_key()),
-            ],
-            updates: vec![
-                OsdUpdate::Set(
-                    self.data_key(),
-                    StoredValue { value: self.packed.bytes.clone(), checksum: self.packed.checksum },
-                ),
-                OsdUpdate::Set(
-                    osd_keys::recovery_info(self.namespace, &self.address),
-                    bare(self.recovery.clone()),
-                ),
-                OsdUpdate::Set(self.tag_key(), bare(Bytes::new())),
-            ],
-        }
+        let data = StoredValue { value: self.packed.bytes.clone(), checksum: self.packed.checksum };
+        let data = OsdUpdate::Set(self.data_key(), data);
+        batch(self.namespace, self.epoch, &self.address, data, self.recovery.clone())
     }
 
     fn data_key(&self) -> Bytes {

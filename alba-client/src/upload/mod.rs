@@ -3,13 +3,13 @@
 
 mod checksum;
 mod commit;
-mod fragments;
+pub(crate) mod fragments;
 mod inline;
 mod late;
 mod object;
 mod plan;
 mod progress;
-mod recovery;
+pub(crate) mod recovery;
 mod spread;
 
 use std::collections::BTreeSet;

@@ -23,7 +23,7 @@ pub(super) fn of_chunk(
 }
 
 /// What the recovery info of the last chunk says of the object.
-pub(super) fn of_object(
+pub(crate) fn of_object(
     scheme: &Scheme,
     size: u64,
     checksum: Checksum,

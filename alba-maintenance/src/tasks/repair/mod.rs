@@ -1,0 +1,275 @@
+//! Repair by policy, of all namespaces in one order (features §3.3, §3.4): the object that can lose the fewest fragments
+//! comes first, wherever it is.
+//!
+//! ```text
+//!   1 OSDs      which are to be emptied, purged, or silent for too long      [`detector`]
+//!   2 survey    what the groups' indexes say is below its best               alba-client's repair::survey
+//!   3 repair    the weakest first, some side by side; what failed rests
+//! ```
+//!
+//! It begins anew when OSDs come or go, and until a survey finds nothing that can be done. Nothing is kept but what rests:
+//! another agent finds the same work again.
+
+pub mod damage;
+pub mod detector;
+pub mod jobs;
+mod rest;
+mod surgery;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use alba_client::repair::{
+    Osds, Patient, RepairError, Repaired, Repairer, Survey, Waiting, Weakest, is_gone,
+};
+use alba_core::ids::NamespaceId;
+use alba_core::wire::rpc::abm::{NamespaceRecord, NamespaceState};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use crate::backend::Backend;
+use crate::error::TaskError;
+use crate::failpoint;
+use crate::schedule::Timing;
+use crate::task::{Run, Task, whole};
+
+pub use surgery::Surgery;
+use surgery::gauge;
+
+/// Objects queued at a time, of all namespaces: some MiB. Those that there is no room for are found by the next survey.
+const ROOM: usize = 20_000;
+
+/// Objects repaired side by side.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Longest one object takes, and the slowest that is waited for with large ones.
+const OBJECT_TIME: Duration = Duration::from_secs(300);
+const SLOWEST: u64 = 1 << 20;
+
+/// The task `repair`.
+pub struct Repair {
+    surgery: Arc<Surgery>,
+    /// Namespaces that gauges were set of.
+    shown: Mutex<BTreeMap<NamespaceId, Shown>>,
+}
+
+/// The labels of a namespace's gauges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    namespace: String,
+    preset: String,
+}
+
+/// A namespace with what is repaired of it.
+struct Ward {
+    patient: Patient,
+    osds: Osds,
+}
+
+impl Repair {
+    /// With what it shares with the others that repair.
+    pub fn new(surgery: Arc<Surgery>) -> Self {
+        Self { surgery, shown: Mutex::default() }
+    }
+
+    /// One survey, and repair of what it found. 0: there is nothing to be done for now.
+    async fn round(&self, run: &Run) -> Result<u64, TaskError> {
+        let surgery = &self.surgery;
+        let repairer = surgery.repairer(&run.backend);
+        let registry = surgery.registry(&run.backend).await?;
+        let mut queue = Weakest::new(ROOM);
+        let mut wards = BTreeMap::new();
+        let mut totals = Survey::default();
+        let mut shown = BTreeSet::new();
+        for record in run.backend.namespaces().await?.into_iter().filter(is_served) {
+            run.pace(1, 0).await;
+            match self.survey(repairer, &registry, record.clone(), &mut queue).await {
+                Ok((ward, survey)) => {
+                    self.show(&record, &survey);
+                    shown.insert(record.id);
+                    totals.repairable += survey.repairable;
+                    totals.unrepairable += survey.unrepairable;
+                    for (name, _, why) in survey.listed.iter().take(3) {
+                        tracing::warn!(namespace = %record.name, object = %name, %why, "cannot be repaired");
+                    }
+                    wards.insert(record.id, ward);
+                }
+                Err(error) if is_gone(&error) => {}
+                // One group that cannot be reached must not hold up the others.
+                Err(error) => run.progress.problem(format!("namespace {}: {error}", record.name)),
+            }
+        }
+        self.show_no_more(&shown);
+        metrics::gauge!("alba_repair_backlog_objects").set(gauge(totals.repairable));
+        metrics::gauge!("alba_repair_unrepairable_objects").set(gauge(totals.unrepairable));
+        run.progress.found(u64::try_from(queue.len()).unwrap_or(u64::MAX));
+        failpoint::reach("repair.surveyed");
+        let repaired = self.repair_all(run, repairer, &wards, &registry, queue).await?;
+        surgery.count();
+        Ok(repaired)
+    }
+
+    async fn survey(
+        &self,
+        repairer: &Repairer,
+        registry: &alba_client::repair::Registry,
+        record: NamespaceRecord,
+        queue: &mut Weakest,
+    ) -> Result<(Ward, Survey), alba_client::ClientError> {
+        let patient = repairer.patient(record);
+        let osds = repairer.osds(&patient, registry).await?;
+        let resting = self.surgery.resting_in(patient.id());
+        let survey = repairer.survey(&patient, &osds, &resting, queue).await?;
+        Ok((Ward { patient, osds }, survey))
+    }
+
+    async fn repair_all(
+        &self,
+        run: &Run,
+        repairer: &Repairer,
+        wards: &BTreeMap<NamespaceId, Ward>,
+        registry: &alba_client::repair::Registry,
+        mut queue: Weakest,
+    ) -> Result<u64, TaskError> {
+        let mut repaired = 0;
+        let mut running = FuturesUnordered::new();
+        let mut stale = false;
+        // Beside the work: an OSD that hangs takes a while to be looked at.
+        let mut changed = pin!(self.other_osds(run, registry));
+        loop {
+            while !stale && running.len() < SIDE_BY_SIDE {
+                let Some(next) = queue.pop() else { break };
+                let Some(ward) = wards.get(&next.namespace) else { continue };
+                running.push(self.one(run, repairer, ward, next));
+            }
+            tokio::select! {
+                biased;
+                ended = running.next() => {
+                    let Some(ended) = ended else { break };
+                    repaired += u64::from(ended);
+                    let left = u64::try_from(queue.len() + running.len()).unwrap_or(u64::MAX);
+                    metrics::gauge!("alba_repair_backlog_objects").set(gauge(left));
+                    self.surgery.count();
+                }
+                // Other OSDs, another order.
+                () = &mut changed, if !stale => stale = true,
+            }
+        }
+        // Then there may be more to do at once.
+        Ok(repaired + u64::from(stale))
+    }
+
+    /// Waits until OSDs are not any more as they were.
+    async fn other_osds(&self, run: &Run, before: &alba_client::repair::Registry) {
+        loop {
+            run.sleep(Duration::from_secs(1)).await;
+            if let Ok(now) = self.surgery.registry(&run.backend).await
+                && (now.silent != before.silent || !same_states(&now, before))
+            {
+                return;
+            }
+        }
+    }
+
+    /// Repairs one object; true when something was done.
+    async fn one(&self, run: &Run, repairer: &Repairer, ward: &Ward, waiting: Waiting) -> bool {
+        run.pace(1, waiting.bytes).await;
+        failpoint::reach("repair.object");
+        let time = OBJECT_TIME.saturating_add(Duration::from_secs(waiting.bytes / SLOWEST));
+        let deadline = run.backend.env().deadline_in(time);
+        let (namespace, object) = (waiting.namespace, waiting.object);
+        let ended = repairer.repair(&ward.patient, object, &ward.osds, &[], deadline).await;
+        run.progress.did(1, waiting.bytes);
+        match ended {
+            Ok(Repaired::Absent | Repaired::Nothing) => {
+                self.surgery.well(namespace, object);
+                false
+            }
+            Ok(Repaired::Updated | Repaired::Rewritten) => {
+                self.surgery.well(namespace, object);
+                metrics::counter!("alba_repair_objects_total").increment(1);
+                true
+            }
+            Err(RepairError::Client(error)) if is_gone(&error) => false,
+            Err(error) => {
+                let text = format!("object {object} of namespace {}: {error}", ward.patient.name());
+                self.surgery.failed(&run.backend, namespace, object, text.clone());
+                run.progress.problem(text);
+                false
+            }
+        }
+    }
+
+    fn show(&self, record: &NamespaceRecord, survey: &Survey) {
+        let labels = Shown { namespace: record.name.to_string(), preset: record.preset.to_string() };
+        let (namespace, preset) = (labels.namespace.clone(), labels.preset.clone());
+        metrics::gauge!("alba_objects_below_policy", "namespace" => namespace.clone(), "preset" => preset)
+            .set(gauge(survey.below_policy));
+        // Of a namespace without objects there is none.
+        let safety = survey
+            .safety
+            .least()
+            .map_or(f64::NAN, |(least, _)| i32::try_from(least).map_or(f64::INFINITY, f64::from));
+        metrics::gauge!("alba_disk_safety", "namespace" => namespace).set(safety);
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, labels);
+    }
+
+    /// What is gone has nothing that is below its policy.
+    fn show_no_more(&self, there: &BTreeSet<NamespaceId>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<NamespaceId> = shown.keys().filter(|id| !there.contains(id)).copied().collect();
+        for labels in gone.iter().filter_map(|id| shown.remove(id)) {
+            let Shown { namespace, preset } = labels;
+            metrics::gauge!("alba_objects_below_policy", "namespace" => namespace.clone(), "preset" => preset)
+                .set(0.0);
+            metrics::gauge!("alba_disk_safety", "namespace" => namespace).set(f64::NAN);
+        }
+    }
+}
+
+fn same_states(a: &alba_client::repair::Registry, b: &alba_client::repair::Registry) -> bool {
+    let states = |registry: &alba_client::repair::Registry| {
+        registry.records.iter().map(|(osd, record)| (*osd, record.state)).collect::<Vec<_>>()
+    };
+    states(a) == states(b)
+}
+
+/// Is there somebody to ask about its objects? In the trash, too, nothing may be lost.
+pub fn is_served(record: &NamespaceRecord) -> bool {
+    matches!(
+        record.state,
+        NamespaceState::Active | NamespaceState::Trashed { .. } | NamespaceState::Moving { .. }
+    )
+}
+
+#[async_trait]
+impl Task for Repair {
+    fn name(&self) -> &'static str {
+        "repair"
+    }
+
+    fn about(&self) -> &'static str {
+        "brings objects back to their best policy, the weakest of all namespaces first; empties OSDs that leave or are dead"
+    }
+
+    fn usual(&self) -> Timing {
+        Timing::every(Duration::from_secs(20))
+    }
+
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    async fn parts(&self, _: &Backend) -> Result<Vec<String>, TaskError> {
+        // One order for all namespaces: one agent has it.
+        Ok(whole())
+    }
+
+    async fn run(&self, _: &str, run: &Run) -> Result<(), TaskError> {
+        while self.round(run).await? > 0 {}
+        Ok(())
+    }
+}
