@@ -11,8 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::answer::{Answer, Output};
 use crate::commands::{
-    backend, backups, ca, fsck, groups, maintenance, metadata, moves, namespaces, objects, osds, presets,
-    proxy, proxy_state, recovery, safety, tasks,
+    backend, backups, ca, drain, fsck, groups, maintenance, metadata, moves, namespaces, objects, osds,
+    presets, proxy, proxy_state, recovery, safety, tasks,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -94,8 +94,11 @@ enum Command {
     ListAvailableOsds(osds::ListAvailable),
     UpdateOsd(osds::Update),
     DecommissionOsd(osds::Decommission),
+    DrainOsd(drain::DrainOsd),
+    DrainNode(drain::DrainNode),
     PurgeOsd(osds::Purge),
     ListDecommissioningOsds(osds::ListDecommissioning),
+    ListDrainingOsds(osds::ListDraining),
     ListPurgingOsds(osds::ListPurging),
     // The backend.
     GetAlbaId(backend::GetAlbaId),
@@ -158,6 +161,8 @@ enum Command {
     Proxy(DaemonArgs),
     /// Run a maintenance agent
     Maintenance(DaemonArgs),
+    /// Run a rebalancer
+    Rebalancer(DaemonArgs),
 }
 
 #[derive(Debug, Args)]
@@ -221,8 +226,11 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::ListAvailableOsds(command) => command.run(session).await,
         Command::UpdateOsd(command) => command.run(session).await,
         Command::DecommissionOsd(command) => command.run(session).await,
+        Command::DrainOsd(command) => command.run(session).await,
+        Command::DrainNode(command) => command.run(session).await,
         Command::PurgeOsd(command) => command.run(session).await,
         Command::ListDecommissioningOsds(command) => command.run(session).await,
+        Command::ListDrainingOsds(command) => command.run(session).await,
         Command::ListPurgingOsds(command) => command.run(session).await,
         Command::GetAlbaId(command) => command.run(session).await,
         Command::ListNsmHosts(command) => command.run(session).await,
@@ -277,7 +285,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::AsdServer(rest)
         | Command::Metadata(rest)
         | Command::Proxy(rest)
-        | Command::Maintenance(rest) => {
+        | Command::Maintenance(rest)
+        | Command::Rebalancer(rest) => {
             Err(CliError::usage(format!("write the daemon's name first: alba NAME {:?}", rest.rest)))
         }
     }

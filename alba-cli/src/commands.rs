@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 pub(crate) mod backups;
 pub(crate) mod ca;
+pub(crate) mod drain;
 pub(crate) mod fsck;
 pub(crate) mod groups;
 pub(crate) mod maintenance;

@@ -16,6 +16,7 @@ mod json;
 mod names;
 mod progress;
 mod ranges;
+mod rebalancer;
 mod recover;
 mod session;
 mod status;
@@ -38,6 +39,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("proxy") => daemon::main::<alba_proxy::ProxyDaemon>,
         // With `--once` and `--list-tasks`.
         Some("maintenance") => |args| alba_maintenance::main(args),
+        // With `--once` and `--dry-run`.
+        Some("rebalancer") => rebalancer::main,
         _ => return args::run(args),
     };
     // `alba proxy --config X` is the program `proxy` with its arguments.

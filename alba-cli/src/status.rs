@@ -2,6 +2,7 @@
 
 mod judge;
 mod observe;
+mod rebalance;
 mod replicas;
 
 use std::collections::BTreeSet;
@@ -181,6 +182,8 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
         "agents": observed.agents,
         "tasks": observed.tasks.iter().map(tasks::shown).collect::<Vec<_>>(),
         "paused_tasks": observed.paused.iter().map(TaskName::as_str).collect::<Vec<_>>(),
+        "fill_tenths": rebalance::histogram(&observed.osds),
+        "rebalance": observed.rebalance.json(),
     })
 }
 
@@ -208,8 +211,9 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
     let count = |state| observed.osds.iter().filter(|osd| osd.record.state == state).count();
     let silent = observed.osds.iter().filter(|osd| matches!(osd.usage, Some(Err(_)))).count();
     lines.push(format!(
-        "OSDs      {} active, {} decommissioning, {} available; {silent} of them do not answer",
+        "OSDs      {} active, {} draining, {} decommissioning, {} available; {silent} of them do not answer",
         count(OsdState::Active),
+        count(OsdState::Draining),
         count(OsdState::Decommissioning),
         count(OsdState::Available),
     ));
@@ -219,6 +223,8 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
     });
     let percent = used.saturating_mul(100).checked_div(capacity).unwrap_or(0);
     lines.push(format!("capacity  {} of {} used ({percent} %)", ByteCount(used), ByteCount(capacity)));
+    lines.push(format!("fill      {}", rebalance::histogram_line(rebalance::histogram(&observed.osds))));
+    lines.push(format!("rebalance {}", observed.rebalance.line()));
     let groups: Vec<String> = observed
         .groups
         .iter()

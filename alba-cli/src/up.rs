@@ -255,7 +255,7 @@ impl Cluster {
             }
             bar.set_message("creating namespace demo");
             bootstrap::namespace(&directory, deadline).await?;
-            for process in of(Role::Proxy).chain(of(Role::Maintenance)) {
+            for process in of(Role::Proxy).chain(of(Role::Maintenance)).chain(of(Role::Rebalancer)) {
                 start(&mut supervisor, process)?;
             }
             bar.set_message("waiting for the proxy to store and read an object");
@@ -263,7 +263,7 @@ impl Cluster {
                 ready::wait(env, &process.name, process.metrics, deadline).await?;
                 bootstrap::probe(env, process.listen, &paths.root, deadline).await?;
             }
-            for process in of(Role::Maintenance) {
+            for process in of(Role::Maintenance).chain(of(Role::Rebalancer)) {
                 ready::wait(env, &process.name, process.metrics, deadline).await?;
             }
             Ok::<_, CliError>(osds)
@@ -402,7 +402,7 @@ fn ready_line(
         long_id: long_id.clone(),
         node_id: match process.role {
             Role::Asd { node } => format!("node-{node}"),
-            Role::Metadata | Role::Proxy | Role::Maintenance => String::new(),
+            Role::Metadata | Role::Proxy | Role::Maintenance | Role::Rebalancer => String::new(),
         },
         port: process.listen.port(),
         pid: pid(&process.name),

@@ -191,6 +191,20 @@ impl ListDecommissioning {
     }
 }
 
+/// List the OSDs that take no new data and are emptied while what they hold counts
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  alba list-draining-osds --to-json")]
+pub(crate) struct ListDraining {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+impl ListDraining {
+    pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
+        self.listing.run(OsdFilter::Draining, session).await
+    }
+}
+
 /// List the OSDs that are being forgotten
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  alba list-purging-osds")]

@@ -11,6 +11,7 @@ use crate::answer::Answer;
 use crate::error::CliError;
 use crate::json;
 use crate::ranges::{Pager, RangeArgs, collect};
+use crate::rebalancer;
 use crate::session::Session;
 use crate::table::table;
 
@@ -37,8 +38,8 @@ pub(crate) struct Resume {
 fn known(task: &str) -> Result<TaskName, CliError> {
     let config = alba_maintenance::MaintenanceConfig::new(Vec::new());
     let tasks = alba_maintenance::tasks::all(&config);
-    if !tasks.iter().any(|known| known.name() == task) {
-        let names: Vec<&str> = tasks.iter().map(|task| task.name()).collect();
+    let names: Vec<&str> = tasks.iter().map(|task| task.name()).chain([rebalancer::TASK]).collect();
+    if !names.contains(&task) {
         return Err(CliError::usage(format!("there is no task {task}; there are {}", names.join(", "))));
     }
     TaskName::new(task).map_err(|error| CliError::usage(error.to_string()))

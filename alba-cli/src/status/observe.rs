@@ -19,6 +19,7 @@ use alba_proxy::client::ProxyClient;
 use futures_util::future::join_all;
 
 use super::judge::{Safety, Wanted, wanted};
+use super::rebalance::{self, RebalanceSeen};
 use super::replicas::{self, GroupSeen};
 use crate::client_file::ClientFile;
 use crate::commands::backend::{Backend, mismatch};
@@ -57,6 +58,7 @@ pub(super) struct Observed {
     pub(super) agents: usize,
     pub(super) tasks: Vec<TaskRecord>,
     pub(super) paused: Vec<TaskName>,
+    pub(super) rebalance: RebalanceSeen,
 }
 
 /// An OSD.
@@ -150,6 +152,7 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
     let agents = agents(&backend).await?;
     let tasks = tasks::records(&backend, Pager::all()).await?;
     let paused = tasks::paused(&backend).await?;
+    let rebalance = rebalance::ask(&backend).await?;
     Ok(Observed {
         alba_id,
         osds,
@@ -162,6 +165,7 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
         agents,
         tasks,
         paused,
+        rebalance,
     })
 }
 

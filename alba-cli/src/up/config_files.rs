@@ -82,7 +82,7 @@ pub(super) fn program(
 ) -> Result<Program, CliError> {
     let mut table = Table::new();
     let mut set = |key: &str, value: Value| table.insert(key.to_owned(), value);
-    if process.role != Role::Maintenance {
+    if !process.role.is_agent() {
         set("listen", Value::String(process.listen.to_string()));
     }
     set("metrics_listen", Value::String(process.metrics.to_string()));
@@ -93,7 +93,7 @@ pub(super) fn program(
             paths.root.display()
         ))
     })?;
-    if let Role::Metadata | Role::Proxy | Role::Maintenance = process.role {
+    if !matches!(process.role, Role::Asd { .. }) {
         let MemberFiles { ca, cert, key } = paths.member(&process.name)?;
         // Below the data directory, which is UTF-8.
         let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
@@ -136,7 +136,7 @@ pub(super) fn program(
                 set("capacity_bytes", Value::Integer(capacity));
             }
         }
-        Role::Proxy | Role::Maintenance => {
+        Role::Proxy | Role::Maintenance | Role::Rebalancer => {
             let servers = metadata.iter().map(|server| Value::String(server.to_string()));
             set("metadata", Value::Array(servers.collect()));
         }

@@ -107,6 +107,8 @@ pub(crate) enum Role {
     Proxy,
     /// Maintenance agent: serves nothing but its metrics.
     Maintenance,
+    /// Rebalancer: serves nothing but its metrics, too.
+    Rebalancer,
 }
 
 impl Role {
@@ -117,7 +119,13 @@ impl Role {
             Self::Asd { .. } => "asd-server",
             Self::Proxy => "proxy",
             Self::Maintenance => "maintenance",
+            Self::Rebalancer => "rebalancer",
         }
+    }
+
+    /// Does it serve nothing but its metrics?
+    pub(crate) fn is_agent(self) -> bool {
+        matches!(self, Self::Maintenance | Self::Rebalancer)
     }
 
     /// The option that moves its ports.
@@ -126,7 +134,7 @@ impl Role {
             Self::Metadata => "--metadata-base-port",
             Self::Asd { .. } => "--asd-base-port",
             Self::Proxy => "--proxy-port",
-            Self::Maintenance => "--metrics-base-port",
+            Self::Maintenance | Self::Rebalancer => "--metrics-base-port",
         }
     }
 }
@@ -239,9 +247,10 @@ impl Shape {
         add(Role::Proxy, "proxy", self.proxy_port, usize::from(self.proxies), &[])?;
         let osds = self.osd_nodes.len();
         add(Role::Asd { node: 0 }, "asd", self.asd_base_port, osds, &self.osd_nodes)?;
-        let at = metrics.next()?;
-        let name = "maintenance-0".to_owned();
-        planned.push(Planned { name, role: Role::Maintenance, listen: at, metrics: at });
+        for (name, role) in [("maintenance-0", Role::Maintenance), ("rebalancer-0", Role::Rebalancer)] {
+            let at = metrics.next()?;
+            planned.push(Planned { name: name.to_owned(), role, listen: at, metrics: at });
+        }
         let mut owners: BTreeMap<SocketAddr, (String, &'static str)> = BTreeMap::new();
         for process in &planned {
             for (at, option) in process.addresses() {
@@ -266,7 +275,7 @@ impl Planned {
     /// Its addresses, and the option that moves each.
     pub(crate) fn addresses(&self) -> Vec<(SocketAddr, &'static str)> {
         let mut addresses = vec![(self.metrics, "--metrics-base-port")];
-        if self.role != Role::Maintenance {
+        if !self.role.is_agent() {
             addresses.push((self.listen, self.role.port_option()));
         }
         addresses

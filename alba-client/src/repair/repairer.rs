@@ -105,7 +105,7 @@ impl std::fmt::Debug for Patient {
 #[derive(Clone)]
 pub struct Repairer {
     pub(super) engine: Arc<Engine>,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Client {
@@ -321,7 +321,11 @@ impl Repairer {
     }
 
     /// The key of an object, from its namespace's preset: a preset's key is for life.
-    fn key_of(&self, manifest: &Manifest, info: &NamespaceInfo) -> Result<Option<FragmentKey>, ClientError> {
+    pub(super) fn key_of(
+        &self,
+        manifest: &Manifest,
+        info: &NamespaceInfo,
+    ) -> Result<Option<FragmentKey>, ClientError> {
         let undecodable = |reason: &str| ClientError::Undecodable {
             object: manifest.name.clone(),
             reason: reason.to_owned(),

@@ -107,7 +107,11 @@ impl Repairer {
         }
     }
 
-    async fn ask(&self, patient: &Patient, query: impl Fn() -> NsmQuery) -> Result<NsmAnswer, ClientError> {
+    pub(super) async fn ask(
+        &self,
+        patient: &Patient,
+        query: impl Fn() -> NsmQuery,
+    ) -> Result<NsmAnswer, ClientError> {
         self.engine.ask_group(&patient.namespace, query, self.call_deadline()).await
     }
 
@@ -239,7 +243,11 @@ impl Repairer {
     }
 
     /// The manifests of these objects, those that are gone left out.
-    async fn manifests(&self, patient: &Patient, ids: Vec<ObjectId>) -> Result<Vec<Manifest>, ClientError> {
+    pub async fn manifests(
+        &self,
+        patient: &Patient,
+        ids: Vec<ObjectId>,
+    ) -> Result<Vec<Manifest>, ClientError> {
         let asked = ids.into_iter().map(|id| self.manifest(patient, id, self.call_deadline()));
         let found: Vec<Option<Manifest>> =
             stream::iter(asked).buffered(MANIFESTS_AT_ONCE).try_collect().await?;
@@ -259,7 +267,7 @@ fn is_troubled(manifest: &Manifest, osds: &Osds) -> bool {
     manifest.fragments().any(|(_, _, entry)| entry.location.is_some_and(in_trouble))
 }
 
-fn ids(answer: NsmAnswer) -> Result<Page<ObjectId>, ClientError> {
+pub(super) fn ids(answer: NsmAnswer) -> Result<Page<ObjectId>, ClientError> {
     match answer {
         NsmAnswer::ObjectIds(page) => Ok(page),
         _ => Err(unexpected("ObjectIds")),

@@ -9,6 +9,7 @@ mod files;
 mod inspecting;
 mod matrix;
 mod reading;
+mod relocating;
 mod repairing;
 mod retries;
 mod sealed;

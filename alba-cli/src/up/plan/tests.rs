@@ -9,8 +9,9 @@ fn the_default_cluster_is_that_of_the_manual() {
     let shape = shape(ShapeArgs::default(), None);
     let planned = shape.processes().unwrap();
     let find = |name: &str| planned.iter().find(|p| p.name == name).unwrap();
-    assert_eq!(planned.len(), 1 + 1 + 12 + 1);
+    assert_eq!(planned.len(), 1 + 1 + 12 + 2);
     assert_eq!(find("maintenance-0").metrics.port(), 9114);
+    assert_eq!(find("rebalancer-0").metrics.port(), 9115);
     assert_eq!(find("metadata-0").listen.port(), 4000);
     assert_eq!(find("proxy-0").listen.port(), 10_000);
     assert_eq!((find("asd-0").listen.port(), find("asd-0").role), (8000, Role::Asd { node: 0 }));
