@@ -80,7 +80,7 @@ fn a_day_of_the_scheduler() {
         let tasks = [Timing::every(QUARTER), night, Timing::cron("0 */6 * * *").unwrap()];
         let (start, mut runs, mut last) = (at("07T00:00"), [0; 3], [LastRun::default(); 3]);
         for second in (0..86_400).step_by(tick) {
-            let now = start + TimeDelta::seconds(i64::try_from(second).unwrap());
+            let now = start + TimeDelta::seconds(i64::from(second));
             for ((timing, last), runs) in tasks.iter().zip(&mut last).zip(&mut runs) {
                 if let Due::Now(_) = timing.due(last, start, now) {
                     *last = LastRun { succeeded: Some(now), ..LastRun::default() };
