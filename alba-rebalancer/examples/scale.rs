@@ -1,6 +1,7 @@
 //! The planner at scale, without disks: 10 000 OSDs on 1 000 nodes, 10⁸ objects by a sample, a hundred of the OSDs empty.
 //!
-//! `cargo run --release -p alba-rebalancer --example scale` prints a table, one line for each round of planning.
+//! As a pass does it: a round looks at a page of objects of each of the fullest OSDs, and plans with these.
+//! `cargo run --release -p alba-rebalancer --example scale` prints a table.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,7 +11,7 @@
     reason = "a measurement: it times itself, and ends by panicking when something is wrong"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use alba_core::ids::{NamespaceId, NodeId, ObjectId, ObjectVersion, OsdId};
@@ -18,6 +19,7 @@ use alba_core::units::ByteCount;
 use alba_rebalancer::layout::{Layout, Placed};
 use alba_rebalancer::observe::{FillRate, OsdFill, Role, observe};
 use alba_rebalancer::plan::{Limits, plan};
+use alba_rebalancer::sight::sources;
 
 const NODES: u32 = 1000;
 const PER_NODE: u32 = 10;
@@ -28,8 +30,12 @@ const SAMPLE: u32 = 200_000;
 const FRAGMENTS: u32 = 9;
 /// 500 fragments of 1 MiB.
 const BYTES: u32 = 500 << 20;
-/// Moves of a round.
-const MOVES: usize = 2000;
+/// As in a pass: OSDs and objects of each that a round looks at, and moves that it makes.
+const SOURCES: usize = 16;
+const PAGE: usize = 100;
+const MOVES: usize = 512;
+/// Rounds between two lines of the table.
+const LINE: u32 = 50;
 const MOST: u32 = 3;
 
 /// A generator that needs no crate (xorshift, G. Marsaglia 2003).
@@ -55,6 +61,7 @@ fn main() {
     let mut osds: BTreeMap<OsdId, OsdFill> =
         (0..NODES * PER_NODE).map(|id| (OsdId::from_u32(id), fill(id))).collect();
     let mut objects = Vec::new();
+    let mut on: BTreeMap<OsdId, Vec<usize>> = BTreeMap::new();
     for number in 0..SAMPLE {
         let mut nodes = Vec::new();
         let mut chunk = Vec::new();
@@ -67,6 +74,7 @@ fn main() {
         }
         for placed in &chunk {
             change(&mut osds, placed.osd, |used| used + u64::from(BYTES));
+            on.entry(placed.osd).or_default().push(objects.len());
         }
         let mut id = [0; 32];
         id[..4].copy_from_slice(&number.to_be_bytes());
@@ -81,34 +89,58 @@ fn main() {
     let limits = Limits { moves: MOVES, spread: 1, fullest: FillRate(950_000_000) };
     let least = observe(osds.clone()).least_bytes();
     let gib = |bytes: u64| bytes >> 30;
-    println!("| round | plan, ms | moves | GiB moved | fill, % (least, mean, most) |\n|---|---|---|---|---|");
-    let show = |round: u32, millis: u128, moves: usize, moved: u64, osds: &BTreeMap<OsdId, OsdFill>| {
+    println!(
+        "| rounds | planning in all, ms | longest round, ms | moves | GiB moved | fill, % (least, mean, most) |"
+    );
+    println!("|---|---|---|---|---|---|");
+    let show = |round: u32, (all, longest): (u128, u128), made: usize, osds: &BTreeMap<OsdId, OsdFill>| {
         let rates: Vec<f64> = osds.values().map(|osd| osd.rate().as_f64() * 100.0).collect();
         let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
         let most = rates.iter().copied().fold(0.0, f64::max);
         let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-        println!("| {round} | {millis} | {moves} | {} | {least:.1}, {mean:.1}, {most:.1} |", gib(moved));
+        let moved = gib(made as u64 * u64::from(BYTES));
+        println!("| {round} | {all} | {longest} | {made} | {moved} | {least:.1}, {mean:.1}, {most:.1} |");
     };
-    show(0, 0, 0, 0, &osds);
-    let (mut moved, mut round) = (0_u64, 0);
+    let (mut all, mut longest, mut made, mut round) = (0, 0, 0, 0);
+    show(0, (0, 0), 0, &osds);
+    let mut looked: BTreeMap<OsdId, usize> = BTreeMap::new();
     loop {
         let began = Instant::now();
-        let moves = plan(&observe(osds.clone()), &objects, limits);
-        let millis = began.elapsed().as_millis();
-        if moves.is_empty() {
-            println!("\nnothing more to move after {millis} ms of looking");
+        let seen = observe(osds.clone());
+        let pages: Vec<OsdId> = sources(&seen)
+            .into_iter()
+            .filter(|osd| looked.get(osd).copied().unwrap_or(0) < on[osd].len())
+            .take(SOURCES)
+            .collect();
+        if pages.is_empty() {
             break;
         }
+        let mut sample = BTreeSet::new();
+        for osd in pages {
+            let from = looked.entry(osd).or_default();
+            let page = on[&osd][*from..].iter().take(PAGE);
+            *from += page.len();
+            sample.extend(page.copied());
+        }
+        let layouts: Vec<Layout> = sample.iter().map(|number| objects[*number].clone()).collect();
+        let moves = plan(&seen, &layouts, limits);
+        let millis = began.elapsed().as_millis();
+        (all, longest) = (all + millis, longest.max(millis));
         for chosen in &moves {
-            let number = u32::from_be_bytes(chosen.object.as_bytes()[..4].try_into().unwrap());
-            objects[number as usize].relocate(chosen.source, chosen.target);
+            let number = u32::from_be_bytes(chosen.object.as_bytes()[..4].try_into().unwrap()) as usize;
+            objects[number].relocate(chosen.source, chosen.target);
+            on.entry(chosen.target).or_default().push(number);
             change(&mut osds, chosen.source, |used| used - chosen.merit.bytes);
             change(&mut osds, chosen.target, |used| used + chosen.merit.bytes);
-            moved += chosen.merit.bytes;
         }
+        made += moves.len();
         round += 1;
-        show(round, millis, moves.len(), moved, &osds);
+        if round % LINE == 0 {
+            show(round, (all, longest), made, &osds);
+        }
     }
+    show(round, (all, longest), made, &osds);
+    let moved = made as u64 * u64::from(BYTES);
     let even = observe(osds).is_even();
     println!(
         "{} GiB moved in {round} rounds; {} GiB are the least for a perfectly even fill ({:.2} of it); even by the classes: {even}",
