@@ -111,8 +111,10 @@ fn dry_run(cluster: &Cluster) -> String {
     text
 }
 
-/// Looks at every fragment of the namespace; nothing may be missing or damaged.
+/// Looks at every fragment of the namespace; nothing may be missing or damaged, nor be there for ever without being needed.
 fn verify(cluster: &Cluster, job: &str) {
+    let found = cluster.alba(&["fsck", NS]).unwrap();
+    assert_eq!(found["whole"], json!(true), "{found}");
     cluster.alba(&["verify-namespace", NS, "--job-name", job, "--factor", "2"]).unwrap();
     let progress = wait::until("the job is finished", Duration::from_secs(180), || {
         let progress = cluster.alba(&["show-job-progress", job]).unwrap();
@@ -209,6 +211,8 @@ async fn a_node_is_drained_under_load_and_redundancy_is_never_below_the_policy()
     // Its preset asks for more than what will be left: with it in use nothing may go.
     let refused = cluster.alba(&["drain-node", "node-3"]).unwrap_err();
     assert!(refused["message"].as_str().unwrap().contains("preset default"), "{refused}");
+    // Not into the trash, where it would still be held.
+    cluster.alba(&["update-maintenance-config", "--auto-cleanup-deleted-namespaces", "0"]).unwrap();
     cluster.alba(&["delete-namespace", "demo"]).unwrap();
     wait::until("the other namespace is gone", Duration::from_secs(60), || {
         let left = cluster.alba(&["list-namespaces"]).unwrap();
