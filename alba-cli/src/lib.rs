@@ -47,3 +47,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     args.remove(0);
     run(args)
 }
+
+/// Runs a rebalancer from its arguments (the first is its own name) to its end.
+pub fn rebalancer(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    rebalancer::main(args.into_iter().collect())
+}

@@ -14,7 +14,7 @@ use alba_tests::repository::{root, test_functions};
 use alba_tests::requirements::{Lookup, Requirements, faults, without_row};
 
 /// Everything that must have a row.
-const ITEMS: [&str; 61] = [
+const ITEMS: [&str; 85] = [
     "2.1",
     "2.2",
     "2.3",
@@ -76,6 +76,30 @@ const ITEMS: [&str; 61] = [
     "6.shows.3",
     "6.shows.4",
     "6.shows.5",
+    "7.1",
+    "7.2",
+    "7.3",
+    "7.4",
+    "7.5",
+    "7.6",
+    "7.7",
+    "7.8",
+    "7.shows.1",
+    "7.shows.2",
+    "7.shows.3",
+    "7.shows.4",
+    "7.shows.5",
+    "7.shows.6",
+    "8.1",
+    "8.2",
+    "8.3",
+    "8.4",
+    "8.5",
+    "8.6",
+    "8.shows.1",
+    "8.shows.2",
+    "8.shows.3",
+    "8.shows.4",
 ];
 
 fn requirements() -> Requirements {
