@@ -260,7 +260,8 @@ async fn commands_say_what_is_wrong_and_what_to_do() {
     assert!(!output.status.success());
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let mut taken = vec![cluster.proxy().port(), cluster.ready.metadata[0].port(), cluster.ready.osds[0].port];
+    let mut taken =
+        vec![cluster.proxy().port(), cluster.ready.metadata[0].port(), cluster.ready.osds[0].port];
     taken.extend(cluster.ready.processes.iter().map(|process| process.metrics.port()));
     assert!(taken.iter().any(|port| said.contains(&port.to_string())), "{said}");
     assert!(started.elapsed() < Duration::from_secs(30));

@@ -71,6 +71,15 @@ async fn all_are_read(cluster: &Cluster, directory: &Path) {
     }
 }
 
+/// All fragments were found in this part of the cache. Metrics are published once a second.
+fn hits(cluster: &Cluster, cache: &str) {
+    let name = format!("alba_cache_hits_total{{cache=\"{cache}\"}}");
+    wait::until("all is found in the cache", PATIENCE, || match metric(cluster, &name) {
+        hits if hits >= FRAGMENTS => Ok(()),
+        hits => Err(format!("{hits} hits of {cache}")),
+    });
+}
+
 fn kill_proxy(cluster: &Cluster) {
     for proxy in cluster.daemons("proxy") {
         proxy.signal(Signal::KILL);
@@ -104,8 +113,7 @@ async fn what_is_cached_is_served_while_no_osd_answers_and_damage_is_not() {
         cluster.signal_osd(index, Signal::STOP);
     }
     all_are_read(&cluster, &directory).await;
-    let from_memory = metric(&cluster, "alba_cache_hits_total{cache=\"fragment-ram\"}");
-    assert!(from_memory >= FRAGMENTS, "{from_memory} hits in memory");
+    hits(&cluster, "fragment-ram");
 
     kill_proxy(&cluster);
     wait::until("a new proxy", PATIENCE, || {
@@ -114,8 +122,7 @@ async fn what_is_cached_is_served_while_no_osd_answers_and_damage_is_not() {
     });
     in_use(&cluster).await;
     all_are_read(&cluster, &directory).await;
-    let from_disk = metric(&cluster, "alba_cache_hits_total{cache=\"fragment-ssd\"}");
-    assert!(from_disk >= FRAGMENTS, "{from_disk} hits on the disk");
+    hits(&cluster, "fragment-ssd");
 
     // Damage in every fragment on the disk, and a proxy that has nothing in memory.
     for index in 0..cluster.ready.osds.len() {
