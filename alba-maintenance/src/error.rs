@@ -22,6 +22,9 @@ pub enum TaskError {
         /// What it said.
         error: OsdError,
     },
+    /// An OSD that the ABM does not know as ours.
+    #[error("OSD {0} is not known to the backend manager; what is queued for it waits")]
+    Unknown(OsdId),
     /// An answer to another question: the versions do not fit.
     #[error("metadata protocol: no answer of kind {0}")]
     Mismatch(&'static str),

@@ -199,13 +199,20 @@ enum Goal {
     None(String),
 }
 
-fn goal(shape: CodeShape, policies: &[Policy], live: &[Candidate]) -> Goal {
+fn goal(shape: CodeShape, policies: &[Policy], live: &[Candidate], taking: &[Candidate]) -> Goal {
     let own = policies.iter().position(|policy| policy.shape() == shape);
     let policy = match (choose_policy(policies, live), own.and_then(|own| policies.get(own))) {
         (Ok(best), _) if best.policy.shape() == shape => best.policy,
         // A temporary shortage: the object waits for OSDs.
         (Ok(best), Some(own_policy)) if own.is_some_and(|own| own < best.rank) => *own_policy,
-        (Ok(_), _) => return Goal::Rewrite,
+        // Only if what is stored anew would get a better one: OSDs that are full or paused count for what they hold, not for
+        // that, and an object must not be stored again and again in the same way.
+        (Ok(_), own_policy) => match (choose_policy(policies, taking), own_policy) {
+            (Ok(best), _) if own.is_none_or(|own| best.rank < own) => return Goal::Rewrite,
+            (_, Some(own_policy)) => *own_policy,
+            (Ok(_), None) => return Goal::Rewrite,
+            (Err(error), None) => return Goal::None(error.to_string()),
+        },
         (Err(_), Some(own_policy)) => *own_policy,
         (Err(error), None) => return Goal::None(error.to_string()),
     };
@@ -238,7 +245,7 @@ pub fn plan(manifest: &Manifest, situation: &Situation<'_>, rng: &mut dyn Rng) -
         }
     }
     let live = situation.osds.keeping();
-    let (max_per_node, spread) = match goal(shape, situation.policies, &live) {
+    let (max_per_node, spread) = match goal(shape, situation.policies, &live, &situation.osds.taking()) {
         Goal::Keep { max_per_node, spread } => (max_per_node, spread),
         Goal::Rewrite => return Plan::Rewrite(WhyRewrite::Policy),
         Goal::None(reason) => {
@@ -405,8 +412,9 @@ fn spread(
     }
 }
 
-/// Would the namespace's group accept the update? It refuses one that places fragments when the outcome satisfies no policy;
-/// and a fragment that could still be read is not given up for such an outcome.
+/// Would the namespace's group accept the update? It refuses one that places fragments when the outcome satisfies no policy.
+/// And a fragment that could still be read is given up only when a policy is satisfied by those alone that can be read after
+/// that: what a manifest names on a dead OSD, or what is damaged, is no reason to delete a good copy.
 pub(super) fn accepted(manifest: &Manifest, work: &[ChunkWork], situation: &Situation<'_>) -> bool {
     let all = || work.iter().flat_map(|work| work.steps.iter().map(|step| (work.chunk, *step)));
     let gives_up = |(chunk, step): (ChunkIndex, Step)| {
@@ -417,8 +425,35 @@ pub(super) fn accepted(manifest: &Manifest, work: &[ChunkWork], situation: &Situ
         return true;
     }
     let after = applied(manifest, work);
-    let bucket = bucket_of(manifest.scheme.shape, after, |osd| situation.osds.node(osd));
-    situation.policies.iter().any(|policy| bucket.satisfies(policy))
+    let satisfied = |places: Vec<Vec<Option<OsdId>>>| {
+        let bucket = bucket_of(manifest.scheme.shape, places, |osd| situation.osds.node(osd));
+        situation.policies.iter().any(|policy| bucket.satisfies(policy))
+    };
+    if all().any(gives_up) && !satisfied(readable(manifest, &after, situation)) {
+        return false;
+    }
+    satisfied(after)
+}
+
+/// Of these places those that can be read: written now, or neither damaged nor on an OSD that does not answer.
+fn readable(
+    manifest: &Manifest,
+    places: &[Vec<Option<OsdId>>],
+    situation: &Situation<'_>,
+) -> Vec<Vec<Option<OsdId>>> {
+    let is_readable = |chunk: ChunkIndex, fragment: FragmentIndex, osd: OsdId| {
+        let Some(entry) = manifest.fragment(chunk, fragment) else { return false };
+        let is_new = entry.location != Some(osd);
+        let is_bad = situation.bad.contains(&(chunk, fragment, entry.version));
+        is_new || (!is_bad && situation.osds.standing(osd).counts())
+    };
+    let of = |(chunk, places): (ChunkIndex, &Vec<Option<OsdId>>)| {
+        let place = |(fragment, osd): (FragmentIndex, &Option<OsdId>)| {
+            osd.filter(|osd| is_readable(chunk, fragment, *osd))
+        };
+        (0..).map(FragmentIndex).zip(places).map(place).collect()
+    };
+    (0..).map(ChunkIndex).zip(places).map(of).collect()
 }
 
 /// The fragments of each chunk that can be read, the best sources first.
@@ -470,7 +505,7 @@ pub fn cost(manifest: &Manifest, plan: &Plan) -> u64 {
 /// Can objects of this bucket be improved, although all their OSDs are well?
 pub fn in_want(bucket: &Bucket, policies: &[Policy], osds: &Osds) -> bool {
     let live = osds.keeping();
-    match goal(bucket.shape, policies, &live) {
+    match goal(bucket.shape, policies, &live, &osds.taking()) {
         Goal::Rewrite => true,
         Goal::None(_) => false,
         Goal::Keep { max_per_node, spread } => {

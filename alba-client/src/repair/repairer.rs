@@ -201,7 +201,8 @@ impl Repairer {
             let key = self.key_of(&manifest, &info)?;
             if std::mem::take(&mut first) {
                 for suspect in suspects {
-                    self.look(patient, &manifest, key.as_ref(), *suspect, &mut bad, deadline).await;
+                    self.look(patient, &manifest, key.as_ref(), *suspect, (&mut osds, &mut bad), deadline)
+                        .await;
                 }
             }
             let situation = Situation { osds: &osds, policies: &info.preset.policies, bad: &bad };
@@ -300,7 +301,7 @@ impl Repairer {
         manifest: &Manifest,
         key: Option<&FragmentKey>,
         suspect: Suspect,
-        bad: &mut BTreeSet<Bad>,
+        (osds, bad): (&mut Osds, &mut BTreeSet<Bad>),
         deadline: Deadline,
     ) {
         let (index, fragment, version) = suspect.fragment;
@@ -310,13 +311,18 @@ impl Repairer {
         }
         let engine = &self.engine;
         let chunk = Chunk { engine, namespace: patient.namespace.id, manifest, index, key, deadline };
-        let lost = match chunk.packed(fragment).await {
-            Ok(_) => false,
-            Err(ReadFault::Missing | ReadFault::Damaged(_)) => true,
-            Err(ReadFault::Unreachable(_)) => suspect.lost_if_silent,
-        };
-        if lost {
-            bad.insert(suspect.fragment);
+        match chunk.packed(fragment).await {
+            Ok(_) => {}
+            Err(ReadFault::Missing | ReadFault::Damaged(_)) => {
+                bad.insert(suspect.fragment);
+            }
+            // Made up for where there is a place, and never given up: it may only be starting again.
+            Err(ReadFault::Unreachable(_)) => {
+                if let Some(osd) = current.and_then(|entry| entry.location).filter(|_| suspect.lost_if_silent)
+                {
+                    osds.set(osd, Standing::Dead);
+                }
+            }
         }
     }
 

@@ -138,8 +138,11 @@ pub fn standing(
         OsdSet::Explicit(osds) => osds.contains(&osd),
     };
     match state {
-        // Forgotten by the ABM, or never this backend's: nothing of it will be read again.
-        None | Some(OsdState::Purging | OsdState::Available | OsdState::Foreign) => Standing::Gone,
+        // An operator gave it up: nothing of it will be read again.
+        Some(OsdState::Purging) => Standing::Gone,
+        // The ABM does not know it as ours. It forgets none that anything names: this ABM may be older than the groups
+        // (restored from a backup), so what is there is made up for, and never taken for lost.
+        None | Some(OsdState::Available | OsdState::Foreign) => Standing::Dead,
         Some(_) if silent => Standing::Dead,
         Some(OsdState::Decommissioning | OsdState::Decommissioned) => Standing::Leaving,
         Some(OsdState::Draining) => Standing::Draining,

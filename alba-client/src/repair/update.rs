@@ -167,11 +167,19 @@ impl Attempt<'_> {
         let stores =
             fresh.iter().zip(recovery).map(|(fresh, recovery)| self.store(work.chunk, fresh, recovery));
         let mut stored = Vec::new();
+        let mut all_stored = true;
         for (result, fresh) in join_all(stores).await.into_iter().zip(&fresh) {
             match result {
                 Ok(at) => stored.push(self.stored(work.chunk, fresh, at)),
-                Err(found) => findings.add(found),
+                Err(found) => {
+                    all_stored = false;
+                    findings.add(found);
+                }
             }
+        }
+        if !all_stored {
+            // What was to be given up may be needed now.
+            return Ok((stored, findings));
         }
         let dropped = work.steps.iter().filter(|step| step.how == How::Drop);
         stored.extend(dropped.map(|step| Stored {

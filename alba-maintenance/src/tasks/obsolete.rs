@@ -128,8 +128,11 @@ async fn clean_up(
     for (osd, keys) in queues {
         let emptied = match states.get(&osd) {
             // Nothing is ever read from it again; what it holds goes with it.
-            None | Some(OsdState::Purging) => forget(run, namespace, osd).await,
+            Some(OsdState::Purging) => forget(run, namespace, osd).await,
             Some(_) => empty(run, namespace, osd).await,
+            // Claimed since they were listed, or known to the group only, as after an ABM was restored from a backup: its
+            // queue waits. That of an OSD that is purged goes with it.
+            None => Err(TaskError::Unknown(osd)),
         };
         // One OSD that does not answer holds up no other.
         if let Err(error) = emptied {

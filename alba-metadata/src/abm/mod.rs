@@ -145,7 +145,7 @@ impl Model for Abm {
             C::UpdateMaintenance(update) => leases::update_maintenance(txn, update),
             C::ReportTask { task, token, report } => tasks::report(txn, now, task, *token, report),
             C::ForgetTask { task } => tasks::forget(txn, now, task),
-            C::EmptyTrash { namespace } => namespaces::empty_trash(txn, *namespace),
+            C::EmptyTrash { namespace } => namespaces::empty_trash(txn, now, *namespace),
             C::DiscardNamespace { name } => namespaces::discard(txn, now, name),
             C::PauseTask { task, paused } => tasks::pause(txn, task, *paused),
         }

@@ -162,10 +162,23 @@ pub(super) fn discard(
     trash(txn, now, name)
 }
 
-pub(super) fn empty_trash(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<AbmOutcome, Refused> {
+/// Deletes what has been in the trash for long enough, by the ABM's own time and configuration: an agent whose clock is wrong,
+/// or that looked before the namespace was used and discarded once more, empties nothing too soon.
+pub(super) fn empty_trash(
+    txn: &mut KvTxn<'_>,
+    now: Timestamp,
+    id: NamespaceId,
+) -> Result<AbmOutcome, Refused> {
+    const DAY_MICROS: u64 = 24 * 3600 * 1_000_000;
+    let days = leases::maintenance(txn)?.auto_cleanup_deleted_namespaces_days;
+    let keep = DAY_MICROS.saturating_mul(u64::from(days));
     match record_of(txn, id)? {
-        Some(record) if matches!(record.state, NamespaceState::Trashed { .. }) => delete(txn, &record.name),
-        Some(record) => refuse(AbmError::NamespaceNotActive(record.name)),
+        Some(record) => match record.state {
+            NamespaceState::Trashed { since } if now.0.saturating_sub(since) >= keep => {
+                delete(txn, &record.name)
+            }
+            _ => refuse(AbmError::NamespaceNotActive(record.name)),
+        },
         // Gone already.
         None => Ok(AbmOutcome::Done),
     }

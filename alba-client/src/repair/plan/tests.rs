@@ -280,6 +280,26 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
+/// An OSD is emptied while another one does not answer, and there is no place for what it has: it stays.
+#[test]
+fn good_copies_are_not_given_up_for_copies_that_cannot_be_read() {
+    use Standing::{Dead, Leaving, Takes};
+    let erasure = manifest(2, 1, &[&[Some(0), Some(1), Some(2)]]);
+    let policies = [Policy::try_from([2, 1, 2, 1]).unwrap()];
+    let found = planned(&erasure, &osds(3, &[Dead, Leaving, Takes]), &policies, &BTreeSet::new());
+    assert!(!matches!(found, Plan::Update(_)), "{found:?}");
+    let copies = manifest(1, 1, &[&[Some(0), Some(1)]]);
+    let policies = [Policy::try_from([1, 1, 1, 1]).unwrap()];
+    let found = planned(&copies, &osds(2, &[Dead, Leaving]), &policies, &BTreeSet::new());
+    assert!(!matches!(found, Plan::Update(_)), "{found:?}");
+    let bad = BTreeSet::from([(ChunkIndex(0), FragmentIndex(0), ObjectVersion(0))]);
+    let found = planned(&copies, &osds(2, &[Takes, Leaving]), &policies, &bad);
+    let gives_up = |work: &[ChunkWork]| {
+        work.iter().flat_map(|work| &work.steps).any(|step| step.fragment.0 == 1 && step.how == How::Drop)
+    };
+    assert!(!matches!(&found, Plan::Update(work) if gives_up(work)), "{found:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -345,6 +365,8 @@ proptest! {
         if !given_up {
             prop_assert!(left(&after) >= left(&manifest));
         }
+        // What can be read can be read afterwards, whatever is given up.
+        prop_assert!(left(&manifest) < 0 || left(&after) >= 0, "{} → {}", left(&manifest), left(&after));
         let next = plan(&after, &situation, &mut rng);
         let hopeless = matches!(next, Plan::Unrepairable(_));
         prop_assert!(next == Plan::Nothing || hopeless && !new, "{:?}", next);
