@@ -231,7 +231,7 @@ fn a_deleted_namespace_gives_its_name_away_and_is_kept_for_a_while() {
     discard("a~0").unwrap();
     // Not before its time, by whatever clock an agent goes.
     assert_eq!(empty(first.id), Err(AbmError::NamespaceNotActive(namespace("a~0"))));
-    world.1.set(world.1.get() + 7 * 24 * 3600 * 1_000_000);
+    world.1.set(world.1.get() + 8 * 24 * 3600 * 1_000_000);
     empty(first.id).unwrap();
     world.settle();
     assert_eq!((world.find("a~0"), empty(first.id)), (None, Ok(AbmOutcome::Done)), "gone already");
