@@ -82,9 +82,12 @@ fn runs_with_agents_repeat_too() {
 }
 
 #[test]
-#[should_panic(expected = "wrong: Missing")]
+#[should_panic(expected = "does not have it")]
 fn the_checker_sees_garbage_collected_before_its_epoch_is_closed() {
-    run(1, Plan { faults: false, sabotage: Some(Sabotage::ScanBeforeClosing), ..MAINTAINED });
+    // One of these seeds has an upload between the scan and the closing; its readers miss what was deleted.
+    for seed in 1..=20 {
+        run(seed, Plan { faults: false, sabotage: Some(Sabotage::ScanBeforeClosing), ..MAINTAINED });
+    }
 }
 
 #[test]
