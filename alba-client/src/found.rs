@@ -173,7 +173,10 @@ async fn add_work(engine: &Engine, notes: Vec<Note>, deadline: Deadline) -> Vec<
     match engine.tell_directory(AbmCommand::AddWork(items), deadline).await {
         Ok(_) => engine.counters.repairs_handed_over.add(count),
         // The same again would be refused again.
-        Err(ClientError::Meta(MetaError::Abm(error))) => tracing::warn!(%error, "repairs refused"),
+        Err(ClientError::Meta(MetaError::Abm(error))) => {
+            engine.counters.repairs_dropped.add(count);
+            tracing::warn!(%error, count, "repairs refused; scrubbing finds them");
+        }
         Err(error) => {
             tracing::debug!(%error, "repairs not handed over");
             left.extend(current);

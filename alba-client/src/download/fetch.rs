@@ -167,7 +167,16 @@ impl Read {
             }
             Part::Range { offset, len } if self.entry.packed_len == self.plain_len => {
                 let slice = ValueSlice { offset, len };
-                let packed = engine.fragments.range(key, self.entry.packed_len, slice, deadline).await?;
+                let packed = if self.entry.ctr.is_some() {
+                    // After a recovery the same key can mean bytes that were encrypted with another counter block: only the
+                    // whole shows that they are the manifest's.
+                    let whole = engine.fragments.whole(engine, key, &self.entry, deadline).await?;
+                    let from = usize::try_from(offset).ok()?;
+                    let to = from.checked_add(usize::try_from(len).ok()?)?;
+                    whole.bytes().get(from..to).map(Bytes::copy_from_slice)?
+                } else {
+                    engine.fragments.range(key, self.entry.packed_len, slice, deadline).await?
+                };
                 Some(self.decrypted(&packed, slice))
             }
             Part::Range { .. } => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::encryption::FragmentKey;
-use alba_core::env::{Deadline, MetaError, Moment};
+use alba_core::env::{Deadline, MetaError, Moment, within};
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, ObjectId};
 use alba_core::manifest::{CipherMode, EncryptInfo, Manifest};
 use alba_core::wire::rpc::abm::NamespaceRecord;
@@ -160,7 +160,7 @@ impl Repairer {
         suspects: &[Suspect],
         deadline: Deadline,
     ) -> Result<Repaired, RepairError> {
-        self.run(patient, object, osds, suspects, false, deadline).await
+        self.limited(deadline, self.run(patient, object, osds, suspects, false, deadline)).await
     }
 
     /// Stores an object anew, whatever state it is in (features §3.7).
@@ -171,7 +171,19 @@ impl Repairer {
         osds: &Osds,
         deadline: Deadline,
     ) -> Result<Repaired, RepairError> {
-        self.run(patient, object, osds, &[], true, deadline).await
+        self.limited(deadline, self.run(patient, object, osds, &[], true, deadline)).await
+    }
+
+    /// Whatever a repair waits for, a thread included: no longer than this. Cut off it leaves tags, which garbage collection
+    /// looks at, and nothing else.
+    async fn limited(
+        &self,
+        deadline: Deadline,
+        work: impl Future<Output = Result<Repaired, RepairError>> + Send,
+    ) -> Result<Repaired, RepairError> {
+        within(&*self.engine.env.clock, deadline, Box::pin(work))
+            .await
+            .map_err(ClientError::deadline("the repair"))?
     }
 
     async fn run(
