@@ -33,9 +33,8 @@ const OBJECTS: [u64; 2] = [4 << 20, 64 << 20];
 /// Sizes of slices.
 const SLICES: [u32; 2] = [4 << 10, 64 << 10];
 
-/// Where slices come from, and what the proxy is told for that.
-const PLACES: [(&str, &[&str]); 3] =
-    [("asd", &[]), ("ram", &["--fragment-cache", "ram"]), ("local", &["--fragment-cache", "local"])];
+/// Where slices come from: the kind of fragment cache, in the proxy's configuration.
+const PLACES: [(&str, &str); 3] = [("asd", "none"), ("ram", "ram"), ("local", "local")];
 
 /// What is asked for.
 struct Bench {
@@ -75,9 +74,13 @@ fn print_times(name: &str, load: &load::Load) {
     print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
 }
 
-fn start(place: &str, more: &[&str]) -> Cluster {
+fn start(place: &str, cache: &str) -> Cluster {
     let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
-    options.more = more.iter().map(|argument| (*argument).to_owned()).collect();
+    if cache == "ram" {
+        options.env.push(("ALBA_PROXY__CLIENT__FRAGMENT_CACHE__KIND".to_owned(), cache.to_owned()));
+    } else {
+        options.more.extend(["--fragment-cache".to_owned(), cache.to_owned()]);
+    }
     // Only the daemons that serve requests are measured here.
     options.more.extend(["--osd-capacity".to_owned(), (64_u64 << 30).to_string()]);
     Cluster::start(&format!("bench-{place}"), options)
@@ -95,7 +98,7 @@ fn whole_objects(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     if !puts.iter().chain(&gets).any(|(name, ..)| bench.wants(name)) {
         return;
     }
-    let cluster = start("whole", &[]);
+    let cluster = start("whole", "none");
     let (loopback, loopback_cpu) = limits::loopback(bench.seconds);
     let disk = limits::disk(cluster.scratch(), bench.seconds);
     print("proxy/loopback", loopback, "MB/s", None);
@@ -121,7 +124,7 @@ fn whole_objects(bench: &Bench, runtime: &tokio::runtime::Runtime) {
 }
 
 fn slices(bench: &Bench, runtime: &tokio::runtime::Runtime) {
-    for (place, more) in PLACES {
+    for (place, cache) in PLACES {
         let all = SLICES.into_iter().flat_map(|len| CLIENTS.into_iter().map(move |clients| (len, clients)));
         let wanted: Vec<_> = all
             .map(|(len, clients)| (format!("proxy/slice/{len}/{place}/{clients}"), len, clients))
@@ -130,7 +133,7 @@ fn slices(bench: &Bench, runtime: &tokio::runtime::Runtime) {
         if wanted.is_empty() {
             continue;
         }
-        let cluster = start(place, more);
+        let cluster = start(place, cache);
         let objects = runtime.block_on(load::fill(&cluster));
         for (name, len, clients) in wanted {
             let echo = limits::echo(clients, usize::try_from(len).unwrap(), bench.seconds / 2);
@@ -150,7 +153,7 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     if !bench.wants("proxy/fairness") {
         return;
     }
-    let cluster = start("fairness", &[]);
+    let cluster = start("fairness", "none");
     let objects = runtime.block_on(load::fill(&cluster));
     let slices = || load::slices(&cluster, &objects, SLICE, 1, bench.seconds);
     let alone = runtime.block_on(slices());
