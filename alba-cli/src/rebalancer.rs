@@ -9,9 +9,8 @@ mod task;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use alba_client::{Client, ClientError};
+use alba_client::Client;
 use alba_core::daemon::{Context, Daemon};
 use alba_maintenance::agent::new_agent_id;
 use alba_maintenance::{Agent, Backend, pace};
@@ -19,9 +18,6 @@ use alba_maintenance::{Agent, Backend, pace};
 pub(crate) use command::main;
 pub(crate) use config::RebalancerConfig;
 pub(crate) use task::{NAME as TASK, Rebalance};
-
-/// First and longest pause between attempts to reach the metadata servers at start.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// `alba rebalancer`.
 pub(crate) struct RebalancerDaemon;
@@ -43,7 +39,9 @@ impl Daemon for RebalancerDaemon {
     }
 
     async fn run(config: RebalancerConfig, mut context: Context) -> anyhow::Result<()> {
-        let Some(client) = connect(&config, &context).await? else { return Ok(()) };
+        let Some(client) = Client::connect_as_daemon(&config.engine(), &context).await? else {
+            return Ok(());
+        };
         let env = context.env.clone();
         let backend = Backend::new(env.clone(), client);
         let id = new_agent_id(&env)?;
@@ -74,30 +72,5 @@ impl Daemon for RebalancerDaemon {
             () = reload => {}
         }
         Ok(())
-    }
-}
-
-/// Connects to the metadata servers, for as long as it takes: at a restart of everything they may come up last. None
-/// when told to stop before.
-async fn connect(config: &RebalancerConfig, context: &Context) -> anyhow::Result<Option<Client>> {
-    let clock = context.env.clock.as_ref();
-    let mut pause = RETRY.0;
-    loop {
-        let error = tokio::select! {
-            biased;
-            () = context.stop.wait() => return Ok(None),
-            client = Client::connect(context.env.clone(), config.engine()) => match client {
-                Ok(client) => return Ok(Some(client)),
-                Err(ClientError::Config(reason)) => anyhow::bail!("configuration: {reason}"),
-                Err(error) => error,
-            },
-        };
-        tracing::warn!(%error, "metadata servers cannot be reached; trying again");
-        context.health.set_not_ready(format!("metadata servers cannot be reached: {error}"));
-        tokio::select! {
-            biased;
-            () = context.stop.wait() => return Ok(None),
-            () = clock.sleep_until(clock.now().plus(pause)) => pause = (pause * 2).min(RETRY.1),
-        }
     }
 }

@@ -96,6 +96,7 @@ pub mod repair;
 mod repairs;
 mod sink;
 mod source;
+mod start;
 #[cfg(test)]
 mod tests;
 mod trash;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use alba_client::Client;
@@ -61,7 +61,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let config = match configuration(&arguments) {
+    let read = match &arguments.config {
+        // To list tasks none is needed.
+        None if arguments.list_tasks => Ok(MaintenanceConfig::new(Vec::new())),
+        file => configuration::<MaintenanceDaemon>(file.as_deref(), &arguments.set),
+    };
+    let config = match read {
         Ok(config) => config,
         Err(error) => return complain(&format!("{error:#}"), 2),
     };
@@ -127,26 +132,25 @@ fn complain(message: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The daemon's configuration, read as the daemon reads it. To list tasks none is needed.
-fn configuration(arguments: &Arguments) -> anyhow::Result<MaintenanceConfig> {
-    let file = match &arguments.config {
-        None if arguments.list_tasks => return Ok(MaintenanceConfig::new(Vec::new())),
+/// The configuration of an agent's daemon, read as the daemon reads it, for what its program does beside being one.
+pub fn configuration<D: Daemon>(file: Option<&Path>, set: &[String]) -> anyhow::Result<D::Config> {
+    let file = match file {
         None => None,
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-            Some((path.clone(), text))
+            Some((path.to_owned(), text))
         }
     };
     let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let name = MaintenanceDaemon::NAME.to_owned();
-    let sources = Sources { name, file, env: env.collect(), set: arguments.set.clone() };
+    let name = D::NAME.to_owned();
+    let sources = Sources { name, file, env: env.collect(), set: set.to_vec() };
     let texts = Texts::new(&sources)?;
     let mut document = Document::parse(&texts)?;
     // The daemon's log is not ours.
     let _: Option<String> = document.take("log_level")?;
     let _: Option<String> = document.take("log_format")?;
-    let config: MaintenanceConfig = document.into_typed()?;
-    config.check().map_err(anyhow::Error::msg)?;
+    let config: D::Config = document.into_typed()?;
+    D::check(&config).map_err(anyhow::Error::msg)?;
     Ok(config)
 }

@@ -24,7 +24,7 @@ pub mod tasks;
 
 pub use agent::Agent;
 pub use backend::Backend;
-pub use command::main;
+pub use command::{configuration, main};
 pub use config::MaintenanceConfig;
 pub use daemon::MaintenanceDaemon;
 pub use error::TaskError;

@@ -2,16 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use alba_client::{Client, FragmentCacheKind};
 use alba_core::daemon::{Changes, Context, Daemon};
 use anyhow::Context as _;
 
 use crate::{ProxyConfig, Server, readiness};
-
-/// First and longest pause between attempts to reach the metadata servers at start.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// `alba-proxy`.
 pub struct ProxyDaemon;
@@ -47,7 +43,9 @@ impl Daemon for ProxyDaemon {
             let mode = config.socket_mode().map_err(anyhow::Error::msg)?;
             listeners.push(context.env.net.listen_file(path, mode).await?);
         }
-        let Some(client) = connect(&config, &context).await? else { return Ok(()) };
+        let Some(client) = Client::connect_as_daemon(&config.engine(), &context).await? else {
+            return Ok(());
+        };
         tracing::info!(%listen, listen_unix = ?config.listen_unix, "serving");
         let publish = crate::read_metrics::publish(client.clone(), Arc::clone(&context.env.clock));
         let _reads = context.env.spawn.spawn("read-metrics", Box::pin(publish)).abort_on_drop();
@@ -74,32 +72,6 @@ async fn reload(server: Server, client: Client, mut changes: Changes) {
             && !client.reconfigure(now.engine())
         {
             tracing::error!("configuration reloaded too often; restart to change it again");
-        }
-    }
-}
-
-/// Connects to the metadata servers, for as long as it takes: at a restart of everything they may come up last. None
-/// when told to stop before.
-async fn connect(config: &ProxyConfig, context: &Context) -> anyhow::Result<Option<Client>> {
-    let clock = context.env.clock.as_ref();
-    let mut pause = RETRY.0;
-    loop {
-        let attempt = Client::connect(context.env.clone(), config.engine());
-        let error = tokio::select! {
-            biased;
-            () = context.stop.wait() => return Ok(None),
-            client = attempt => match client {
-                Ok(client) => return Ok(Some(client)),
-                Err(alba_client::ClientError::Config(reason)) => anyhow::bail!("configuration: {reason}"),
-                Err(error) => error,
-            },
-        };
-        tracing::warn!(%error, "metadata servers cannot be reached; trying again");
-        context.health.set_not_ready(format!("metadata servers cannot be reached: {error}"));
-        tokio::select! {
-            biased;
-            () = context.stop.wait() => return Ok(None),
-            () = clock.sleep_until(clock.now().plus(pause)) => pause = (pause * 2).min(RETRY.1),
         }
     }
 }

@@ -7,12 +7,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use alba_client::Client;
-use alba_core::config::{Document, Sources, Texts};
-use alba_core::daemon::{self, Daemon};
+use alba_core::daemon;
 use alba_core::env::{Env, real};
 use alba_core::units::ByteCount;
 use alba_maintenance::agent::new_agent_id;
-use alba_maintenance::{Agent, Backend};
+use alba_maintenance::{Agent, Backend, configuration};
 use alba_rebalancer::observe::Observation;
 use alba_rebalancer::{Onlooker, Rebalancer, Report};
 use anyhow::Context as _;
@@ -59,7 +58,7 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let config = match configuration(&arguments) {
+    let config = match configuration::<RebalancerDaemon>(arguments.config.as_deref(), &arguments.set) {
         Ok(config) => config,
         Err(error) => return complain(&format!("{error:#}"), 2),
     };
@@ -85,29 +84,6 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
 fn complain(message: &str, code: u8) -> ExitCode {
     drop(writeln!(std::io::stderr().lock(), "rebalancer: {message}"));
     ExitCode::from(code)
-}
-
-/// The daemon's configuration, read as the daemon reads it.
-fn configuration(arguments: &Arguments) -> anyhow::Result<RebalancerConfig> {
-    let file = match &arguments.config {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-            Some((path.clone(), text))
-        }
-    };
-    let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let name = RebalancerDaemon::NAME.to_owned();
-    let sources = Sources { name, file, env: env.collect(), set: arguments.set.clone() };
-    let texts = Texts::new(&sources)?;
-    let mut document = Document::parse(&texts)?;
-    // The daemon's log is not ours.
-    let _: Option<String> = document.take("log_level")?;
-    let _: Option<String> = document.take("log_format")?;
-    let config: RebalancerConfig = document.into_typed()?;
-    config.check().map_err(anyhow::Error::msg)?;
-    Ok(config)
 }
 
 /// What was done, and is all well?
