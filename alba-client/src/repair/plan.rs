@@ -418,8 +418,12 @@ fn spread(
 pub(super) fn accepted(manifest: &Manifest, work: &[ChunkWork], situation: &Situation<'_>) -> bool {
     let all = || work.iter().flat_map(|work| work.steps.iter().map(|step| (work.chunk, *step)));
     let gives_up = |(chunk, step): (ChunkIndex, Step)| {
-        let at = manifest.fragment(chunk, step.fragment).and_then(|entry| entry.location);
-        step.how == How::Drop && at.is_some_and(|osd| situation.osds.standing(osd) == Standing::Leaving)
+        let entry = manifest.fragment(chunk, step.fragment);
+        let is_bad =
+            entry.is_some_and(|entry| situation.bad.contains(&(chunk, step.fragment, entry.version)));
+        let at = entry.and_then(|entry| entry.location);
+        let leaves = at.is_some_and(|osd| situation.osds.standing(osd) == Standing::Leaving);
+        step.how == How::Drop && leaves && !is_bad
     };
     if all().all(|(_, step)| step.how == How::Drop) && !all().any(gives_up) {
         return true;
@@ -429,23 +433,28 @@ pub(super) fn accepted(manifest: &Manifest, work: &[ChunkWork], situation: &Situ
         let bucket = bucket_of(manifest.scheme.shape, places, |osd| situation.osds.node(osd));
         situation.policies.iter().any(|policy| bucket.satisfies(policy))
     };
-    if all().any(gives_up) && !satisfied(readable(manifest, &after, situation)) {
+    let written: BTreeSet<(ChunkIndex, FragmentIndex)> = all()
+        .filter(|(_, step)| step.how.onto().is_some())
+        .map(|(chunk, step)| (chunk, step.fragment))
+        .collect();
+    if all().any(gives_up) && !satisfied(readable(manifest, &after, &written, situation)) {
         return false;
     }
     satisfied(after)
 }
 
-/// Of these places those that can be read: written now, or neither damaged nor on an OSD that does not answer.
+/// Of these places those that can be read: written now (be it where the fragment was), or neither damaged nor on an OSD
+/// that does not answer.
 fn readable(
     manifest: &Manifest,
     places: &[Vec<Option<OsdId>>],
+    written: &BTreeSet<(ChunkIndex, FragmentIndex)>,
     situation: &Situation<'_>,
 ) -> Vec<Vec<Option<OsdId>>> {
     let is_readable = |chunk: ChunkIndex, fragment: FragmentIndex, osd: OsdId| {
         let Some(entry) = manifest.fragment(chunk, fragment) else { return false };
-        let is_new = entry.location != Some(osd);
         let is_bad = situation.bad.contains(&(chunk, fragment, entry.version));
-        is_new || (!is_bad && situation.osds.standing(osd).counts())
+        written.contains(&(chunk, fragment)) || (!is_bad && situation.osds.standing(osd).counts())
     };
     let of = |(chunk, places): (ChunkIndex, &Vec<Option<OsdId>>)| {
         let place = |(fragment, osd): (FragmentIndex, &Option<OsdId>)| {
