@@ -34,7 +34,7 @@ impl Daemon for ProxyDaemon {
                 "insecure_listen: anybody who reaches this address can read and delete everything"
             );
         }
-        crate::allocator::give_back_large_buffers();
+        crate::allocator::keep_some();
         // First the port: one that is taken should stop the start at once, not after the metadata is there.
         let listener = context.env.net.listen(config.listen_at()).await?;
         let listen = listener.local_addr().context("listening socket")?;
@@ -58,6 +58,8 @@ impl Daemon for ProxyDaemon {
         let (health, stop) = (context.health.clone(), context.stop.clone());
         let watch = readiness::watch(context.env.clone(), client.clone(), health, stop.clone());
         let _watch = context.env.spawn.spawn("readiness", Box::pin(watch)).abort_on_drop();
+        let give_back = crate::allocator::give_back(Arc::clone(&context.env.clock), stop.clone());
+        let _give_back = context.env.spawn.spawn("allocator", Box::pin(give_back)).abort_on_drop();
         let reload = reload(server.clone(), client, context.changes);
         let _reload = context.env.spawn.spawn("reload", Box::pin(reload)).abort_on_drop();
         server.run_on(listeners, stop).await.context("serving")

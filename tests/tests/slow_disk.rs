@@ -108,22 +108,41 @@ async fn reads_and_writes_go_on_around_a_slow_disk_and_not_without_hedges() {
     assert_eq!(failed(&slices(&reader).await), [] as [&ClientError; 0]);
 }
 
-/// Slices at once in the measurement: enough that the slow disk is always being asked, little enough for two cores.
+/// Slices at once in the measurement: enough that the slow disk is always being asked.
 const AT_ONCE: usize = 4;
 
+/// How slices are asked for.
+#[derive(Clone, Copy)]
+enum Load {
+    /// One after the other, as fast as they come: two cores have nothing left, and what a computed slice takes from the
+    /// others is seen, too.
+    Full,
+    /// So many in a second, whether those before came or not. Each is measured from when it was due.
+    Paced(f64),
+}
+
 /// Reads slices for some time; gives how long each took, sorted.
-async fn measure(reader: &Reader, time: Duration) -> Vec<Duration> {
-    let until = Instant::now() + time;
+async fn measure(reader: &Reader, load: Load, time: Duration) -> Vec<Duration> {
+    let begin = Instant::now();
+    let until = begin + time;
     let workers = (0..AT_ONCE).map(async |worker| {
         let mut took = Vec::new();
-        let mut number = worker * 7;
+        let mut number = worker;
         while Instant::now() < until {
             let (object, place) = (number % OBJECTS, number * 7919 % (5 * FRAGMENT / 4096));
             let offset = u64::try_from(place * 4096).unwrap();
-            let started = Instant::now();
+            let due = match load {
+                Load::Full => Instant::now(),
+                Load::Paced(rate) => {
+                    let due =
+                        begin + Duration::from_secs_f64(f64::from(u32::try_from(number).unwrap()) / rate);
+                    tokio::time::sleep_until(due.into()).await;
+                    due
+                }
+            };
             reader.slice(&format!("o{object}"), offset, 4096, DEADLINE).await.unwrap();
-            took.push(started.elapsed());
-            number += 1;
+            took.push(due.elapsed());
+            number += AT_ONCE;
         }
         took
     });
@@ -136,6 +155,10 @@ fn at(took: &[Duration], permille: usize) -> f64 {
     took[(took.len() * permille / 1000).min(took.len() - 1)].as_secs_f64() * 1000.0
 }
 
+fn slow_down(seconds: f64) -> Option<Slowness> {
+    (seconds < f64::INFINITY).then(|| slowness(seconds)).flatten()
+}
+
 /// Prints a line of JSON for each case: percentiles in milliseconds, and the ratio of its p99 to the p99 just before.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: just slow-disk"]
@@ -145,43 +168,44 @@ async fn measure_slices_beside_a_slow_disk() {
     store(&reader).await;
     let slow = reader.osd_of(&cluster, "o0", 0).await;
     let osd = reader.osd(&cluster, slow);
-    let (warm, time) = (Duration::from_secs(1), Duration::from_secs(10));
-    for case in ["50 ms", "1 s", "stopped"] {
-        measure(&reader, warm).await;
-        let counted = reader.client.statistics();
-        let well = measure(&reader, time).await;
-        let now = reader.client.statistics();
-        let needed = now.fragments_needed - counted.fragments_needed;
-        let extra = (now.fragments_asked - counted.fragments_asked).saturating_sub(needed);
-        match case {
-            "stopped" => cluster.signal_osd(slow, Signal::STOP),
-            _ => {
-                let seconds = if case == "1 s" { 1.0 } else { 0.05 };
-                osd.set_slowness(slowness(seconds), reader.env.deadline_in(DEADLINE)).await.unwrap();
+    let (warm, time) = (Duration::from_secs(1), Duration::from_secs(5));
+    let most = measure(&reader, Load::Full, warm).await.len();
+    let quarter = f64::from(u32::try_from(most).unwrap()) / 4.0;
+    for (load, name) in [(Load::Paced(quarter), "a quarter"), (Load::Full, "full")] {
+        for (case, seconds) in [("50 ms", 0.05), ("1 s", 1.0), ("stopped", f64::INFINITY)] {
+            measure(&reader, load, warm).await;
+            let counted = reader.client.statistics();
+            let well = measure(&reader, load, time).await;
+            let now = reader.client.statistics();
+            let needed = now.fragments_needed - counted.fragments_needed;
+            let extra = (now.fragments_asked - counted.fragments_asked).saturating_sub(needed);
+            match slow_down(seconds) {
+                None => cluster.signal_osd(slow, Signal::STOP),
+                slowness => osd.set_slowness(slowness, reader.env.deadline_in(DEADLINE)).await.unwrap(),
             }
+            // The first second does not count.
+            measure(&reader, load, warm).await;
+            let beside = measure(&reader, load, time).await;
+            println!(
+                "{{\"load\":\"{name}\",\"case\":\"{case}\",\"slices\":{},\"p50_ms\":{:.3},\"p99_ms\":{:.3},\
+                 \"slices_beside\":{},\"p50_beside_ms\":{:.3},\"p99_beside_ms\":{:.3},\
+                 \"p999_beside_ms\":{:.3},\"ratio_p99\":{:.2},\"extra_reads_when_well_percent\":{:.2}}}",
+                well.len(),
+                at(&well, 500),
+                at(&well, 990),
+                beside.len(),
+                at(&beside, 500),
+                at(&beside, 990),
+                at(&beside, 999),
+                at(&beside, 990) / at(&well, 990),
+                100.0 * f64::from(u32::try_from(extra).unwrap()) / f64::from(u32::try_from(needed).unwrap()),
+            );
+            match slow_down(seconds) {
+                None => cluster.signal_osd(slow, Signal::CONT),
+                Some(_) => osd.set_slowness(None, reader.env.deadline_in(DEADLINE)).await.unwrap(),
+            }
+            // Until it is known to be well.
+            measure(&reader, load, Duration::from_secs(6)).await;
         }
-        // The first second does not count.
-        measure(&reader, warm).await;
-        let beside = measure(&reader, time).await;
-        println!(
-            "{{\"case\":\"{case}\",\"slices\":{},\"p50_ms\":{:.3},\"p99_ms\":{:.3},\"slices_beside\":{},\
-             \"p50_beside_ms\":{:.3},\"p99_beside_ms\":{:.3},\"p999_beside_ms\":{:.3},\"ratio_p99\":{:.2},\
-             \"extra_reads_when_well_percent\":{:.2}}}",
-            well.len(),
-            at(&well, 500),
-            at(&well, 990),
-            beside.len(),
-            at(&beside, 500),
-            at(&beside, 990),
-            at(&beside, 999),
-            at(&beside, 990) / at(&well, 990),
-            100.0 * f64::from(u32::try_from(extra).unwrap()) / f64::from(u32::try_from(needed).unwrap()),
-        );
-        match case {
-            "stopped" => cluster.signal_osd(slow, Signal::CONT),
-            _ => osd.set_slowness(None, reader.env.deadline_in(DEADLINE)).await.unwrap(),
-        }
-        // Until it is known to be well.
-        measure(&reader, Duration::from_secs(6)).await;
     }
 }
