@@ -13,7 +13,7 @@ use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery, ObjectAssert};
 use crate::engine::Engine;
 use crate::metadata::MetadataClient;
 use crate::namespaces::{Namespace, is_moved, unexpected};
-use crate::osds::TcpOsds;
+use crate::osds::{self, Asds};
 use crate::watch::Fresh;
 use crate::{
     ClientConfig, ClientError, Consistency, FragmentCacheStatistics, ObjectSink, ObjectSource, OsdConnector,
@@ -32,14 +32,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the metadata servers of `config` over `env.net`, and makes sure that one of them answers.
+    /// Connects to the metadata servers of `config` over `env.net` or QUIC, and makes sure that one of them answers. OSDs are
+    /// connected to when they are first asked.
     pub async fn connect(env: Env, config: ClientConfig) -> Result<Self, ClientError> {
         config.check().map_err(ClientError::Config)?;
         if config.metadata.is_empty() {
             return Err(ClientError::Config("metadata names no server".to_owned()));
         }
         let metadata = MetadataClient::of(&env, &config)?;
-        let osds = TcpOsds::new(env.clone(), &config);
+        let osds = Asds::new(&env, osds::reach(&env, &config)?, &config);
         let deadline = env.deadline_in(config.request_timeout());
         let directory: Arc<dyn Directory> = metadata.clone();
         let client = Self::with_parts(env, config, directory, metadata, Arc::new(osds));

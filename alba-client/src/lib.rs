@@ -115,6 +115,7 @@ pub use fragment_cache::{
 pub use inspect::{NamespaceKey, OsdOpinion, OsdReading};
 pub use observer::{ManifestCounts, ReadObserver};
 pub use osd_pool::OsdConnector;
+pub use osds::reach;
 pub use outlook::Outlook;
 pub use sink::{FileSink, MemorySink, ObjectSink};
 pub use source::{BytesSource, FileSource, ObjectSource};

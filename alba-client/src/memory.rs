@@ -83,7 +83,7 @@ impl MemoryBackend {
             let info = OsdInfo {
                 long_id: LongId::new(format!("memory-{number}"))?,
                 place: Place::of_node(NodeId::new(format!("node-{number}"))?),
-                endpoint: OsdEndpoint { ips: Vec::new(), port: 0 },
+                endpoint: OsdEndpoint::over_tcp(Vec::new(), 1),
                 capacity: ByteCount::mib(1024),
                 used: ByteCount(0),
             };

@@ -1,16 +1,18 @@
-//! OSDs over TCP, as the engine reaches them outside of tests.
+//! OSDs over TCP or QUIC, as the engine reaches them outside of tests.
 //!
-//! Small calls have connections of their own: one that carries a large fragment is busy for as long as that takes, and a
-//! slice that waits for it would show it. How long calls take is measured here, per OSD and operation.
+//! Over TCP small calls have connections of their own: one that carries a large fragment is busy for as long as that takes, and
+//! a slice that waits for it would show it. Over QUIC all calls are streams of one connection, which take turns in it; there
+//! a part of the streams is for small calls, so that large ones never use up all that may be open. How long calls take is
+//! measured here, per OSD and operation.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alba_core::env::osd::{
     DiskUsage, OsdBatch, OsdKey, OsdUpdate, Priority, ProvenSlice, StoredValue, ValueSlice,
 };
-use alba_core::env::{Clock, Deadline, Env, Osd, OsdError};
-use alba_core::net::asd::{AsdClient, AsdClientConfig};
+use alba_core::env::real::quic::{self, QuicConnector, QuicLimits};
+use alba_core::env::{Clock, Connector, Deadline, Env, Osd, OsdError};
+use alba_core::net::asd::{AsdClientConfig, OsdTransport, Reach};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::request::{self, Stage};
 use alba_core::wire::rpc::abm::OsdInfo;
@@ -18,39 +20,84 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use metrics::Histogram;
 
-use crate::{ClientConfig, OsdConnector};
+use crate::{ClientConfig, ClientError, OsdConnector};
 
 /// Up to this many bytes a call is small.
 const SMALL: u64 = 64 << 10;
 
-/// One connection in so many is for small calls.
+/// One connection (or stream) in so many is for small calls.
 const SMALL_PART: usize = 4;
 
-/// Makes handles on OSDs.
-pub(crate) struct TcpOsds {
-    env: Env,
+/// How a process with this configuration reaches OSDs. Reads the certificates: blocks, so for the start of a process.
+pub fn reach(env: &Env, config: &ClientConfig) -> Result<Reach, ClientError> {
+    let connector = match config.tls_files() {
+        Some((authority, certificate, key)) if config.osd_transport != OsdTransport::Tcp => {
+            let wrong = |error: &dyn std::error::Error| ClientError::Config(error.to_string());
+            let identity =
+                quic::Identity::read(authority, certificate, key).map_err(|error| wrong(&error))?;
+            let limits = QuicLimits::default();
+            let connector = QuicConnector::new(env.clock.clone(), &identity, quic::ASD, &limits);
+            let connector: Arc<dyn Connector> = Arc::new(connector.map_err(|error| wrong(&error))?);
+            Some(connector)
+        }
+        _ => None,
+    };
+    Ok(Reach::new(env.clone(), connector, config.osd_transport))
+}
+
+/// How many calls to an OSD may be under way at once, by way.
+#[derive(Debug, Clone, Copy)]
+struct Share {
     connections: usize,
+    streams: usize,
 }
 
-impl TcpOsds {
-    pub(crate) fn new(env: Env, config: &ClientConfig) -> Self {
-        Self { env, connections: config.osd_connections }
-    }
-
-    fn client(&self, info: &OsdInfo, connections: usize) -> Arc<dyn Osd> {
-        let port = info.endpoint.port;
-        let addresses = info.endpoint.ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        let config = AsdClientConfig { max_connections: connections, ..AsdClientConfig::default() };
-        AsdClient::new(self.env.clone(), addresses, info.long_id.clone(), config)
+impl Share {
+    /// A part for small calls and the rest; of one nothing can be set apart.
+    fn split(self) -> Option<(Self, Self)> {
+        let small = |all: usize| all.div_ceil(SMALL_PART);
+        let rest = |all: usize| all.saturating_sub(small(all)).max(1);
+        (self.connections > 1 && self.streams > 1).then(|| {
+            let (connections, streams) = (self.connections, self.streams);
+            let small = Self { connections: small(connections), streams: small(streams) };
+            (small, Self { connections: rest(connections), streams: rest(streams) })
+        })
     }
 }
 
-impl OsdConnector for TcpOsds {
+/// Makes handles on OSDs.
+pub(crate) struct Asds {
+    clock: Arc<dyn Clock>,
+    reach: Reach,
+    share: Share,
+}
+
+impl Asds {
+    pub(crate) fn new(env: &Env, reach: Reach, config: &ClientConfig) -> Self {
+        let share = Share { connections: config.osd_connections, streams: config.osd_streams };
+        Self { clock: Arc::clone(&env.clock), reach, share }
+    }
+
+    fn client(&self, info: &OsdInfo, share: Share) -> Arc<dyn Osd> {
+        let config = AsdClientConfig {
+            max_connections: share.connections,
+            max_streams: share.streams,
+            ..AsdClientConfig::default()
+        };
+        self.reach.client(info, config)
+    }
+}
+
+impl OsdConnector for Asds {
     fn osd(&self, info: &OsdInfo) -> Arc<dyn Osd> {
-        let small = self.connections.div_ceil(SMALL_PART);
-        let bulk = self.client(info, self.connections.saturating_sub(small).max(1));
-        let small = if self.connections == 1 { Arc::clone(&bulk) } else { self.client(info, small) };
-        Arc::new(Lanes { clock: Arc::clone(&self.env.clock), small, bulk, times: Times::of(info) })
+        let (small, bulk) = match self.share.split() {
+            Some((small, bulk)) => (self.client(info, small), self.client(info, bulk)),
+            None => {
+                let one = self.client(info, self.share);
+                (Arc::clone(&one), one)
+            }
+        };
+        Arc::new(Lanes { clock: Arc::clone(&self.clock), small, bulk, times: Times::of(info) })
     }
 }
 
@@ -215,7 +262,7 @@ mod tests {
         let info = OsdInfo {
             long_id: LongId::new("osd").unwrap(),
             place: alba_core::ids::Place::of_node(alba_core::ids::NodeId::new("n").unwrap()),
-            endpoint: alba_core::wire::rpc::abm::OsdEndpoint { ips: vec![], port: 1 },
+            endpoint: alba_core::wire::rpc::abm::OsdEndpoint::over_tcp(vec![], 1),
             capacity: ByteCount::mib(8),
             used: ByteCount(0),
         };

@@ -10,9 +10,10 @@ use std::time::Duration;
 use alba_core::daemon::{Context, Daemon};
 use alba_core::env::real::disk::{IoConfig, RealDisk};
 use alba_core::env::real::quic::{self, QuicLimits};
-use alba_core::env::{Disk, Env, Net, files};
+use alba_core::env::{Connector, Disk, Env, Net, files};
 use alba_core::ids::GroupId;
 use alba_core::kv::{FjallKv, Kv, KvError};
+use alba_core::net::asd::{OsdTransport, Reach};
 use alba_core::net::rpc::{ServerLimits, serve};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -252,8 +253,10 @@ impl Daemon for MetadataDaemon {
             }
         }
         let node_config = NodeConfig { groups, advertise, limits: LocalLimits::default() };
-        // Devices speak TCP, whatever the metadata servers speak.
-        let devices = Arc::new(AsdDevices::new(context.env.clone()));
+        // Over TCP where they serve it, whatever the metadata servers speak.
+        let connector = device_connector(&context.env, &config)?;
+        let reach = Reach::new(context.env.clone(), connector, OsdTransport::Auto);
+        let devices = Arc::new(AsdDevices::over(reach));
         let node = Node::start_with(env.clone(), node_config, replicated, devices).await?;
         let limits = ServerLimits {
             connections: config.max_connections,
@@ -302,16 +305,29 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// QUIC with the configured certificates; none: plain TCP.
-pub(crate) fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn Net>>> {
+/// The configured certificates.
+fn identity(config: &MetadataConfig) -> anyhow::Result<Option<quic::Identity>> {
     let (Some(authority), Some(certificate), Some(key)) = (&config.tls_ca, &config.tls_cert, &config.tls_key)
     else {
         return Ok(None);
     };
-    let identity = quic::Identity::read(authority, certificate, key)?;
+    Ok(Some(quic::Identity::read(authority, certificate, key)?))
+}
+
+/// QUIC with the configured certificates; none: plain TCP.
+pub(crate) fn secured(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn Net>>> {
+    let Some(identity) = identity(config)? else { return Ok(None) };
     let limits = QuicLimits { connections: config.max_connections, ..QuicLimits::default() };
     let net = quic::QuicNet::new(env.clock.clone(), identity, quic::METADATA, limits)?;
     Ok(Some(Arc::new(net)))
+}
+
+/// The way to OSDs that serve QUIC only, when there are certificates.
+fn device_connector(env: &Env, config: &MetadataConfig) -> anyhow::Result<Option<Arc<dyn Connector>>> {
+    let Some(identity) = identity(config)? else { return Ok(None) };
+    let connector =
+        quic::QuicConnector::new(env.clock.clone(), &identity, quic::ASD, &QuicLimits::default())?;
+    Ok(Some(Arc::new(connector)))
 }
 
 /// The directory of a replica's own files, inside its group's; that of its log is beside it.

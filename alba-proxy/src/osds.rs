@@ -30,12 +30,18 @@ fn ips(reading: &OsdReading) -> Vec<String> {
     reading.record.info.endpoint.ips.iter().map(ToString::to_string).collect()
 }
 
+/// What speaks their protocol as they know it. 0, where nothing listens, for an OSD that serves QUIC only: they then read
+/// through the proxy.
+fn tcp_port(reading: &OsdReading) -> u32 {
+    reading.record.info.endpoint.ports.tcp().unwrap_or(0).into()
+}
+
 /// An OSD as clients of the original know them.
 fn described(reading: &OsdReading) -> OsdInfo {
     let info = &reading.record.info;
     let conn = ConnInfo {
         ips: ips(reading),
-        port: info.endpoint.port.into(),
+        port: tcp_port(reading),
         // What speaks their protocol there is plain TCP.
         use_tls: false,
         use_rdma: false,
@@ -94,7 +100,7 @@ pub(crate) fn view(readings: &[OsdReading]) -> OsdView {
         seen: times(&reading.health.seen),
         json: None,
         ips: Some(ips(reading)),
-        port: Some(reading.record.info.endpoint.port.into()),
+        port: Some(tcp_port(reading)),
         used: Some(reading.record.info.used.get()),
         total: Some(reading.record.info.capacity.get()),
         checksum_errors: Some(reading.opinion.map_or(0, |opinion| opinion.checksum_errors)),

@@ -65,7 +65,7 @@ pub async fn create_namespace(client: &MetadataClient, env: &Env) {
     let info = OsdInfo {
         long_id: LongId::new("osd").unwrap(),
         place: Place::of_node(NodeId::new("node").unwrap()),
-        endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+        endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 1),
         capacity: ByteCount(0),
         used: ByteCount(0),
     };

@@ -1,14 +1,17 @@
 //! The registry of OSDs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 use alba_client::metadata::MetadataClient;
 use alba_core::env::osd::DiskUsage;
-use alba_core::env::{Deadline, Env, Osd, OsdError};
+use alba_core::env::{Deadline, Endpoint, Osd, OsdError};
 use alba_core::ids::{LongId, Place};
-use alba_core::net::asd::{AsdClient, AsdClientConfig, probe};
+use alba_core::net::asd::{AsdClientConfig, Reach};
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{AbmCommand, OsdEndpoint, OsdFilter, OsdHealth, OsdInfo, OsdRecord};
+use alba_core::wire::rpc::abm::{
+    AbmCommand, OsdEndpoint, OsdFilter, OsdHealth, OsdInfo, OsdPorts, OsdRecord,
+};
 use clap::Args;
 use serde_json::json;
 
@@ -24,15 +27,21 @@ use crate::table::table;
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
-    after_help = "Example:\n  alba add-osd --host 127.0.0.1 --port 8000 --node-id node-0"
+    after_help = "Examples:\n  alba add-osd --host 127.0.0.1 --port 8000 --node-id node-0\n  \
+                  alba add-osd --host 10.0.0.7 --quic-port 8500 --node-id node-7\n\n\
+                  One that is registered with both ports is reached over TCP, unless a client's osd_transport says\n\
+                  otherwise. QUIC needs tls_ca, tls_cert and tls_key in the configuration of everyone who reaches it."
 )]
 pub(crate) struct Add {
     /// Its address
     #[arg(short = 'h', long)]
     host: IpAddr,
-    /// Its port
-    #[arg(short = 'p', long)]
-    port: u16,
+    /// Its port of plain TCP
+    #[arg(short = 'p', long, required_unless_present = "quic_port")]
+    port: Option<u16>,
+    /// Its port of QUIC (`asd.quic_listen`)
+    #[arg(long)]
+    quic_port: Option<u16>,
     /// Where it stands: NODE, RACK/NODE or ZONE/RACK/NODE
     #[arg(long, value_name = "PLACE")]
     node_id: Place,
@@ -44,13 +53,31 @@ pub(crate) struct Add {
 impl Add {
     pub(crate) async fn run(self, session: &Session) -> Result<Answer, CliError> {
         let deadline = session.deadline();
-        let address = SocketAddr::new(self.host, self.port);
-        let (long_id, usage) = ask_who(&session.env, address, deadline).await?;
+        let ports = OsdPorts::of(self.port, self.quic_port)
+            .ok_or_else(|| CliError::usage("give --port, --quic-port or both"))?;
+        let reach = alba_client::reach(&session.env, &session.config()?.client)?;
+        let mut answers = Vec::new();
+        // Each that is registered is tried: a mistake shows now and not when an upload needs it.
+        if let Some(port) = ports.tcp() {
+            let endpoint = Endpoint::Tcp(SocketAddr::new(self.host, port));
+            answers.push(ask_who(&reach, endpoint, deadline).await?);
+        }
+        if let Some(port) = ports.quic() {
+            let endpoint = Endpoint::Quic(SocketAddr::new(self.host, port));
+            answers.push(ask_who(&reach, endpoint, deadline).await?);
+        }
+        let (long_id, usage) = match &answers[..] {
+            [(one, _), (other, _)] if one != other => {
+                return Err(CliError::usage(format!("at these ports there are two OSDs: {one} and {other}")));
+            }
+            [(long_id, usage), ..] => (long_id.clone(), *usage),
+            [] => return Err(CliError::usage("give --port, --quic-port or both")),
+        };
         let client = session.client().await?;
         let info = OsdInfo {
             long_id: long_id.clone(),
             place: self.node_id,
-            endpoint: OsdEndpoint { ips: vec![self.host], port: self.port },
+            endpoint: OsdEndpoint { ips: vec![self.host], ports },
             capacity: usage.capacity,
             used: usage.used,
         };
@@ -59,15 +86,15 @@ impl Add {
     }
 }
 
-/// Asks the OSD at `address` who it is and how large.
+/// Asks the OSD at `endpoint` who it is and how large.
 pub(crate) async fn ask_who(
-    env: &Env,
-    address: SocketAddr,
+    reach: &Reach,
+    endpoint: Endpoint,
     deadline: Deadline,
 ) -> Result<(LongId, DiskUsage), CliError> {
-    let named = |error: OsdError| CliError::from(error).while_doing(&format!("OSD at {address}"));
-    let long_id = probe(env, address, deadline).await.map_err(named)?;
-    let osd = AsdClient::new(env.clone(), vec![address], long_id.clone(), AsdClientConfig::default());
+    let named = |error: OsdError| CliError::from(error).while_doing(&format!("OSD at {endpoint}"));
+    let long_id = reach.probe(endpoint, deadline).await.map_err(named)?;
+    let osd = reach.client_at(vec![endpoint], long_id.clone(), AsdClientConfig::default());
     let usage = osd.disk_usage(deadline).await.map_err(named)?;
     Ok((long_id, usage))
 }
@@ -121,12 +148,10 @@ impl Listing {
 fn listing(found: &[OsdRecord]) -> String {
     let rows = found.iter().map(|osd| {
         let id = osd.osd_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        let ips: Vec<String> = osd.info.endpoint.ips.iter().map(ToString::to_string).collect();
-        let address = format!("{}:{}", ips.join(","), osd.info.endpoint.port);
         vec![
             id,
             osd.info.place.to_string(),
-            address,
+            osd.info.endpoint.to_string(),
             json::osd_state(osd.state).to_owned(),
             ByteCount::to_string(&osd.info.capacity),
             osd.info.long_id.to_string(),
@@ -219,6 +244,24 @@ impl ListPurging {
     }
 }
 
+/// What becomes of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PortChange(Option<u16>);
+
+impl FromStr for PortChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            number => match number.parse() {
+                Ok(port) => Ok(Self(Some(port))),
+                Err(_) => Err("a port is a number up to 65535, or none".to_owned()),
+            },
+        }
+    }
+}
+
 /// What to change.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
@@ -226,9 +269,12 @@ struct UpdateWhat {
     /// Its addresses from now on; give it once for each
     #[arg(long, value_name = "IP")]
     ip: Vec<IpAddr>,
-    /// Its port from now on
-    #[arg(long)]
-    port: Option<u16>,
+    /// Its port of plain TCP from now on, or `none`: nobody is to reach it so
+    #[arg(long, value_name = "PORT")]
+    port: Option<PortChange>,
+    /// Its port of QUIC from now on, or `none`: nobody is to reach it so
+    #[arg(long, value_name = "PORT")]
+    quic_port: Option<PortChange>,
     /// Where it stands: NODE, RACK/NODE or ZONE/RACK/NODE
     #[arg(long, value_name = "PLACE")]
     node_id: Option<Place>,
@@ -236,7 +282,8 @@ struct UpdateWhat {
 
 /// Change the address or the place of a registered OSD
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  alba update-osd --long-id 3f1c... --ip 10.0.0.7 --port 8000\n\n\
+#[command(after_help = "Examples:\n  alba update-osd --long-id 3f1c... --ip 10.0.0.7 --port 8000\n  \
+                        alba update-osd --long-id 3f1c... --quic-port 8500 --port none\n\n\
                         The place of an OSD that holds data of namespaces cannot change: decommission it first.")]
 pub(crate) struct Update {
     /// Its long id
@@ -254,7 +301,11 @@ impl Update {
         if !self.what.ip.is_empty() {
             info.endpoint.ips = self.what.ip;
         }
-        info.endpoint.port = self.what.port.unwrap_or(info.endpoint.port);
+        let ports = info.endpoint.ports;
+        let tcp = self.what.port.map_or(ports.tcp(), |change| change.0);
+        let quic = self.what.quic_port.map_or(ports.quic(), |change| change.0);
+        info.endpoint.ports = OsdPorts::of(tcp, quic)
+            .ok_or_else(|| CliError::usage("an OSD without a port is not reached: leave it one"))?;
         info.place = self.what.node_id.unwrap_or(info.place);
         backend.command(AbmCommand::UpdateOsd(info)).await?;
         Ok(Answer::done(format!("updated OSD {}", self.long_id)))

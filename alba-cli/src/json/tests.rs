@@ -66,7 +66,7 @@ fn an_osd_has_the_fields_that_others_read() {
         info: OsdInfo {
             long_id: LongId::new("disk-1").unwrap(),
             place: Place::of_node(NodeId::new("node-0").unwrap()),
-            endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 8000 },
+            endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 8000),
             capacity: ByteCount(100),
             used: ByteCount(7),
         },

@@ -302,6 +302,7 @@ async fn ask_osds(
     old: &Old,
 ) -> Result<BTreeMap<OsdId, Device>, CliError> {
     let env = &session.env;
+    let reach = alba_client::reach(env, &session.config()?.client)?;
     // Whom a group or the backup needs, and whom a group only remembers.
     let mut infos: BTreeMap<OsdId, (OsdInfo, bool)> = BTreeMap::new();
     for record in &old.osds {
@@ -330,7 +331,7 @@ async fn ask_osds(
             found.insert(id, Device { info, told: None });
             continue;
         }
-        let told = devices::ask(env, devices::connect(env, &info).as_ref()).await;
+        let told = devices::ask(env, reach.client(&info, AsdClientConfig::default()).as_ref()).await;
         let problem = match told {
             Ok(told) if told.owner.is_none() => "it was wiped: it belongs to no backend".to_owned(),
             Ok(told) if told.id.is_some_and(|own| own != id) => {
@@ -364,7 +365,7 @@ async fn probed(
 ) -> Result<(OsdId, OsdInfo), CliError> {
     let failed = |error: CliError| error.while_doing(&format!("OSD at {}", at.address));
     let long_id = probe(env, at.address, env.deadline_in(PROBE)).await.map_err(|e| failed(e.into()))?;
-    let endpoint = OsdEndpoint { ips: vec![at.address.ip()], port: at.address.port() };
+    let endpoint = OsdEndpoint::over_tcp(vec![at.address.ip()], at.address.port());
     let known = infos.iter().find(|(_, (info, _))| info.long_id == long_id);
     if let Some((id, (info, _))) = known {
         return Ok((*id, OsdInfo { endpoint, ..info.clone() }));

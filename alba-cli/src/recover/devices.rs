@@ -1,17 +1,13 @@
 //! What an OSD tells of its backend: whose it is, its id there, and the namespaces that it accepts.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::osd::Priority;
 use alba_core::env::{Env, Osd, OsdError};
 use alba_core::ids::{AlbaId, MessageId, NamespaceId, NamespaceName, OsdId, PresetName};
-use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::osd_keys::{self, Parsed};
 use alba_core::range::{RangeQuery, next_prefix};
-use alba_core::wire::rpc::abm::OsdInfo;
 use alba_metadata::server::{NamespaceOnDevice, OsdOnDevice};
 
 use crate::error::CliError;
@@ -35,13 +31,6 @@ pub(super) struct Told {
     pub(super) id: Option<OsdId>,
     pub(super) next_message: MessageId,
     pub(super) namespaces: BTreeMap<NamespaceId, OnDevice>,
-}
-
-/// A connection to an OSD.
-pub(super) fn connect(env: &Env, info: &OsdInfo) -> Arc<dyn Osd> {
-    let port = info.endpoint.port;
-    let addresses = info.endpoint.ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-    AsdClient::new(env.clone(), addresses, info.long_id.clone(), AsdClientConfig::default())
 }
 
 /// Asks a device.

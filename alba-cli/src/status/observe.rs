@@ -7,7 +7,7 @@ use std::time::Duration;
 use alba_client::Client;
 use alba_client::metadata::MetadataClient;
 use alba_core::env::osd::DiskUsage;
-use alba_core::env::{Deadline, within};
+use alba_core::env::{Deadline, Endpoint, within};
 use alba_core::ids::{AlbaId, GroupId, ObjectId, OsdId, Place, PresetName, TaskName};
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::{
@@ -77,7 +77,9 @@ impl OsdSeen {
     /// Where it listens.
     pub(super) fn address(&self) -> String {
         let endpoint = &self.record.info.endpoint;
-        endpoint.ips.first().map_or_else(String::new, |ip| SocketAddr::new(*ip, endpoint.port).to_string())
+        let over_tcp = endpoint.tcp().next().map(|address| address.to_string());
+        let over_quic = || endpoint.quic().next().map(|address| Endpoint::Quic(address).to_string());
+        over_tcp.or_else(over_quic).unwrap_or_default()
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use alba_client::metadata::MetadataClient;
 use alba_core::env::osd::DiskUsage;
-use alba_core::env::{Deadline, Directory, Env, MetaError, files};
+use alba_core::env::{Deadline, Directory, Endpoint, Env, MetaError, files};
 use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceName, NodeId, ObjectName, Place};
+use alba_core::net::asd::Reach;
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmCommand, AbmQuery, NamespaceState, OsdEndpoint, OsdFilter, OsdInfo, OsdRecord, OsdState,
+    AbmAnswer, AbmCommand, AbmQuery, NamespaceState, OsdEndpoint, OsdFilter, OsdInfo, OsdPorts, OsdRecord,
+    OsdState,
 };
 use alba_proxy::client::ProxyClient;
 
@@ -64,9 +66,15 @@ pub(super) async fn known(
     let found = collect(Pager::all(), key, ask).await?;
     let here = |osd: &OsdRecord| {
         let endpoint = &osd.info.endpoint;
-        endpoint.ips.contains(&process.listen.ip()) && endpoint.port == process.listen.port()
+        endpoint.tcp().any(|address| address == process.listen)
     };
     Ok(found.into_iter().find(here).map(|osd| osd.info.long_id))
+}
+
+fn endpoint(listen: SocketAddr, quic: Option<u16>) -> OsdEndpoint {
+    let tcp = listen.port();
+    let ports = quic.map_or(OsdPorts::Tcp(tcp), |quic| OsdPorts::Both { tcp, quic });
+    OsdEndpoint { ips: vec![listen.ip()], ports }
 }
 
 /// Registers and claims an OSD, once it answers; tells the ABM when its address changed. Gives its long id.
@@ -83,7 +91,7 @@ pub(super) async fn osd(
     let info = OsdInfo {
         long_id: long_id.clone(),
         place: Place::of_node(NodeId::new(format!("node-{node}"))?),
-        endpoint: OsdEndpoint { ips: vec![process.listen.ip()], port: process.listen.port() },
+        endpoint: endpoint(process.listen, None),
         capacity: usage.capacity,
         used: usage.used,
     };
@@ -97,6 +105,9 @@ pub(super) async fn osd(
             false
         }
         Some(record) => {
+            // A port of QUIC that an operator added stays.
+            let info =
+                OsdInfo { endpoint: endpoint(process.listen, record.info.endpoint.ports.quic()), ..info };
             let moved = record.info.endpoint != info.endpoint || record.info.capacity != info.capacity;
             if moved {
                 metadata.command(AbmCommand::UpdateOsd(info), deadline).await?;
@@ -118,8 +129,10 @@ async fn first_answer(
 ) -> Result<(LongId, DiskUsage), CliError> {
     let clock = env.clock.as_ref();
     let deadline = deadline.capped(clock, OSD_PATIENCE);
+    let reach = Reach::without_certificate(env.clone());
     loop {
-        match ask_who(env, address, deadline.capped(clock, Duration::from_secs(2))).await {
+        let soon = deadline.capped(clock, Duration::from_secs(2));
+        match ask_who(&reach, Endpoint::Tcp(address), soon).await {
             Err(_) if deadline.left(clock) > Duration::ZERO => ready::pause(clock, deadline.0).await,
             answer => return answer,
         }

@@ -128,7 +128,7 @@ impl Backend {
         OsdInfo {
             long_id: LongId::new(format!("osd-{number:03}")).unwrap(),
             place: Place::of_node(NodeId::new(format!("node-{}", number % self.nodes as u64)).unwrap()),
-            endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+            endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 1),
             capacity: ByteCount::mib(1024),
             used: ByteCount(0),
         }

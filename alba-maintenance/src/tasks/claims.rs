@@ -94,7 +94,7 @@ mod tests {
             info: OsdInfo {
                 long_id: LongId::new("osd").unwrap(),
                 place: Place::of_node(NodeId::new("node").unwrap()),
-                endpoint: OsdEndpoint { ips: vec![], port: 1 },
+                endpoint: OsdEndpoint::over_tcp(vec![], 1),
                 capacity: ByteCount(1),
                 used: ByteCount(0),
             },

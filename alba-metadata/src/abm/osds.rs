@@ -27,6 +27,9 @@ fn check_size(info: &OsdInfo) -> Result<(), Refused> {
     if info.endpoint.ips.is_empty() {
         return refuse(AbmError::BadArgument(format!("OSD {} has no address", info.long_id)));
     }
+    if !info.endpoint.ports.is_valid() {
+        return refuse(AbmError::BadArgument(format!("OSD {}: 0 is no port", info.long_id)));
+    }
     if encode(info)?.len() > MAX_RECORD {
         return refuse(AbmError::BadArgument(format!("OSD {}: too many addresses", info.long_id)));
     }

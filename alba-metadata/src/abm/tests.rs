@@ -4,7 +4,7 @@ use alba_core::preset::{OsdSet, Preset};
 use alba_core::range::RangeQuery;
 use alba_core::units::ByteCount;
 use alba_core::wire::rpc::abm::{
-    NamespaceState, OsdEndpoint, OsdFilter, OsdInfo, OsdRecord, OsdState, WorkItem, WorkRecord,
+    NamespaceState, OsdEndpoint, OsdFilter, OsdInfo, OsdPorts, OsdRecord, OsdState, WorkItem, WorkRecord,
 };
 
 use super::*;
@@ -173,7 +173,7 @@ fn osd(n: u32) -> OsdInfo {
     OsdInfo {
         long_id: LongId::new(format!("osd-{n}")).unwrap(),
         place: Place::of_node(NodeId::new(format!("node-{n}")).unwrap()),
-        endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 8000 },
+        endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 8000),
         capacity: ByteCount::mib(1),
         used: ByteCount(0),
     }
@@ -293,11 +293,11 @@ fn osds_are_registered_once_and_keep_their_place_when_claimed() {
     world.deliver(&Destination::Osd(id));
     world.deliver(&to_group("nsm-0"));
     let mut moved = osd(0);
-    moved.endpoint.port = 9000;
+    moved.endpoint.ports = OsdPorts::Both { tcp: 9000, quic: 9001 };
     world.run(AbmCommand::UpdateOsd(moved.clone())).unwrap();
     let told = world.deliver(&to_group("nsm-0"));
     assert!(
-        matches!(&told[..], [Message::Nsm(NsmMessage::UpdateOsd { info, .. })] if info.endpoint.port == 9000)
+        matches!(&told[..], [Message::Nsm(NsmMessage::UpdateOsd { info, .. })] if info.endpoint == moved.endpoint)
     );
     let AbmAnswer::Osd(Some(OsdRecord { info, state, .. })) = world.ask(AbmQuery::Osd(moved.long_id.clone()))
     else {

@@ -46,7 +46,7 @@ pub(crate) fn osd_info(n: u32) -> OsdInfo {
     OsdInfo {
         long_id: LongId::new(format!("osd-{n}")).unwrap(),
         place: Place::of_node(NodeId::new(format!("node-{}", n / 2)).unwrap()),
-        endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 8000 },
+        endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 8000),
         capacity: ByteCount::mib(1),
         used: ByteCount(0),
     }

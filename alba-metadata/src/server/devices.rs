@@ -1,10 +1,9 @@
 //! OSDs as the server reaches them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alba_core::env::{Deadline, Endpoint, Env, Osd, OsdError};
-use alba_core::net::asd::{AsdClient, AsdClientConfig};
+use alba_core::net::asd::{AsdClient, AsdClientConfig, Reach};
 use alba_core::wire::asd::{PEER_ADDRESSES_MAX, Peer};
 use alba_core::wire::rpc::abm::OsdInfo;
 use async_trait::async_trait;
@@ -21,25 +20,25 @@ pub trait Devices: Send + Sync + 'static {
 
 /// Real ASDs.
 pub struct AsdDevices {
-    env: Env,
+    reach: Reach,
 }
 
 impl AsdDevices {
-    /// Over `env.net`.
+    /// Over `env.net`; those that serve QUIC only are not reached.
     pub fn new(env: Env) -> Self {
-        Self { env }
+        Self::over(Reach::without_certificate(env))
+    }
+
+    /// As the process reaches OSDs.
+    pub fn over(reach: Reach) -> Self {
+        Self { reach }
     }
 }
 
 impl AsdDevices {
     fn client(&self, info: &OsdInfo) -> Arc<AsdClient> {
-        let addresses = addresses(info).collect();
-        AsdClient::new(self.env.clone(), addresses, info.long_id.clone(), AsdClientConfig::default())
+        self.reach.client(info, AsdClientConfig::default())
     }
-}
-
-fn addresses(info: &OsdInfo) -> impl Iterator<Item = SocketAddr> {
-    info.endpoint.ips.iter().map(|ip| SocketAddr::new(*ip, info.endpoint.port))
 }
 
 #[async_trait]
@@ -49,9 +48,12 @@ impl Devices for AsdDevices {
     }
 
     async fn set_peers(&self, info: &OsdInfo, peers: &[OsdInfo], deadline: Deadline) -> Result<(), OsdError> {
-        let peers = peers.iter().filter(|peer| peer.long_id != info.long_id).map(|peer| Peer {
+        // OSDs copy from each other over TCP. Whose data others cannot get at is none to copy from: agents carry it then.
+        let others = peers.iter().filter(|peer| peer.long_id != info.long_id);
+        let reachable = others.filter(|peer| peer.endpoint.ports.tcp().is_some());
+        let peers = reachable.map(|peer| Peer {
             long_id: peer.long_id.clone(),
-            addresses: addresses(peer).take(PEER_ADDRESSES_MAX).map(Endpoint::Tcp).collect(),
+            addresses: peer.endpoint.tcp().take(PEER_ADDRESSES_MAX).map(Endpoint::Tcp).collect(),
         });
         self.client(info).set_peers(peers.collect(), deadline).await
     }

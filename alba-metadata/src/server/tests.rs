@@ -116,7 +116,7 @@ fn info(n: usize) -> OsdInfo {
     OsdInfo {
         long_id: LongId::new(format!("osd-{n}")).unwrap(),
         place: Place::of_node(NodeId::new(format!("node-{}", n % 2)).unwrap()),
-        endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+        endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 1),
         capacity: ByteCount::mib(1),
         used: ByteCount(0),
     }

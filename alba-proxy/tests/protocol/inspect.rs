@@ -17,10 +17,10 @@ pub fn vector_osd() -> OsdReading {
             info: OsdInfo {
                 long_id: LongId::new("asd_0").unwrap(),
                 place: Place::of_node(NodeId::new("node_0").unwrap()),
-                endpoint: OsdEndpoint {
-                    ips: vec!["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()],
-                    port: 8000,
-                },
+                endpoint: OsdEndpoint::over_tcp(
+                    vec!["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+                    8000,
+                ),
                 capacity: ByteCount(1_000_000_000_000),
                 used: ByteCount(4096),
             },

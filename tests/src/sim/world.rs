@@ -128,7 +128,7 @@ impl<'s> World<'s> {
             let info = OsdInfo {
                 long_id: osd.long_id.clone(),
                 place: osd.place.clone(),
-                endpoint: OsdEndpoint { ips: vec![osd.node.address(ASD_PORT).ip()], port: ASD_PORT },
+                endpoint: OsdEndpoint::over_tcp(vec![osd.node.address(ASD_PORT).ip()], ASD_PORT),
                 capacity: ByteCount(DISK_BYTES),
                 used: ByteCount(0),
             };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Failed};
 use super::pool::{Permit, Pool};
+use super::reach::NO_CERTIFICATE;
 use crate::env::osd::{DiskUsage, OsdBatch, OsdKey, Priority, ProvenSlice, StoredValue, ValueSlice};
 use crate::env::{Connector, Deadline, Endpoint, Env, Osd, OsdError, within};
 use crate::ids::LongId;
@@ -239,7 +240,7 @@ impl AsdClient {
     async fn connect(&self, deadline: Deadline) -> Result<Way, OsdError> {
         let count = self.endpoints.len();
         let first = self.last_good.load(Ordering::Relaxed);
-        let mut failure = OsdError::Connection("it has no address".to_owned());
+        let mut failure = OsdError::Connection("it has no address that may be used here".to_owned());
         for position in (0..count).map(|i| first.wrapping_add(i) % count) {
             let Some(endpoint) = self.endpoints.get(position) else { continue };
             match self.connect_to(*endpoint, deadline).await {
@@ -269,8 +270,7 @@ impl AsdClient {
             Endpoint::Quic(address) => {
                 let broken =
                     |error: &dyn std::fmt::Display| OsdError::Connection(format!("{endpoint}: {error}"));
-                let connector =
-                    self.connector.as_ref().ok_or_else(|| broken(&"no certificate to speak QUIC with"))?;
+                let connector = self.connector.as_ref().ok_or_else(|| broken(&NO_CERTIFICATE))?;
                 let connect_by = deadline.capped(self.env.clock.as_ref(), self.config.connect_timeout);
                 let stream = connector.open(address, connect_by).await.map_err(|error| broken(&error))?;
                 Ok(Connection::for_one_request(stream, self.expected.clone()))

@@ -1,5 +1,6 @@
 //! One connection to an ASD: strict request and answer.
 
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::env::{Deadline, Env, OsdError, Stream, within};
+use crate::env::{Clock, Deadline, Env, OsdError, Stream, within};
 use crate::ids::LongId;
 use crate::net::frame::{FrameError, FrameReader, write_message};
 use crate::wire::asd::{
@@ -66,9 +67,22 @@ impl Connection {
         deadline: Deadline,
     ) -> Result<(Self, String), OsdError> {
         let clock = env.clock.as_ref();
-        let broken = |error: &dyn std::fmt::Display| OsdError::Connection(format!("{address}: {error}"));
         let connect_by = deadline.capped(clock, config.connect_timeout);
-        let stream = env.net.connect(address, connect_by).await.map_err(|error| broken(&error))?;
+        let stream = env.net.connect(address, connect_by).await;
+        let stream = stream.map_err(|error| OsdError::Connection(format!("{address}: {error}")))?;
+        Self::introduced(clock, stream, &address, expected, config, deadline).await
+    }
+
+    /// The same with a stream to `peer` that is there already.
+    pub(super) async fn introduced(
+        clock: &dyn Clock,
+        stream: Stream,
+        peer: &(dyn Display + Sync),
+        expected: Option<&LongId>,
+        config: &AsdClientConfig,
+        deadline: Deadline,
+    ) -> Result<(Self, String), OsdError> {
+        let broken = |error: &dyn Display| OsdError::Connection(format!("{peer}: {error}"));
         let mut connection = Self { stream, reader: FrameReader::new(), prologue: Prologue::Done };
         let shaken_by = deadline.capped(clock, config.handshake_timeout);
         let found = match within(clock, shaken_by, connection.prologue(expected)).await {

@@ -19,8 +19,8 @@ use crate::range::{Page, RangeQuery};
 
 pub use error::{AbmError, code};
 pub use records::{
-    GroupLoad, GroupRecord, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdKind, OsdRecord,
-    OsdState, PresetRecord,
+    GroupLoad, GroupRecord, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdKind, OsdPorts,
+    OsdRecord, OsdState, PresetRecord,
 };
 pub use tasks::{PAUSED_MAX, RunReport, RunState, TaskRecord};
 pub use upkeep::{

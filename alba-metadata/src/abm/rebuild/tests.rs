@@ -27,7 +27,7 @@ fn osd(id: u32, next_message: Option<u32>, namespaces: &[u32]) -> KnownOsd {
         info: OsdInfo {
             long_id: LongId::new(format!("osd-{id}")).unwrap(),
             place: Place::of_node(NodeId::new(format!("node-{id}")).unwrap()),
-            endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+            endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 1),
             capacity: ByteCount(0),
             used: ByteCount(0),
         },

@@ -51,7 +51,7 @@ fn osd_command() -> BoxedStrategy<AbmCommand> {
     prop_oneof![
         3 => (number(), 1_u16..3, number()).prop_map(|(n, port, node)| {
             let mut info = osd(n);
-            info.endpoint.port = port;
+            info.endpoint.ports = OsdPorts::Tcp(port);
             if node == 2 { info.place = osd(1).place; }
             C::UpdateOsd(info)
         }),

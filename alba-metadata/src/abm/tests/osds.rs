@@ -264,7 +264,7 @@ fn osds_hear_of_each_other_once_per_change() {
     }
     assert_eq!(untold(), []);
     let mut moved = osd(0);
-    moved.endpoint.port = 9;
+    moved.endpoint.ports = OsdPorts::Quic(9);
     world.run(AbmCommand::UpdateOsd(moved.clone())).unwrap();
     world.run(AbmCommand::UpdateOsd(moved)).unwrap();
     assert_eq!(untold(), ids);

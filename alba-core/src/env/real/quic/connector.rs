@@ -102,6 +102,8 @@ impl QuicConnector {
         let connecting = self.socket(to)?.connect_with(self.config.clone(), to, SERVER_NAME);
         let connection =
             connecting.map_err(|error| refused(&error))?.await.map_err(|error| refused(&error))?;
+        // As many as there are peers. More than one each: it was restarted, or was not heard of for too long.
+        metrics::counter!("alba_quic_connections_total", "peer" => to.to_string()).increment(1);
         Ok(slot.insert(connection).clone())
     }
 

@@ -56,7 +56,7 @@ fn info() -> OsdInfo {
     OsdInfo {
         long_id: long_id(),
         place: Place::of_node(NodeId::new("node").unwrap()),
-        endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()], port: 8000 },
+        endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()], 8000),
         capacity: ByteCount::mib(1),
         used: ByteCount(5),
     }

@@ -39,7 +39,7 @@ fn info() -> Box<OsdInfo> {
     Box::new(OsdInfo {
         long_id: LongId::new("osd").unwrap(),
         place: Place::of_node(NodeId::new("node").unwrap()),
-        endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 8000 },
+        endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 8000),
         capacity: ByteCount::mib(1),
         used: ByteCount(5),
     })
