@@ -15,10 +15,14 @@ use alba_tests::sim::{Outcome, Plan, Sabotage, run};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 12;
 
-const FAULTY: Plan = Plan { clients: 3, operations: 300, faults: true, agents: 0, sabotage: None };
+const FAULTY: Plan =
+    Plan { clients: 3, operations: 300, faults: true, agents: 0, repair: false, movers: 0, sabotage: None };
 
 /// With maintenance going on all the time.
 const MAINTAINED: Plan = Plan { agents: 2, ..FAULTY };
+
+/// With everything at once: agents that also repair, movers, and OSDs that come and go for good.
+const LIVELY: Plan = Plan { repair: true, movers: 2, ..MAINTAINED };
 
 fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
@@ -26,6 +30,11 @@ fn seeds() -> Vec<u64> {
         Some(seed) => vec![seed],
         None => (0..number("ALBA_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
     }
+}
+
+/// So many seeds, unless more are asked for.
+fn most(usual: usize) -> usize {
+    if std::env::var_os("ALBA_SIM_SEEDS").is_some() { usize::MAX } else { usual }
 }
 
 #[test]
@@ -63,7 +72,7 @@ fn same_seed_gives_the_same_trace() {
 fn maintenance_deletes_all_that_nothing_names_and_nothing_else() {
     let outcomes: Vec<Outcome> = seeds()
         .into_iter()
-        .take(6)
+        .take(most(6))
         .map(|seed| {
             let outcome = run(seed, MAINTAINED);
             println!("seed {seed}: {outcome:?}");
@@ -76,9 +85,57 @@ fn maintenance_deletes_all_that_nothing_names_and_nothing_else() {
     }
 }
 
+/// The same while objects are repaired and moved, and OSDs are away for long, drained, decommissioned, lost and added: all end at
+/// their best policy, and nothing is left over.
+#[test]
+fn repairs_and_moves_lose_nothing_and_leave_nothing() {
+    let outcomes: Vec<Outcome> = seeds()
+        .into_iter()
+        .take(most(4))
+        .map(|seed| {
+            let outcome = run(seed, LIVELY);
+            println!("seed {seed}: {outcome:?}");
+            outcome
+        })
+        .collect();
+    if outcomes.len() > 3 {
+        let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
+        for (what, count) in [
+            ("cleaned up", sum(|o| o.cleaned)),
+            ("repaired", sum(|o| o.repaired)),
+            ("moved", sum(|o| o.moved)),
+            ("agent crashes", sum(|o| o.faults.agent_crashes.into())),
+            ("mover crashes", sum(|o| o.faults.mover_crashes.into())),
+            ("outages", sum(|o| o.faults.outages.into())),
+            ("OSDs that leave", sum(|o| (o.faults.decommissions + o.faults.losses + o.faults.drains).into())),
+        ] {
+            assert!(count > 0, "nothing of this happened in these runs: {what}; {outcomes:?}");
+        }
+    }
+}
+
 #[test]
 fn runs_with_agents_repeat_too() {
     assert_eq!(run(5, MAINTAINED), run(5, MAINTAINED));
+    assert_eq!(run(6, LIVELY), run(6, LIVELY));
+}
+
+#[test]
+#[should_panic(expected = "Missing")]
+fn the_checker_sees_moves_that_commit_before_they_store() {
+    let wrong = Plan { movers: 1, sabotage: Some(Sabotage::CommitBeforeStoring), ..MAINTAINED };
+    for seed in 1..=5 {
+        run(seed, Plan { faults: false, ..wrong });
+    }
+}
+
+#[test]
+#[should_panic(expected = "Leaked")]
+fn the_checker_sees_moves_of_what_garbage_collection_cannot_find() {
+    let wrong = Plan { movers: 2, sabotage: Some(Sabotage::MoveWithoutTag), ..MAINTAINED };
+    for seed in 1..=5 {
+        run(seed, Plan { faults: false, ..wrong });
+    }
 }
 
 #[test]

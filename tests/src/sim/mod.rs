@@ -8,6 +8,8 @@
 mod actors;
 mod agents;
 mod disk;
+mod movers;
+mod operator;
 mod world;
 
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use rand::rngs::StdRng;
 pub use actors::Counts;
 use actors::{Actors, check_everything};
 use agents::Agents;
+use movers::Movers;
+use operator::Operator;
 use world::{OSDS, World};
 
 /// Virtual time after which a run counts as stuck.
@@ -39,6 +43,10 @@ pub struct Plan {
     pub faults: bool,
     /// Maintenance agents.
     pub agents: u32,
+    /// Do they repair, too? Then OSDs come and go for good, if anything breaks.
+    pub repair: bool,
+    /// Machines that move fragments from OSD to OSD all the time.
+    pub movers: u32,
     /// Breaks a promise on purpose, to see that the checker notices.
     pub sabotage: Option<Sabotage>,
 }
@@ -52,6 +60,10 @@ pub enum Sabotage {
     Metadata,
     /// Garbage is collected before the epoch is closed in which it was written. Only with agents.
     ScanBeforeClosing,
+    /// Moves name a fragment's new place before the fragment is there. Only with movers.
+    CommitBeforeStoring,
+    /// Moves store fragments that garbage collection does not find. Only with movers.
+    MoveWithoutTag,
 }
 
 /// What a run did.
@@ -71,6 +83,10 @@ pub struct Outcome {
     pub objects: usize,
     /// Fragments and tags that agents cleaned up.
     pub cleaned: u64,
+    /// Objects that repair looked after.
+    pub repaired: u64,
+    /// Moves from OSD to OSD.
+    pub moved: u64,
 }
 
 /// How often what broke.
@@ -88,6 +104,18 @@ pub struct Faults {
     pub link_faults: u32,
     /// Maintenance agents that lost power.
     pub agent_crashes: u32,
+    /// Movers that lost power.
+    pub mover_crashes: u32,
+    /// OSDs that were away for longer than repair waits.
+    pub outages: u32,
+    /// OSDs that were drained.
+    pub drains: u32,
+    /// OSDs that were decommissioned.
+    pub decommissions: u32,
+    /// OSDs that were lost for good.
+    pub losses: u32,
+    /// OSDs that came new.
+    pub joins: u32,
 }
 
 /// Runs `plan` with `seed`.
@@ -100,11 +128,13 @@ pub fn run(seed: u64, plan: Plan) -> Outcome {
     let guard = TellSeed(seed, trace.clone());
     let outcome = sim
         .run(LIMIT, async {
-            let world = World::start(&sim).await;
+            let world = World::start(&sim, plan.repair).await;
             let actors = Actors::start(&world, plan);
-            let agents = Agents::start(&world, plan.agents, plan.sabotage);
+            let agents = Agents::start(&world, plan);
+            let movers = Movers::start(&world, plan.movers, plan.sabotage);
             let faults = if plan.faults {
-                break_things(&sim, &world, &actors, &agents).await
+                let operator = plan.repair.then(Operator::default);
+                break_things(&sim, &world, &actors, &agents, &movers, operator).await
             } else {
                 actors.done(&world).await;
                 Faults::default()
@@ -112,15 +142,19 @@ pub fn run(seed: u64, plan: Plan) -> Outcome {
             match plan.sabotage {
                 Some(Sabotage::Disks) => world.lose_disks(OSDS - MAX_DOWN),
                 Some(Sabotage::Metadata) => world.lose_metadata(),
-                Some(Sabotage::ScanBeforeClosing) | None => {}
+                Some(
+                    Sabotage::ScanBeforeClosing | Sabotage::CommitBeforeStoring | Sabotage::MoveWithoutTag,
+                )
+                | None => {}
             }
+            let moved = movers.stop(&world);
             let objects = check_everything(&world, &actors).await;
-            let cleaned = agents.check(&world).await;
-            (actors.counts(), faults, objects, cleaned)
+            let (cleaned, repaired) = agents.check(&world).await;
+            (actors.counts(), faults, objects, cleaned, repaired, moved)
         })
         .unwrap_or_else(|stuck| panic!("{stuck}"));
     drop(guard);
-    let (counts, faults, objects, cleaned) = outcome;
+    let (counts, faults, objects, cleaned, repaired, moved) = outcome;
     Outcome {
         hash: trace.hash(),
         events: trace.events(),
@@ -129,6 +163,8 @@ pub fn run(seed: u64, plan: Plan) -> Outcome {
         faults,
         objects,
         cleaned,
+        repaired,
+        moved,
     }
 }
 
@@ -147,7 +183,14 @@ impl Drop for TellSeed {
 }
 
 /// Breaks and mends until the clients are done; mends everything in the end.
-async fn break_things(sim: &Simulation, world: &World<'_>, actors: &Actors, agents: &Agents) -> Faults {
+async fn break_things(
+    sim: &Simulation,
+    world: &World<'_>,
+    actors: &Actors,
+    agents: &Agents,
+    movers: &Movers,
+    mut operator: Option<Operator>,
+) -> Faults {
     let mut rng = sim.rng("faults");
     let mut faults = Faults::default();
     while actors.remaining() > 0 {
@@ -192,11 +235,18 @@ async fn break_things(sim: &Simulation, world: &World<'_>, actors: &Actors, agen
                 faults.link_faults += 1;
                 // One throw of the dice for all, so that runs without agents stay as they were.
                 faults.agent_crashes += u32::from(agents.crash_one(world, &mut rng));
+                faults.mover_crashes += u32::from(movers.crash_one(world, &mut rng));
             }
             _ => {}
         }
+        if let Some(operator) = &mut operator {
+            operator.step(world, &mut rng, &mut faults).await;
+        }
     }
     sim.heal();
+    if let Some(operator) = &mut operator {
+        operator.finish(world).await;
+    }
     world.start_everything();
     faults
 }

@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alba_client::ClientConfig;
 use alba_client::metadata::MetadataClient;
 use alba_core::env::sim::disk::SimDiskDevice;
 use alba_core::env::sim::{SimNode, Simulation};
-use alba_core::env::{Directory as _, Env};
+use alba_core::env::{Directory as _, Env, Moment};
 use alba_core::ids::{GroupId, LongId, NamespaceName, NodeId, Place, PresetName};
 use alba_core::kv::{Kv, KvError, SimKvDevice};
 use alba_core::net::rpc::{self, ServerLimits};
 use alba_core::policy::Policy;
 use alba_core::preset::Preset;
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{AbmCommand, OsdEndpoint, OsdInfo};
+use alba_core::wire::rpc::abm::{AbmCommand, MaintenanceUpdate, OsdEndpoint, OsdInfo};
 use alba_metadata::replicator::{LocalLimits, StoreOpener};
 use alba_metadata::server::{AsdDevices, Node, NodeConfig};
 use asd_server::engine::{Engine, EngineConfig, EngineParts, IndexStore, StoreId};
@@ -29,6 +29,8 @@ use super::disk::TracedDisk;
 
 /// Storage machines, two on each node of the placement.
 pub(super) const OSDS: usize = 8;
+/// Machines that may come later, each on a node of its own.
+const SPARES: usize = 2;
 /// The namespace that the clients use.
 pub(super) const NAMESPACE: &str = "simulated";
 
@@ -48,11 +50,29 @@ const AUDITOR: u32 = 2;
 const FIRST_OSD: u32 = 10;
 const FIRST_CLIENT: u32 = 100;
 const FIRST_AGENT: u32 = 200;
+const FIRST_MOVER: u32 = 300;
+
+/// So long an OSD may be silent where repair goes on: long enough for an ordinary crash, too short for an outage.
+const SILENCE_SECONDS: u64 = 5;
+
+/// Where a storage machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The backend has not heard of it.
+    Spare,
+    /// It may be down, and comes back with all that it had synced.
+    Member,
+    /// It never comes back.
+    Lost,
+}
 
 /// A storage machine.
 pub(super) struct OsdMachine {
     pub(super) node: SimNode,
-    long_id: LongId,
+    pub(super) long_id: LongId,
+    stage: Mutex<Stage>,
+    /// Down for longer than a crash: nobody but its operator starts it.
+    held: AtomicBool,
     /// Tells its store from others.
     mark: u8,
     place: Place,
@@ -75,6 +95,8 @@ pub(super) struct World<'s> {
     pub(super) osds: Vec<OsdMachine>,
     pub(super) metadata: MetadataMachine,
     pub(super) auditor: SimNode,
+    /// Are silent OSDs made up for?
+    repaired: bool,
 }
 
 /// The index of a simulated storage daemon.
@@ -92,15 +114,19 @@ impl IndexStore for SimIndex {
 }
 
 impl<'s> World<'s> {
-    /// Starts all machines, claims the OSDs and creates the namespace.
-    pub(super) async fn start(sim: &'s Simulation) -> Self {
-        let osds = (0..OSDS).map(|index| {
+    /// Starts all machines, claims the OSDs and creates the namespace. `repaired`: silent OSDs are made up for.
+    pub(super) async fn start(sim: &'s Simulation, repaired: bool) -> Self {
+        let osds = (0..OSDS + SPARES).map(|index| {
             let number = FIRST_OSD + u32::try_from(index).unwrap();
             OsdMachine {
                 node: sim.node(number),
                 long_id: LongId::new(format!("asd-{index}")).unwrap(),
+                stage: Mutex::new(if index < OSDS { Stage::Member } else { Stage::Spare }),
+                held: AtomicBool::new(false),
                 mark: u8::try_from(index).unwrap(),
-                place: Place::of_node(NodeId::new(format!("node-{}", index / 2)).unwrap()),
+                place: Place::of_node(
+                    NodeId::new(format!("node-{}", if index < OSDS { index / 2 } else { index })).unwrap(),
+                ),
                 disk: SimDiskDevice::new(sim.rng(&format!("disk {index}")).random(), DISK_BYTES),
                 index: SimKvDevice::new(),
                 up: AtomicBool::new(false),
@@ -114,6 +140,7 @@ impl<'s> World<'s> {
             osds: osds.collect(),
             metadata: MetadataMachine { node: sim.node(METADATA), stores: stores.collect() },
             auditor: sim.node(AUDITOR),
+            repaired,
         };
         world.start_metadata();
         world.start_everything();
@@ -124,16 +151,17 @@ impl<'s> World<'s> {
     async fn set_up(&self) {
         let deadline = self.env.deadline_in(SET_UP);
         let directory = MetadataClient::connect(self.env.clone(), vec![self.metadata_address()]);
-        for osd in &self.osds {
-            let info = OsdInfo {
-                long_id: osd.long_id.clone(),
-                place: osd.place.clone(),
-                endpoint: OsdEndpoint::over_tcp(vec![osd.node.address(ASD_PORT).ip()], ASD_PORT),
-                capacity: ByteCount(DISK_BYTES),
-                used: ByteCount(0),
-            };
-            directory.command(AbmCommand::AddOsd(info), deadline).await.unwrap();
+        for osd in self.osds.iter().filter(|osd| osd.stage() == Stage::Member) {
+            directory.command(AbmCommand::AddOsd(osd.info()), deadline).await.unwrap();
             directory.claim_osd(&osd.long_id, deadline).await.unwrap();
+        }
+        if self.repaired {
+            let update = MaintenanceUpdate {
+                enable_auto_repair: Some(true),
+                auto_repair_timeout_seconds: Some(SILENCE_SECONDS),
+                ..MaintenanceUpdate::default()
+            };
+            directory.command(AbmCommand::UpdateMaintenance(update), deadline).await.unwrap();
         }
         let preset = PresetName::new("small").unwrap();
         let create = AbmCommand::CreatePreset { name: preset.clone(), preset: Box::new(small_preset()) };
@@ -147,6 +175,48 @@ impl<'s> World<'s> {
         self.env.clock.sleep_until(self.env.clock.now().plus(time)).await;
     }
 
+    pub(super) fn now(&self) -> Moment {
+        self.env.clock.now()
+    }
+
+    /// A command of the operator's, who has patience. False when it is refused: what was to be changed has changed.
+    pub(super) async fn tell(&self, command: AbmCommand) -> bool {
+        let directory = MetadataClient::connect(self.env.clone(), vec![self.metadata_address()]);
+        directory.command(command, self.env.deadline_in(SET_UP)).await.is_ok()
+    }
+
+    /// The next spare machine becomes a member.
+    pub(super) async fn add_spare(&self) -> bool {
+        let Some(osd) = self.osds.iter().find(|osd| osd.stage() == Stage::Spare) else { return false };
+        osd.start();
+        osd.set_stage(Stage::Member);
+        let directory = MetadataClient::connect(self.env.clone(), vec![self.metadata_address()]);
+        let deadline = self.env.deadline_in(SET_UP);
+        directory.command(AbmCommand::AddOsd(osd.info()), deadline).await.unwrap();
+        directory.claim_osd(&osd.long_id, deadline).await.unwrap();
+        true
+    }
+
+    /// A storage machine and all that is on it is gone for good.
+    pub(super) fn lose_osd(&self, index: usize, rng: &mut StdRng) {
+        self.crash_osd(index, rng);
+        self.osds[index].set_stage(Stage::Lost);
+    }
+
+    /// It is down until [`Self::release_osd`].
+    pub(super) fn hold_osd(&self, index: usize, rng: &mut StdRng) {
+        self.crash_osd(index, rng);
+        self.osds[index].held.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn release_osd(&self, index: usize) {
+        let osd = &self.osds[index];
+        osd.held.store(false, Ordering::Relaxed);
+        if !osd.up.load(Ordering::Relaxed) {
+            osd.start();
+        }
+    }
+
     fn metadata_address(&self) -> SocketAddr {
         self.metadata.node.address(METADATA_PORT)
     }
@@ -155,12 +225,17 @@ impl<'s> World<'s> {
         ClientConfig {
             metadata: vec![self.metadata_address()],
             osd_timeout_ms: 2000,
+            report_osds_ms: if self.repaired { 1000 } else { ClientConfig::default().report_osds_ms },
             ..ClientConfig::default()
         }
     }
 
     pub(super) fn client_node(&self, machine: u32) -> SimNode {
         self.sim.node(FIRST_CLIENT + machine)
+    }
+
+    pub(super) fn mover_node(&self, machine: u32) -> SimNode {
+        self.sim.node(FIRST_MOVER + machine)
     }
 
     pub(super) fn agent_node(&self, machine: u32) -> SimNode {
@@ -173,7 +248,7 @@ impl<'s> World<'s> {
     }
 
     pub(super) fn osds_down(&self) -> usize {
-        self.osds.iter().filter(|osd| !osd.up.load(Ordering::Relaxed)).count()
+        self.osds.iter().filter(|osd| osd.is_down()).count()
     }
 
     /// A storage machine loses power, unless it is down already: of what its disk had not synced anything may be lost.
@@ -188,7 +263,8 @@ impl<'s> World<'s> {
 
     /// Starts one of those that are down.
     pub(super) fn start_one_osd(&self, rng: &mut StdRng) {
-        let down: Vec<&OsdMachine> = self.osds.iter().filter(|osd| !osd.up.load(Ordering::Relaxed)).collect();
+        let held = |osd: &OsdMachine| osd.held.load(Ordering::Relaxed);
+        let down: Vec<&OsdMachine> = self.osds.iter().filter(|osd| osd.is_down() && !held(osd)).collect();
         if !down.is_empty() {
             down[rng.random_range(0..down.len())].start();
         }
@@ -196,7 +272,7 @@ impl<'s> World<'s> {
 
     /// Starts all that are down.
     pub(super) fn start_everything(&self) {
-        self.osds.iter().filter(|osd| !osd.up.load(Ordering::Relaxed)).for_each(OsdMachine::start);
+        self.osds.iter().filter(|osd| osd.is_down()).for_each(OsdMachine::start);
     }
 
     pub(super) fn crash_metadata(&self, rng: &mut StdRng) {
@@ -247,6 +323,29 @@ fn small_preset() -> Preset {
 }
 
 impl OsdMachine {
+    pub(super) fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap()
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        *self.stage.lock().unwrap() = stage;
+    }
+
+    /// Is it a member that does not run?
+    fn is_down(&self) -> bool {
+        self.stage() == Stage::Member && !self.up.load(Ordering::Relaxed)
+    }
+
+    fn info(&self) -> OsdInfo {
+        OsdInfo {
+            long_id: self.long_id.clone(),
+            place: self.place.clone(),
+            endpoint: OsdEndpoint::over_tcp(vec![self.node.address(ASD_PORT).ip()], ASD_PORT),
+            capacity: ByteCount(DISK_BYTES),
+            used: ByteCount(0),
+        }
+    }
+
     fn start(&self) {
         self.up.store(true, Ordering::Relaxed);
         let env = self.node.env();
