@@ -64,6 +64,14 @@ bench-metadata *args:
 bench-proxy *args:
     cargo bench -p alba-tests --bench proxy -- {{args}}
 
+# A lost node rebuilt beside a raw copy, and what clients feel of it: ALBA_BENCH_MIB=8192 just bench-repair
+bench-repair *args:
+    cargo bench -p alba-tests --bench repair -- {{args}}
+
+# Empty OSDs filled beside a raw copy, and what clients feel of it: ALBA_BENCH_CAPACITY_MIB=4096 just bench-rebalance
+bench-rebalance *args:
+    cargo bench -p alba-tests --bench rebalance -- {{args}}
+
 # How long clients wait while a namespace of 100000 objects moves to another metadata group (ALBA_MOVE_OBJECTS: another number).
 move-pause:
     cargo test --release -p alba-tests --test move_pause -- --ignored --nocapture

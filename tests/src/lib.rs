@@ -6,9 +6,11 @@
     clippy::disallowed_methods,
     clippy::disallowed_types,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
+pub mod bench;
 pub mod bytes;
 pub mod cluster;
 pub mod content;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use alba_core::env::{Env, real};
 use alba_core::ids::{NamespaceName, ObjectName};
 use alba_proxy::client::ProxyClient;
+use alba_tests::bench::cpu_seconds_of;
+use alba_tests::bench::limits::as_f64;
 use alba_tests::cluster::Cluster;
 use alba_tests::{content, process};
 use rand::RngExt;
-
-use crate::limits::as_f64;
 
 /// `alba up` makes this namespace, with the default preset.
 const NAMESPACE: &str = "demo";
@@ -61,14 +61,6 @@ impl Load {
             cpu_per_request: all_cpu / count,
         }
     }
-}
-
-/// CPU time of a process so far, in seconds.
-pub(crate) fn cpu_seconds_of(process: &str) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // Fields 14 and 15 of proc(5), in ticks of 10 ms; the name before them may hold anything but its closing bracket.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// Of all daemons of the cluster, by kind.

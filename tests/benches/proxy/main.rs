@@ -17,11 +17,9 @@
     clippy::panic
 )]
 
-mod limits;
 mod load;
 
-use std::time::Duration;
-
+use alba_tests::bench::{Bench, limits, print};
 use alba_tests::cluster::{Cluster, Options};
 
 /// Clients at once.
@@ -35,39 +33,6 @@ const SLICES: [u32; 2] = [4 << 10, 64 << 10];
 
 /// Where slices come from: the kind of fragment cache, in the proxy's configuration.
 const PLACES: [(&str, &str); 3] = [("asd", "none"), ("ram", "ram"), ("local", "local")];
-
-/// What is asked for.
-struct Bench {
-    wanted: Vec<String>,
-    seconds: Duration,
-}
-
-impl Bench {
-    fn from_environment() -> Self {
-        let seconds =
-            std::env::var("ALBA_BENCH_SECONDS").ok().map_or(5, |text| text.parse().expect("a number"));
-        Self {
-            // What cargo passes on begins with dashes.
-            wanted: std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect(),
-            seconds: Duration::from_secs(seconds),
-        }
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.wanted.is_empty() || self.wanted.iter().any(|part| name.contains(part))
-    }
-}
-
-/// One line. A limit is what the same machine gave without us, in the same run.
-fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64)>) {
-    match limit {
-        Some((limit_name, limit)) => println!(
-            r#"{{"name":"{name}","value":{value:.2},"unit":"{unit}","limit":"{limit_name}","limit_value":{limit:.2},"ratio":{:.3}}}"#,
-            value / limit
-        ),
-        None => println!(r#"{{"name":"{name}","value":{value:.2},"unit":"{unit}"}}"#),
-    }
-}
 
 fn print_times(name: &str, load: &load::Load) {
     print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);

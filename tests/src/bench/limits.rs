@@ -1,19 +1,23 @@
 //! What the machine gives without us.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::load::cpu_seconds_of;
+use rustix::fs::Advice;
+
+use super::cpu_seconds_of;
+use crate::content;
 
 const BLOCK: usize = 1 << 20;
 
 /// A stream of blocks over one TCP connection on loopback: MB/s, and the CPU seconds per GiB of both its ends.
-pub(crate) fn loopback(time: Duration) -> (f64, f64) {
+pub fn loopback(time: Duration) -> (f64, f64) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let cpu = cpu_seconds_of("self");
@@ -41,7 +45,7 @@ pub(crate) fn loopback(time: Duration) -> (f64, f64) {
 }
 
 /// Blocks written over in one file, each synced: MB/s.
-pub(crate) fn disk(directory: &Path, time: Duration) -> f64 {
+pub fn disk(directory: &Path, time: Duration) -> f64 {
     const BLOCKS: u64 = 256;
     let file = File::create(directory.join("raw")).unwrap();
     let data = vec![9; BLOCK];
@@ -60,7 +64,7 @@ pub(crate) fn disk(directory: &Path, time: Duration) -> f64 {
 }
 
 /// Small questions and answers of `len` bytes over so many connections: answers per second.
-pub(crate) fn echo(connections: usize, len: usize, time: Duration) -> f64 {
+pub fn echo(connections: usize, len: usize, time: Duration) -> f64 {
     const QUESTION: usize = 64;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -96,8 +100,70 @@ pub(crate) fn echo(connections: usize, len: usize, time: Duration) -> f64 {
     as_f64(answers) / began.elapsed().as_secs_f64()
 }
 
+/// Files of one size that wait to be copied, none of them in memory.
+pub struct Copies {
+    directory: PathBuf,
+    size: u64,
+    count: usize,
+}
+
+impl Copies {
+    /// `count` files of `size` bytes below `directory`.
+    pub fn prepare(directory: &Path, size: u64, count: usize) -> Self {
+        let directory = directory.join("raw-copy");
+        fs::create_dir_all(&directory).unwrap();
+        let data = content::bytes("raw copy", usize::try_from(size).unwrap());
+        for number in 0..count {
+            let mut file = File::create(directory.join(format!("from-{number}"))).unwrap();
+            file.write_all(&data).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        }
+        Self { directory, size, count }
+    }
+
+    /// Copies them one by one in so many threads: each is read from the disk, written to a new file, and synced. MB/s.
+    pub fn run(self, threads: usize) -> f64 {
+        let next = AtomicUsize::new(0);
+        let began = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let mut data = Vec::new();
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= self.count {
+                            return;
+                        }
+                        data.clear();
+                        let path = |what: &str| self.directory.join(format!("{what}-{number}"));
+                        File::open(path("from")).unwrap().read_to_end(&mut data).unwrap();
+                        let mut file = File::create(path("to")).unwrap();
+                        file.write_all(&data).unwrap();
+                        file.sync_all().unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = as_f64(self.size * u64::try_from(self.count).unwrap());
+        let speed = bytes / began.elapsed().as_secs_f64() / 1e6;
+        fs::remove_dir_all(&self.directory).unwrap();
+        speed
+    }
+}
+
+/// MB/s of a copy of about so many bytes in files of `size` bytes, by one thread or by four, whichever is faster.
+pub fn fastest_copy(directory: &Path, size: u64, bytes: f64) -> f64 {
+    let mut count = 16;
+    while as_f64(size) * f64::from(count) < bytes && count < 1024 {
+        count += 16;
+    }
+    let speed = |threads| Copies::prepare(directory, size, usize::try_from(count).unwrap()).run(threads);
+    speed(1).max(speed(4))
+}
+
 /// Exact for what is counted here.
 #[allow(clippy::cast_precision_loss)]
-pub(crate) fn as_f64(count: u64) -> f64 {
+pub fn as_f64(count: u64) -> f64 {
     count as f64
 }
