@@ -5,6 +5,7 @@
 
 mod command;
 mod config;
+mod note;
 mod task;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use alba_maintenance::{Agent, Backend, pace};
 
 pub(crate) use command::main;
 pub(crate) use config::RebalancerConfig;
+pub(crate) use note::{Note, Tenths, tenths};
 pub(crate) use task::{NAME as TASK, Rebalance};
 
 /// `alba rebalancer`.

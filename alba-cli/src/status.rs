@@ -183,6 +183,8 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
         "tasks": observed.tasks.iter().map(tasks::shown).collect::<Vec<_>>(),
         "paused_tasks": observed.paused.iter().map(TaskName::as_str).collect::<Vec<_>>(),
         "fill_tenths": rebalance::histogram(&observed.osds),
+        "fill_tenths_goal": rebalance::goal(&observed.osds).0,
+        "fill_goal": rebalance::goal(&observed.osds).1,
         "rebalance": observed.rebalance.json(),
     })
 }
@@ -223,7 +225,7 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
     });
     let percent = used.saturating_mul(100).checked_div(capacity).unwrap_or(0);
     lines.push(format!("capacity  {} of {} used ({percent} %)", ByteCount(used), ByteCount(capacity)));
-    lines.push(format!("fill      {}", rebalance::histogram_line(rebalance::histogram(&observed.osds))));
+    lines.extend(rebalance::fill_lines(&observed.rebalance, &observed.osds));
     lines.push(format!("rebalance {}", observed.rebalance.line()));
     let groups: Vec<String> = observed
         .groups

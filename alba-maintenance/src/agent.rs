@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::backend::Backend;
 use crate::config::{AT_ONCE_MAX, MaintenanceConfig, Settings};
 use crate::error::TaskError;
-use crate::lease::Lease;
+use crate::lease::{Lease, PAUSE_LOOK};
 use crate::pace::Pace;
 use crate::progress::{Board, Progress};
 use crate::schedule::{LastRun, Plan, plan, wall_time};
@@ -33,6 +33,9 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_s
 
 /// How often the agent says that it is there.
 const REGISTER: Duration = Duration::from_secs(10);
+
+/// Why a task is not done.
+const PAUSED: &str = "paused";
 
 /// See the module.
 pub struct Agent {
@@ -146,7 +149,10 @@ impl Agent {
 
     async fn say_that_it_is_there(&self) {
         loop {
-            let about = format!("alba-maintenance {}", env!("CARGO_PKG_VERSION"));
+            let notes =
+                self.tasks.iter().filter_map(|entry| entry.task.note()).map(|note| format!("; {note}"));
+            let about =
+                format!("alba-maintenance {}{}", env!("CARGO_PKG_VERSION"), notes.collect::<String>());
             let role = "maintenance".to_owned();
             let command = AbmCommand::RegisterParticipant { agent: self.id.clone(), role, about };
             if let Err(error) = self.backend.tell_abm(command).await {
@@ -218,13 +224,16 @@ impl Agent {
         } else if !settings.timing.is_open(now) {
             Some("outside of its hours")
         } else if self.is_paused(task).await? {
-            Some("paused")
+            Some(PAUSED)
         } else {
             None
         };
         self.board.idle(task.name(), idle.map(str::to_owned));
-        if idle.is_some() {
-            return Ok((Plan::default(), 0));
+        match idle {
+            None => {}
+            // It is resumed as soon as it is paused.
+            Some(PAUSED) => return Ok((Plan { next: Some(now + PAUSE_LOOK), ..Plan::default() }, 0)),
+            Some(_) => return Ok((Plan::default(), 0)),
         }
         let parts = task.parts(&self.backend).await?;
         let last = self.last_runs(task).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::MetaError;
+use alba_core::env::{Deadline, MetaError, within};
 use alba_core::ids::{AgentId, TaskName};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, RunReport, RunState};
 
@@ -13,6 +13,10 @@ use crate::progress::Progress;
 
 /// A lease is renewed so many times while it lasts: two renewals may be lost.
 const RENEWALS: u32 = 4;
+
+/// How often it is asked whether a task was paused, unless the lease is renewed more often: operators are told that agents
+/// stop within seconds.
+pub(crate) const PAUSE_LOOK: Duration = Duration::from_secs(2);
 
 /// A part of a task that this agent has.
 pub struct Lease {
@@ -55,10 +59,20 @@ impl Lease {
     /// as long as it lasts, or the task `unless_paused` was paused.
     pub async fn keep(&self, unless_paused: Option<&TaskName>, progress: &Progress) -> TaskError {
         let clock = self.backend.env().clock.clone();
-        let mut renewed = clock.now();
+        let (mut renewed, renewal) = (clock.now(), self.period / RENEWALS);
+        let mut next = renewed.plus(renewal);
         loop {
-            clock.sleep_until(clock.now().plus(self.period / RENEWALS)).await;
+            clock.sleep_until(next.min(clock.now().plus(PAUSE_LOOK))).await;
+            if let Some(task) = unless_paused
+                && self.is_paused(task).await
+            {
+                return TaskError::Stopped;
+            }
             let asked = clock.now();
+            if asked < next {
+                continue;
+            }
+            next = asked.plus(renewal);
             let command = AbmCommand::RenewLease {
                 task: self.task.clone(),
                 token: self.token,
@@ -74,17 +88,19 @@ impl Lease {
                 }
                 Err(_) => continue,
             }
-            if let Some(task) = unless_paused
-                && let Ok(AbmAnswer::PausedTasks(names)) = self.backend.ask_abm(AbmQuery::PausedTasks).await
-                && names.contains(task)
-            {
-                return TaskError::Stopped;
-            }
             // What is not told now is told next time.
             if let Err(TaskError::LeaseLost) = self.report(RunState::Running, progress).await {
                 return TaskError::LeaseLost;
             }
         }
+    }
+
+    /// As far as the ABM says so at once: a renewal must not wait for it.
+    async fn is_paused(&self, task: &TaskName) -> bool {
+        let clock = &self.backend.env().clock;
+        let deadline = Deadline::after(clock.as_ref(), PAUSE_LOOK);
+        let asked = within(clock.as_ref(), deadline, self.backend.ask_abm(AbmQuery::PausedTasks)).await;
+        matches!(asked, Ok(Ok(AbmAnswer::PausedTasks(names))) if names.contains(task))
     }
 
     /// Gives it back. Where that fails it runs out.

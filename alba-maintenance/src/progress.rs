@@ -33,6 +33,12 @@ impl Progress {
         self.total_known.store(true, Ordering::Relaxed);
     }
 
+    /// So many things are left to be done, as far as is known now.
+    pub fn left(&self, things: u64) {
+        self.total.store(self.done().saturating_add(things), Ordering::Relaxed);
+        self.total_known.store(true, Ordering::Relaxed);
+    }
+
     /// Something is wrong that does not keep the run from going on. The run counts as failed in the end, so that it is tried again
     /// and seen.
     pub fn problem(&self, what: impl Into<String>) {

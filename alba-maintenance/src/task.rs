@@ -37,6 +37,12 @@ pub trait Task: Send + Sync + 'static {
         2
     }
 
+    /// What shall be known of it beside its records, as `key=value`: the agent says it where it says that it is there. Short: with
+    /// all that the agent says it has at most 256 bytes.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Its parts, as they are now. All agents must come to the same names.
     async fn parts(&self, backend: &Backend) -> Result<Vec<String>, TaskError>;
 

@@ -61,8 +61,8 @@ pub trait Onlooker: Send + Sync {
     /// Waits until so many bytes may be moved.
     async fn pace(&self, bytes: u64);
 
-    /// So many bytes have to move at least before the fill is even.
-    fn goal(&self, bytes: u64);
+    /// Moves are looked for, with the fill like this.
+    fn begins(&self, before: &Observation);
 
     /// So many have moved.
     fn moved(&self, bytes: u64);
@@ -132,7 +132,7 @@ impl Rebalancer {
             },
         };
         if outlook == Outlook::Uneven || settings.dry && outlook != Outlook::Even {
-            onlooker.goal(sight.observation.least_bytes());
+            onlooker.begins(&sight.observation);
             for record in &sight.namespaces {
                 match pass.namespace(record).await {
                     Ok(()) => {}

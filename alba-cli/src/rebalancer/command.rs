@@ -107,7 +107,7 @@ struct Nobody;
 impl Onlooker for Nobody {
     async fn pace(&self, _: u64) {}
 
-    fn goal(&self, _: u64) {}
+    fn begins(&self, _: &Observation) {}
 
     fn moved(&self, _: u64) {}
 }
@@ -131,7 +131,9 @@ fn range(observation: &Observation) -> String {
     let mut rates: Vec<_> = observation.osds.values().map(|fill| fill.rate()).collect();
     rates.sort_unstable();
     match (rates.first(), rates.last()) {
-        (Some(least), Some(most)) => format!("{} to {}", percent(least.as_f64()), percent(most.as_f64())),
+        (Some(least), Some(most)) => {
+            format!("{:.1}–{}", least.as_f64() * 100.0, percent(most.as_f64()))
+        }
         _ => "none".to_owned(),
     }
 }

@@ -1,15 +1,19 @@
 //! Rebalancing as a task of an agent: passes until nothing more is to be gained.
 
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery};
 use alba_maintenance::schedule::Timing;
 use alba_maintenance::task::{Run, Task, whole};
 use alba_maintenance::{Backend, TaskError};
+use alba_rebalancer::observe::Observation;
 use alba_rebalancer::rest::Outlook;
 use alba_rebalancer::{Onlooker, Rebalancer, Report, Settings};
 use async_trait::async_trait;
+
+use super::Note;
 
 /// What it is called in commands, leases and metrics.
 pub(crate) const NAME: &str = "rebalance";
@@ -22,12 +26,14 @@ pub(crate) struct Rebalance {
     settings: RwLock<Settings>,
     /// It remembers that a search was in vain.
     rebalancer: OnceLock<Rebalancer>,
+    /// Of the run that moved something last.
+    note: Mutex<Option<Note>>,
 }
 
 impl Rebalance {
     /// Moves like this.
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings: RwLock::new(settings), rebalancer: OnceLock::new() }
+        Self { settings: RwLock::new(settings), rebalancer: OnceLock::new(), note: Mutex::default() }
     }
 
     /// Moves like this from the next pass on.
@@ -42,20 +48,31 @@ impl Rebalance {
 
 /// Lets a pass go by the rates of a run, and the run know of the pass. Things are counted in bytes: moves differ too much for
 /// a number of them to say when it will be done.
-struct Looking<'a>(&'a Run);
+struct Looking<'a> {
+    run: &'a Run,
+    note: &'a Mutex<Option<Note>>,
+    /// Has a pass of this run begun to look for moves?
+    begun: AtomicBool,
+}
 
 #[async_trait]
 impl Onlooker for Looking<'_> {
     async fn pace(&self, bytes: u64) {
-        self.0.pace(1, bytes).await;
+        self.run.pace(1, bytes).await;
     }
 
-    fn goal(&self, bytes: u64) {
-        self.0.progress.found(bytes);
+    fn begins(&self, before: &Observation) {
+        self.run.progress.left(before.least_bytes());
+        if !self.begun.swap(true, Ordering::Relaxed) {
+            *self.note.lock().unwrap_or_else(PoisonError::into_inner) = Some(Note::of(before));
+        }
     }
 
     fn moved(&self, bytes: u64) {
-        self.0.progress.did(bytes, bytes);
+        self.run.progress.did(bytes, bytes);
+        if let Some(note) = self.note.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            note.moves += 1;
+        }
     }
 }
 
@@ -77,6 +94,11 @@ impl Task for Rebalance {
         1
     }
 
+    fn note(&self) -> Option<String> {
+        let note = *self.note.lock().unwrap_or_else(PoisonError::into_inner);
+        note.map(|note| note.to_string())
+    }
+
     async fn parts(&self, _: &Backend) -> Result<Vec<String>, TaskError> {
         // One order for all: two that fill the same empty OSD would fill it twice.
         Ok(whole())
@@ -86,11 +108,12 @@ impl Task for Rebalance {
         let rebalancer = self
             .rebalancer
             .get_or_init(|| Rebalancer::new(run.backend.client().clone(), run.backend.env().clone()));
+        let looking = Looking { run, note: &self.note, begun: AtomicBool::new(false) };
         loop {
             if !is_wanted(&run.backend).await? {
                 return Ok(());
             }
-            let report = rebalancer.pass(self.settings(), &Looking(run)).await?;
+            let report = rebalancer.pass(self.settings(), &looking).await?;
             show(&report);
             if report.moves == 0 {
                 if let Some(why) = report.why {

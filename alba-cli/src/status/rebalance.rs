@@ -10,12 +10,14 @@ use super::observe::OsdSeen;
 use crate::commands::backend::{Backend, mismatch};
 use crate::commands::drain::eta;
 use crate::error::CliError;
-use crate::rebalancer::TASK;
+use crate::rebalancer::{Note, TASK, Tenths, tenths};
 
 /// What the ABM knows of the rebalancer.
 pub(super) struct RebalanceSeen {
     record: Option<TaskRecord>,
     paused: bool,
+    /// By the agent that has moved something last, while it is there.
+    note: Option<Note>,
 }
 
 /// Asks the ABM.
@@ -27,7 +29,15 @@ pub(super) async fn ask(backend: &Backend<'_>) -> Result<RebalanceSeen, CliError
         return Err(mismatch("Tasks"));
     };
     let paused = crate::commands::tasks::paused(backend).await?.iter().any(|name| name.as_str() == TASK);
-    Ok(RebalanceSeen { record: page.items.into_iter().next(), paused })
+    let record = page.items.into_iter().next();
+    let AbmAnswer::Participants(agents) = backend.ask(AbmQuery::Participants).await? else {
+        return Err(mismatch("Participants"));
+    };
+    let notes = || agents.iter().filter_map(|agent| Some((&agent.agent, agent.about.parse().ok()?)));
+    // Of several the one that is at it, or was last.
+    let at_it = notes().find(|(agent, _)| record.as_ref().is_some_and(|record| record.agent == **agent));
+    let note = at_it.or_else(|| notes().next()).map(|(_, note)| note);
+    Ok(RebalanceSeen { record, paused, note })
 }
 
 impl RebalanceSeen {
@@ -47,6 +57,8 @@ impl RebalanceSeen {
             "moved": report.map(|report| report.bytes),
             "total": report.and_then(|report| report.total),
             "eta_seconds": self.eta(),
+            "moves": self.note.map(|note| note.moves),
+            "fill_tenths_before": self.note.map(|note| note.before),
         })
     }
 
@@ -54,46 +66,74 @@ impl RebalanceSeen {
         let Some(record) = &self.record else { return "no rebalancer has run yet".to_owned() };
         let report = &record.report;
         let moved = ByteCount(report.bytes);
+        let moves = self.note.map_or_else(String::new, |note| format!(" in {} moves", note.moves));
         match (&report.state, report.total) {
             _ if self.paused => "paused".to_owned(),
             (RunState::Running, Some(total)) => {
                 let eta = self.eta().map_or_else(String::new, |eta| format!(", about {eta} s to go"));
-                format!("moved {moved} of about {}{eta}", ByteCount(total))
+                format!("moved {moved} of about {}{moves}{eta}", ByteCount(total))
             }
             (RunState::Running, None) => "looking".to_owned(),
-            (RunState::Succeeded, _) => format!("done; the last run moved {moved}"),
+            // Runs that find the fill even come every minute.
+            (RunState::Succeeded, _) if report.bytes == 0 && self.note.is_some() => {
+                format!("done{moves} when it was last uneven")
+            }
+            (RunState::Succeeded, _) => format!("done; the last run moved {moved}{moves}"),
             (RunState::Failed { reason }, _) => format!("failed, tried again later: {reason}"),
         }
     }
 }
 
-/// OSDs by tenths of their capacity, by what they say themselves; those that take part only.
-pub(super) fn histogram(osds: &[OsdSeen]) -> [usize; 10] {
-    let mut tenths = [0; 10];
-    for usage in osds
-        .iter()
-        .filter(|osd| osd.record.state == OsdState::Active)
-        .filter_map(|osd| osd.usage.as_ref()?.as_ref().ok())
-    {
-        let tenth = tenth(usage.used.get(), usage.capacity.get());
-        if let Some(count) = tenths.get_mut(tenth) {
-            *count += 1;
-        }
-    }
-    tenths
+/// Used and capacity of the OSDs that take part, by what they say themselves.
+fn filled(osds: &[OsdSeen]) -> impl Iterator<Item = (u64, u64)> {
+    let active = osds.iter().filter(|osd| osd.record.state == OsdState::Active);
+    active.filter_map(|osd| {
+        let usage = osd.usage.as_ref()?.as_ref().ok()?;
+        Some((usage.used.get(), usage.capacity.get()))
+    })
 }
 
-/// Which tenth of its capacity is used; overfull ones are in the last.
-fn tenth(used: u64, capacity: u64) -> usize {
-    let tenth = (u128::from(used) * 10).checked_div(u128::from(capacity)).unwrap_or(9);
-    usize::try_from(tenth).unwrap_or(9).min(9)
+/// OSDs by tenths of their capacity, now.
+pub(super) fn histogram(osds: &[OsdSeen]) -> Tenths {
+    tenths(filled(osds))
 }
 
-/// The histogram in one line.
-pub(super) fn histogram_line(tenths: [usize; 10]) -> String {
-    let of = |(tenth, count): (usize, &usize)| format!("{count} at {} to {} %", tenth * 10, (tenth + 1) * 10);
+/// The same if the fill were even, and which part of its capacity each of them would use then.
+pub(super) fn goal(osds: &[OsdSeen]) -> (Tenths, Option<f64>) {
+    even(filled(osds).collect())
+}
+
+fn even(osds: Vec<(u64, u64)>) -> (Tenths, Option<f64>) {
+    let (used, capacity) = osds.iter().fold((0_u64, 0_u64), |(used, capacity), osd| {
+        (used.saturating_add(osd.0), capacity.saturating_add(osd.1))
+    });
+    // Shown to people; above 2^53 bytes it rounds.
+    #[allow(clippy::cast_precision_loss)]
+    let rate = (capacity > 0).then(|| used as f64 / capacity as f64);
+    (tenths(osds.iter().map(|_| (used, capacity))), rate)
+}
+
+/// A histogram in one line.
+fn histogram_line(tenths: Tenths) -> String {
+    let of = |(tenth, count): (usize, &u64)| format!("{count} at {} to {} %", tenth * 10, (tenth + 1) * 10);
     let some: Vec<String> = tenths.iter().enumerate().filter(|(_, count)| **count > 0).map(of).collect();
     if some.is_empty() { "no OSD says how full it is".to_owned() } else { some.join(", ") }
+}
+
+/// The fill as it was, is, and is to be; what was is known while the agent that moved something last is there.
+pub(super) fn fill_lines(seen: &RebalanceSeen, osds: &[OsdSeen]) -> Vec<String> {
+    let (goal, rate) = goal(osds);
+    lines(seen.note.map(|note| note.before), histogram(osds), goal, rate)
+}
+
+fn lines(before: Option<Tenths>, now: Tenths, goal: Tenths, rate: Option<f64>) -> Vec<String> {
+    let mut lines = vec![format!("fill      {}", histogram_line(now))];
+    let rate = rate.map_or_else(String::new, |rate| format!("; all at {:.1} %", rate * 100.0));
+    lines.push(format!("          goal: {}{rate}", histogram_line(goal)));
+    lines.extend(
+        before.map(|before| format!("          before it moved anything: {}", histogram_line(before))),
+    );
+    lines
 }
 
 #[cfg(test)]
@@ -102,13 +142,26 @@ mod tests {
 
     #[test]
     fn the_histogram_names_the_tenths_that_there_are() {
-        assert_eq!(
-            [tenth(0, 100), tenth(9, 100), tenth(10, 100), tenth(100, 100), tenth(7, 0)],
-            [0, 0, 1, 9, 9]
-        );
         let mut tenths = [0; 10];
         (tenths[0], tenths[6]) = (3, 12);
         assert_eq!(histogram_line(tenths), "3 at 0 to 10 %, 12 at 60 to 70 %");
         assert_eq!(histogram_line([0; 10]), "no OSD says how full it is");
+    }
+
+    #[test]
+    fn the_fill_is_shown_as_it_was_is_and_is_to_be() {
+        let osds: Vec<(u64, u64)> = [(60, 100); 12].into_iter().chain([(0, 100); 3]).collect();
+        let now = tenths(osds.iter().copied());
+        let (goal, rate) = even(osds);
+        assert_eq!(
+            lines(Some(now), now, goal, rate),
+            [
+                "fill      3 at 0 to 10 %, 12 at 60 to 70 %",
+                "          goal: 15 at 40 to 50 %; all at 48.0 %",
+                "          before it moved anything: 3 at 0 to 10 %, 12 at 60 to 70 %",
+            ]
+        );
+        assert_eq!(even(Vec::new()), ([0; 10], None));
+        assert_eq!(lines(None, [0; 10], [0; 10], None).len(), 2);
     }
 }
