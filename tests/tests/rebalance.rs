@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::disallowed_methods,
     clippy::disallowed_types,
+    clippy::print_stdout,
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
@@ -22,20 +23,26 @@ use serde_json::{Value, json};
 
 const NS: &str = "even";
 
-const CAPACITY: u64 = 64 << 20;
-
-/// One chunk each: 2 + 1 fragments of half a chunk, each on a node of its own.
-const POLICIES: [[u32; 4]; 1] = [[2, 1, 3, 1]];
+/// Of an object: one chunk.
 const SIZE: u64 = 1 << 20;
+
+/// What a test runs on.
+struct Shape {
+    nodes: u16,
+    osds_per_node: u16,
+    policy: [u32; 4],
+    /// Of an OSD.
+    capacity: u64,
+}
 
 fn name(object: usize) -> String {
     format!("object-{object:03}")
 }
 
-fn cluster(label: &str, nodes: u16, more: &[(&str, &str)]) -> Cluster {
+fn cluster(label: &str, shape: &Shape, more: &[(&str, &str)]) -> Cluster {
     let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
-    (options.nodes, options.osds_per_node) = (nodes, 2);
-    options.more = vec!["--osd-capacity".to_owned(), CAPACITY.to_string()];
+    (options.nodes, options.osds_per_node) = (shape.nodes, shape.osds_per_node);
+    options.more = vec!["--osd-capacity".to_owned(), shape.capacity.to_string()];
     let mut set = |key: &str, value: &str| options.env.push((key.to_owned(), value.to_owned()));
     set("ALBA_REBALANCER__REBALANCE__EVERY", "1s");
     set("ALBA_REBALANCER__ADAPT_TO_CLIENTS", "false");
@@ -47,7 +54,7 @@ fn cluster(label: &str, nodes: u16, more: &[(&str, &str)]) -> Cluster {
     let cluster = Cluster::start(label, options);
     let preset = cluster.scratch().join("preset.json");
     let text = json!({
-        "policies": POLICIES, "fragment_size": 1 << 20, "osds": ["all"], "compression": "none",
+        "policies": [shape.policy], "fragment_size": 1 << 20, "osds": ["all"], "compression": "none",
         "fragment_checksum": ["blake3"], "fragment_encryption": ["none"],
         "object_checksum": { "allowed": [["crc-32c"]], "default": ["crc-32c"], "verify_upload": true },
     });
@@ -135,27 +142,55 @@ impl Drop for Agent {
     }
 }
 
+/// Twelve OSDs on four nodes. 4 + 2 fragments, at most two on a node.
+const GROWING: Shape = Shape { nodes: 4, osds_per_node: 3, policy: [4, 2, 6, 2], capacity: 32 << 20 };
+
+/// Are all of these within the bounds of the classes, mean ± (0.01 + 1σ) of the fill rates?
+fn within_bounds(rates: &[f64]) -> bool {
+    let count = f64::from(u32::try_from(rates.len()).unwrap());
+    let mean = rates.iter().sum::<f64>() / count;
+    let deviation = (rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count).sqrt();
+    rates.iter().all(|rate| (rate - mean).abs() <= 0.01 + deviation)
+}
+
+/// Fill rates of so many OSDs; those that hold nothing have 0.
+fn rates(held: &BTreeMap<u64, u64>, osds: &BTreeMap<u64, String>) -> Vec<f64> {
+    let rate = |id| f64::from(u32::try_from(held.get(id).copied().unwrap_or(0)).unwrap());
+    let capacity = f64::from(u32::try_from(GROWING.capacity).unwrap());
+    osds.keys().map(|id| rate(id) / capacity).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn new_osds_are_filled_with_little_more_moved_than_must_be_though_the_agent_is_killed() {
-    const OBJECTS: usize = 80;
+    // Six fragments of a quarter of 1 MiB each fill the twelve to 60 %.
+    const OBJECTS: usize = 154;
+    const FRAGMENT: u64 = SIZE / 4;
     // So slow that the agent can be killed in the middle.
-    let mut cluster = cluster("rebalance", 3, &[("ALBA_REBALANCER__REBALANCE__BYTES_PER_SECOND", "1000000")]);
+    let slow = [("ALBA_REBALANCER__REBALANCE__BYTES_PER_SECOND", "2000000")];
+    let mut cluster = cluster("rebalance", &GROWING, &slow);
     store(&cluster, 0..OBJECTS).await;
     cluster.alba(&["pause-task", "rebalance"]).unwrap();
-    // Two more OSDs, on a node of their own.
+    // Three more OSDs, on a node of their own.
     cluster.kill_everything(|_| {});
-    cluster.set_nodes(4);
+    cluster.set_nodes(5);
     cluster.up();
-    assert_eq!(osds(&cluster, None).len(), 8);
+    let all = osds(&cluster, None);
+    assert_eq!(all.len(), 15);
+    wait::until("every object has all of its fragments", Duration::from_secs(90), || {
+        let shown = cluster.alba(&["get-disk-safety", "--namespace", NS]).unwrap();
+        if shown[0]["safety"] == json!(2) { Ok(()) } else { Err(shown.to_string()) }
+    });
     let before = held(&cluster);
     let settled = updates(&cluster, OBJECTS);
     let total: u64 = before.values().sum();
-    let even = total / 8;
+    assert_eq!((before.len(), total), (12, 6 * FRAGMENT * OBJECTS as u64));
+    let filled = rates(&before, &all);
+    assert!(!within_bounds(&filled) && filled.iter().filter(|rate| **rate > 0.5).count() == 12, "{filled:?}");
+    let even = total / 15;
     let least: u64 = before.values().map(|held| held.saturating_sub(even)).sum();
-    assert!(least >= 16 << 20, "{before:?}: too little to see anything");
     let planned = wait::until("the namespace is on the new OSDs", Duration::from_secs(60), || {
         let planned = dry_run(&cluster);
-        if planned.contains("0 moves") { Err(planned) } else { Ok(planned) }
+        if planned.contains("\n0 moves") { Err(planned) } else { Ok(planned) }
     });
     assert!(planned.contains("moves of"), "{planned}");
     assert_eq!(held(&cluster), before, "paused, and a dry run moves nothing");
@@ -164,7 +199,7 @@ async fn new_osds_are_filled_with_little_more_moved_than_must_be_though_the_agen
     wait::until("some have moved", Duration::from_secs(60), || {
         let held = held(&cluster);
         let moved: u64 = held.iter().filter(|(id, _)| !before.contains_key(id)).map(|(_, held)| held).sum();
-        if moved >= 3 * SIZE / 2 { Ok(()) } else { Err(format!("{moved}")) }
+        if moved >= 4 * FRAGMENT { Ok(()) } else { Err(format!("{moved}")) }
     });
     let agent = cluster.daemons("rebalancer");
     assert_eq!(agent.len(), 1);
@@ -187,26 +222,38 @@ async fn new_osds_are_filled_with_little_more_moved_than_must_be_though_the_agen
     });
     let after = held(&cluster);
     assert_eq!(after.values().sum::<u64>(), total);
-    let rates: Vec<u64> = osds(&cluster, None).keys().map(|id| after.get(id).copied().unwrap_or(0)).collect();
-    // Mean ± (0.01 + 1σ) of the capacity: σ is below half of what the range was.
-    let (low, high) = (rates.iter().min().unwrap(), rates.iter().max().unwrap());
-    assert!(high - low < before.values().max().unwrap() / 2, "{before:?} → {after:?}");
-    assert!(*low > even / 2, "{after:?}");
+    let filled = rates(&after, &all);
+    assert!(within_bounds(&filled), "{filled:?}");
+    let (low, high) =
+        (filled.iter().copied().fold(f64::MAX, f64::min), filled.iter().copied().fold(0.0, f64::max));
+    // With twelve OSDs at one level and three at another these bounds meet at a distance of 0.025; a fragment is 0.008.
+    assert!(high - low < 0.08, "{filled:?}");
     let moves = updates(&cluster, OBJECTS) - settled;
-    let bytes = moves * (SIZE / 2);
+    let bytes = moves * FRAGMENT;
+    println!("{moves} moves, {bytes} bytes moved, {least} are the least; fill from {low:.3} to {high:.3}");
     assert!(bytes * 10 <= least * 13, "{moves} moves, {bytes} bytes moved, {least} are the least");
     check(&cluster, 0..OBJECTS).await;
     verify(&cluster, "after");
     assert_eq!(held(&cluster), after, "an even fill stays as it is");
-    let status = cluster.run(&["status"]);
-    let text = String::from_utf8_lossy(&status.stdout).into_owned();
-    assert!(text.contains("rebalance ") && text.contains("fill "), "{text}");
+    // What an agent says of itself it says every ten seconds.
+    wait::until("the status tells of the fill", Duration::from_secs(60), || {
+        let status = cluster.run(&["status"]);
+        let text = String::from_utf8_lossy(&status.stdout).into_owned();
+        let said = ["rebalance ", "fill ", "goal: 15 at ", "before it moved anything: "];
+        let seen = cluster.alba(&["status"]).unwrap()["rebalance"].take();
+        let moved = seen["moves"].as_u64().is_some_and(|moves| moves > 0);
+        let before = seen["fill_tenths_before"].as_array().map(Vec::len) == Some(10);
+        let well = moved && before && said.iter().all(|said| text.contains(said));
+        if well { Ok(()) } else { Err(format!("{seen} {text}")) }
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_drained_under_load_and_redundancy_is_never_below_the_policy() {
     const OBJECTS: usize = 40;
-    let cluster = cluster("drain", 4, &[]);
+    // Each fragment on a node of its own.
+    let shape = Shape { nodes: 4, osds_per_node: 2, policy: [2, 1, 3, 1], capacity: 64 << 20 };
+    let cluster = cluster("drain", &shape, &[]);
     store(&cluster, 0..OBJECTS).await;
     // Its preset asks for more than what will be left: with it in use nothing may go.
     let refused = cluster.alba(&["drain-node", "node-3"]).unwrap_err();
