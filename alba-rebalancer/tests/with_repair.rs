@@ -15,7 +15,7 @@ use alba_rebalancer::layout::Layout;
 use alba_rebalancer::objective::Objective;
 use alba_rebalancer::observe::{Observation, OsdFill, Role, observe};
 use alba_rebalancer::plan::plan as rebalance;
-use alba_rebalancer::sight::limits;
+use alba_rebalancer::sight::{for_namespace, limits};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -24,6 +24,8 @@ const BYTES: u32 = 1000;
 
 struct World {
     nodes: BTreeMap<OsdId, NodeId>,
+    /// Of those that do not simply take what they get.
+    standings: BTreeMap<OsdId, Standing>,
     objects: Vec<Manifest>,
     policies: Vec<Policy>,
 }
@@ -72,20 +74,26 @@ impl World {
         used
     }
 
+    fn standing(&self, id: OsdId) -> Standing {
+        self.standings.get(&id).copied().unwrap_or(Standing::Takes)
+    }
+
+    /// As the rebalancer sees it: OSDs that drain or do not answer are none of its.
     fn observation(&self) -> Observation {
         let used = self.used();
         let fill = |(id, node): (&OsdId, &NodeId)| {
             let used = ByteCount(used[id]);
             (*id, OsdFill { node: node.clone(), used, total: ByteCount(TOTAL), role: Role::Member })
         };
-        observe(self.nodes.iter().map(fill).collect())
+        let mine = self.nodes.iter().filter(|(id, _)| self.standing(**id) == Standing::Takes);
+        observe(mine.map(fill).collect())
     }
 
     fn osds(&self) -> Osds {
         let used = self.used();
         let view = |(id, node): (&OsdId, &NodeId)| {
             let (total, used) = (ByteCount(TOTAL), ByteCount(used[id]));
-            (*id, OsdView { node: node.clone(), standing: Standing::Takes, total, used })
+            (*id, OsdView { node: node.clone(), standing: self.standing(*id), total, used })
         };
         self.nodes.iter().map(view).collect()
     }
@@ -103,10 +111,28 @@ impl World {
         Objective::of(&self.observation(), &self.layouts(&all), self.spread())
     }
 
+    /// Fragments on OSDs that are dead or drain.
+    fn astray(&self) -> usize {
+        let places =
+            self.objects.iter().flat_map(|object| object.fragments().map(|(_, _, entry)| entry.location));
+        places.flatten().filter(|id| self.standing(*id) != Standing::Takes).count()
+    }
+
+    /// How good it is, by what counts first; less is better.
+    fn measure(&self) -> (usize, Objective) {
+        (self.astray(), self.objective())
+    }
+
+    /// Where every fragment is.
+    fn places(&self) -> Vec<OsdId> {
+        self.objects.iter().flat_map(|o| o.fragments().map(|(_, _, entry)| entry.location.unwrap())).collect()
+    }
+
     /// How many moves it made.
     fn rebalance(&mut self, numbers: &[usize]) -> usize {
-        let (_, limits) = limits(self.policies[0].shape(), 3, &self.policies, &self.osds(), 100);
-        let moves = rebalance(&self.observation(), &self.layouts(numbers), limits);
+        let osds = self.osds();
+        let (_, limits) = limits(self.policies[0].shape(), 3, &self.policies, &osds, 100);
+        let moves = rebalance(&for_namespace(&self.observation(), &osds), &self.layouts(numbers), limits);
         for chosen in &moves {
             let object = self.objects.iter_mut().find(|object| object.object_id == chosen.object).unwrap();
             assert_eq!(object.version, chosen.version);
@@ -135,7 +161,7 @@ impl World {
             object.version.0 += 1;
             for work in work {
                 for step in work.steps {
-                    assert!(matches!(step.how, How::Copy { .. }));
+                    assert_ne!(step.how, How::Drop, "there is room for all");
                     let fragments = &mut object.chunks[work.chunk.index()].fragments;
                     fragments[step.fragment.index()].location = step.how.onto();
                     placed += 1;
@@ -150,7 +176,8 @@ impl World {
 fn rebalancing_and_repair_of_the_spread_never_undo_each_other() {
     let mut rng = StdRng::seed_from_u64(8);
     let policies = vec![Policy::new(5, 4, 8, 3).unwrap()];
-    let mut world = World { nodes: BTreeMap::new(), objects: Vec::new(), policies };
+    let mut world =
+        World { nodes: BTreeMap::new(), standings: BTreeMap::new(), objects: Vec::new(), policies };
     (0..4).for_each(|node| world.add(3, node));
     for number in 0..600 {
         // Nine of twelve in turn: three nodes hold three each at most.
@@ -193,4 +220,75 @@ fn rebalancing_and_repair_of_the_spread_never_undo_each_other() {
     assert!(still > 40, "still moving after so many rounds: {series:?}");
     assert_eq!(before.excess, 0);
     assert!(world.observation().is_even());
+}
+
+/// What happens to the OSDs, and in which round.
+const EVENTS: [(usize, &str); 4] =
+    [(0, "a node comes"), (300, "an OSD is lost"), (600, "one drains"), (900, "one comes back empty")];
+
+#[test]
+fn losses_drains_and_new_osds_in_the_middle_of_it_and_nothing_goes_to_and_fro() {
+    let mut rng = StdRng::seed_from_u64(28);
+    let policies = vec![Policy::new(5, 4, 8, 3).unwrap()];
+    let mut world =
+        World { nodes: BTreeMap::new(), standings: BTreeMap::new(), objects: Vec::new(), policies };
+    (0..4).for_each(|node| world.add(3, node));
+    for number in 0..500 {
+        let places: Vec<u32> = (0..9).map(|i| (number * 5 + i * 7) % 12).collect();
+        world.store(number, &places);
+    }
+    // Round, who, how many fragments it placed elsewhere, and what came of it.
+    let mut series = Vec::new();
+    let mut moves = BTreeMap::from([("rebalancing", 0), ("repair", 0)]);
+    let (mut still, mut returned) = (0, 0);
+    let mut before = world.measure();
+    // By fragment: where it was since the last event.
+    let mut been: Vec<BTreeSet<OsdId>> = Vec::new();
+    for round in 0..1200 {
+        if let Some((_, event)) = EVENTS.iter().find(|(at, _)| *at == round) {
+            assert!(round == 0 || still > 40, "before {event}: still moving: {series:?}");
+            match *event {
+                "a node comes" => world.add(3, 4),
+                "an OSD is lost" => drop(world.standings.insert(OsdId::from_u32(2), Standing::Dead)),
+                "one drains" => drop(world.standings.insert(OsdId::from_u32(7), Standing::Draining)),
+                _ => drop(world.standings.remove(&OsdId::from_u32(2))),
+            }
+            been = world.places().into_iter().map(|osd| BTreeSet::from([osd])).collect();
+            before = world.measure();
+            series.push((round, *event, 0, before));
+        }
+        let sample: BTreeSet<usize> = (0..60).map(|_| rng.random_range(0..world.objects.len())).collect();
+        let sample: Vec<usize> = sample.into_iter().collect();
+        let who = if round % 2 == 0 { "rebalancing" } else { "repair" };
+        let places = world.places();
+        let moved = match who {
+            "rebalancing" => world.rebalance(&sample),
+            _ => world.repair(&sample, &mut rng),
+        };
+        for ((now, then), been) in world.places().into_iter().zip(places).zip(&mut been) {
+            returned += usize::from(now != then && !been.insert(now));
+        }
+        let after = world.measure();
+        series.push((round, who, moved, after));
+        let rounding = u128::try_from(world.nodes.len()).unwrap();
+        let slack = Objective { unevenness: before.1.unevenness + rounding, ..before.1 };
+        assert!(after <= (before.0, slack), "round {round}: {before:?} → {after:?} of {series:?}");
+        *moves.get_mut(who).unwrap() += moved;
+        still = if moved == 0 { still + 1 } else { 0 };
+        before = after;
+    }
+    assert!(still > 40, "still moving after so many rounds: {series:?}");
+    assert_eq!((before.0, before.1.excess), (0, 0));
+    assert!(world.observation().is_even());
+    // Each had its part in every stretch, and no fragment came back to where it was.
+    for (from, event) in EVENTS {
+        let stretch = series.iter().filter(|(round, ..)| (from..from + 300).contains(round));
+        let by: BTreeMap<&str, usize> = stretch.fold(BTreeMap::new(), |mut by, (_, who, moved, _)| {
+            *by.entry(*who).or_default() += moved;
+            by
+        });
+        assert!(by["rebalancing"] + by["repair"] > 0, "{event}: {by:?}");
+    }
+    assert!(moves.values().all(|moved| *moved > 100), "{moves:?}");
+    assert_eq!(returned, 0, "fragments that came back, of {moves:?}");
 }
