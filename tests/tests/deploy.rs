@@ -301,6 +301,7 @@ fn three_hosts_are_set_up_and_changed_by_the_guide_while_clients_go_on() {
         "Start the metadata servers",
         "Start the storage daemons",
         "Start a proxy, store a file",
+        "Start maintenance and rebalancing",
     ] {
         guide.section(&hosts, section);
         if section == "Prepare the hosts" {
@@ -354,9 +355,12 @@ fn three_hosts_are_set_up_and_changed_by_the_guide_while_clients_go_on() {
     guide.section(&hosts, "Backups");
     assert!(guide.is_done());
     for (host, units) in [
-        ("host1", &["alba-metadata", "alba-proxy", "asd-server@disk1", "asd-server@disk4"][..]),
-        ("host2", &["asd-server@disk1"]),
-        ("host3", &["alba-metadata", "asd-server@disk1"]),
+        (
+            "host1",
+            &["alba-metadata", "alba-proxy", "alba-maintenance", "alba-rebalancer", "asd-server@disk4"][..],
+        ),
+        ("host2", &["asd-server@disk1", "alba-maintenance", "alba-rebalancer"]),
+        ("host3", &["alba-metadata", "asd-server@disk1", "alba-maintenance", "alba-rebalancer"]),
         ("host4", &["alba-metadata"]),
     ] {
         for unit in units {
@@ -396,7 +400,9 @@ async fn read_all_back(shared: Arc<Shared>, directory: PathBuf) {
 /// systemd understands every line of the units, where it is installed.
 fn units_are_right(hosts: &Hosts) {
     let verify = "command -v systemd-analyze > /dev/null || exit 0\n\
-         systemd-analyze verify alba-metadata.service alba-proxy.service asd-server@disk1.service";
+         systemd-analyze verify alba-metadata.service alba-proxy.service asd-server@disk1.service \
+         alba-maintenance.service alba-maintenance-once@gc.service alba-maintenance-once@gc.timer \
+         alba-rebalancer.service alba-rebalancer-once.service alba-rebalancer-once.timer";
     let output = hosts.run("host1", verify);
     // Of a line that it does not understand it complains and does nothing else.
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();

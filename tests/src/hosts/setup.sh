@@ -13,7 +13,7 @@ for part in etc usr; do
 done
 touch /usr/bin/alba
 mount --bind "$program" /usr/bin/alba
-for daemon in alba-metadata:metadata asd-server:asd-server alba-proxy:proxy; do
+for daemon in alba-metadata:metadata asd-server:asd-server alba-proxy:proxy alba-maintenance:maintenance alba-rebalancer:rebalancer; do
   file=/usr/bin/${daemon%%:*}
   printf '#!/bin/sh\nexec /usr/bin/alba %s "$@"\n' "${daemon##*:}" > "$file"
   chmod 755 "$file"
