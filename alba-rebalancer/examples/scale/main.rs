@@ -1,7 +1,7 @@
 //! The planner at scale, without disks: 10 000 OSDs on 1 000 nodes, 10⁸ objects by a sample, a hundred of the OSDs empty.
 //!
 //! As a pass does it: a round looks at a page of objects of each of the fullest OSDs, and plans with these.
-//! `cargo run --release -p alba-rebalancer --example scale` prints a table.
+//! `cargo run --release -p alba-rebalancer --example scale [-- FILE.svg]` prints a table, and draws it.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,6 +10,8 @@
     clippy::cast_precision_loss,
     reason = "a measurement: it times itself, and ends by panicking when something is wrong"
 )]
+
+mod plot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -50,6 +52,49 @@ impl Random {
     }
 }
 
+/// The fill rates in percent, in order, of the least, the mean and the most, and GiB moved until then.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    fill: [f64; 3],
+    moved: f64,
+}
+
+impl Seen {
+    fn of(osds: &BTreeMap<OsdId, OsdFill>, moved: u64) -> Self {
+        let rates: Vec<f64> = osds.values().map(|osd| osd.rate().as_f64() * 100.0).collect();
+        let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+        let fill = [least, mean, rates.iter().copied().fold(0.0, f64::max)];
+        Self { fill, moved: moved as f64 / f64::from(1 << 30) }
+    }
+}
+
+fn draw(series: &[Seen], empty: f64, least: f64) -> String {
+    let line = |name, colour, dashed, values: Vec<f64>| plot::Line { name, colour, dashed, values };
+    let fill = |which: usize| series.iter().map(|seen| seen.fill[which]).collect();
+    let moved = series.iter().map(|seen| seen.moved).collect();
+    let fill = plot::Panel {
+        title: "Fill of the OSDs",
+        unit: "% of their capacity",
+        lines: vec![
+            line("fullest", "#c0392b", false, fill(2)),
+            line("mean", "#7f8c8d", true, fill(1)),
+            line("emptiest", "#2471a3", false, fill(0)),
+        ],
+    };
+    let bytes = plot::Panel {
+        title: "Moved so far",
+        unit: "GiB",
+        lines: vec![
+            line("moved", "#1e8449", false, moved),
+            line("least: the empty to the mean", "#7f8c8d", true, vec![empty]),
+            line("least: all perfectly even", "#34495e", true, vec![least]),
+        ],
+    };
+    let title = "10 000 OSDs on 1 000 nodes, 100 of them empty, 10⁸ objects";
+    plot::svg(title, series.len() - 1, &[fill, bytes])
+}
+
 fn main() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let full = NODES * PER_NODE - EMPTY;
@@ -87,22 +132,25 @@ fn main() {
         });
     }
     let limits = Limits { moves: MOVES, spread: 1, fullest: FillRate(950_000_000) };
-    let least = observe(osds.clone()).least_bytes();
+    let before = observe(osds.clone());
+    let least = before.least_bytes();
+    let wanted =
+        u128::from(before.bounds.even.0) * u128::from(before.osds.values().next().unwrap().total.get());
+    let empty = u64::from(EMPTY) * u64::try_from(wanted / 1_000_000_000).unwrap();
     let gib = |bytes: u64| bytes >> 30;
     println!(
         "| rounds | planning in all, ms | longest round, ms | moves | GiB moved | fill, % (least, mean, most) |"
     );
     println!("|---|---|---|---|---|---|");
     let show = |round: u32, (all, longest): (u128, u128), made: usize, osds: &BTreeMap<OsdId, OsdFill>| {
-        let rates: Vec<f64> = osds.values().map(|osd| osd.rate().as_f64() * 100.0).collect();
-        let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = rates.iter().copied().fold(0.0, f64::max);
-        let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-        let moved = gib(made as u64 * u64::from(BYTES));
+        let moved = made as u64 * u64::from(BYTES);
+        let [least, mean, most] = Seen::of(osds, moved).fill;
+        let moved = gib(moved);
         println!("| {round} | {all} | {longest} | {made} | {moved} | {least:.1}, {mean:.1}, {most:.1} |");
     };
     let (mut all, mut longest, mut made, mut round) = (0, 0, 0, 0);
     show(0, (0, 0), 0, &osds);
+    let mut series = vec![Seen::of(&osds, 0)];
     let mut looked: BTreeMap<OsdId, usize> = BTreeMap::new();
     loop {
         let began = Instant::now();
@@ -135,6 +183,7 @@ fn main() {
         }
         made += moves.len();
         round += 1;
+        series.push(Seen::of(&osds, made as u64 * u64::from(BYTES)));
         if round % LINE == 0 {
             show(round, (all, longest), made, &osds);
         }
@@ -143,13 +192,19 @@ fn main() {
     let moved = made as u64 * u64::from(BYTES);
     let even = observe(osds).is_even();
     println!(
-        "{} GiB moved in {round} rounds; {} GiB are the least for a perfectly even fill ({:.2} of it); even by the classes: {even}",
+        "{} GiB moved in {round} rounds; {} GiB are the least to fill the empty to the mean, {} for a perfectly even fill ({:.2} of it); \
+         even by the classes: {even}",
         gib(moved),
+        gib(empty),
         gib(least),
         moved as f64 / least as f64
     );
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+    if let Some(file) = std::env::args().nth(1) {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        std::fs::write(file, draw(&series, gib(empty), gib(least))).unwrap();
+    }
 }
 
 fn change(osds: &mut BTreeMap<OsdId, OsdFill>, osd: OsdId, used: impl FnOnce(u64) -> u64) {
