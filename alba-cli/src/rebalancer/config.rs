@@ -63,16 +63,16 @@ pub(crate) struct RebalanceConfig {
 }
 
 impl Default for RebalanceConfig {
-    /// A tenth of what a hard disk and a network of 10 Gbit/s can do: clients come first, and a new disk of 10 TB is as full
-    /// as the others within a week.
+    /// A quarter of what a hard disk and a network of 10 Gbit/s can do, and less when clients notice: on the OSDs they come first, and the
+    /// rates give way. A new disk of 10 TB is as full as the others within two days.
     fn default() -> Self {
         Self {
             enabled: true,
             every: None,
             schedule: None,
             window: None,
-            bytes_per_second: 128 << 20,
-            osd_bytes_per_second: 16 << 20,
+            bytes_per_second: 256 << 20,
+            osd_bytes_per_second: 48 << 20,
             moves_at_once: 16,
             osd_moves_at_once: 2,
         }
