@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod encryption;
 pub mod env;
 pub mod erasure;
+pub mod failpoint;
 pub mod fair;
 pub mod fragment;
 #[doc(hidden)]

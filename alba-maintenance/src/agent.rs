@@ -10,6 +10,7 @@ use std::time::Duration;
 use alba_core::daemon::StopSignal;
 use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Clock, Env};
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{AgentId, TaskName};
 use alba_core::range::{RangeQuery, next_prefix};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmQuery, RunState, TaskRecord};
@@ -279,6 +280,7 @@ impl Agent {
             metrics::counter!("alba_maintenance_lease_conflicts_total", "task" => task.name()).increment(1);
             return Ok(Ended::Elsewhere);
         };
+        reach(Step::AgentLeased);
         // Under the lease: what another agent did before it gave the lease back is known now.
         let record = task_record(&self.backend, &name).await?;
         let micros = self.clock().wall_micros();
@@ -299,6 +301,7 @@ impl Agent {
             backend: self.backend.clone(),
             agent: self.id.clone(),
             rested,
+            lease: period,
             progress: progress.clone(),
             pace: entry.pace.clone(),
         };
@@ -319,8 +322,10 @@ impl Agent {
             metrics::counter!("alba_maintenance_leases_lost_total", "task" => task.name()).increment(1);
             return Err(TaskError::LeaseLost);
         }
+        reach(Step::AgentRan);
         let state = reason.map_or(RunState::Succeeded, |reason| RunState::Failed { reason });
         lease.report(state, &progress).await?;
+        reach(Step::AgentReported);
         lease.release().await;
         Ok(ended.map_or_else(Ended::Failed, |()| Ended::Done))
     }

@@ -112,8 +112,8 @@ pub struct Settings {
 /// Most parts of one task side by side.
 pub const AT_ONCE_MAX: usize = 64;
 
-/// Shortest period of the background scrub: six of its runs.
-const SCRUB_LEAST: Duration = Duration::from_secs(3600);
+/// Shortest period of the background scrub: one of its runs, which then reads everything.
+const SCRUB_LEAST: Duration = Duration::from_secs(600);
 
 impl TaskConfig {
     /// What is in force for `task`.
@@ -172,11 +172,9 @@ impl MaintenanceConfig {
             return Err("bytes_per_second and objects_per_second must be at least 1".to_owned());
         }
         self.grace()?;
-        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.lease()?) {
-            return Err("lease must be from 1s to 1h".to_owned());
-        }
+        self.lease()?;
         if self.scrub_period()? < SCRUB_LEAST {
-            return Err("scrub_period must be at least 1h".to_owned());
+            return Err("scrub_period must be at least 10m".to_owned());
         }
         let tasks = crate::tasks::all(self);
         for (name, config) in &self.tasks {
@@ -196,7 +194,11 @@ impl MaintenanceConfig {
 
     /// How long work stays with an agent that is not heard of.
     pub fn lease(&self) -> Result<Duration, String> {
-        duration(&self.lease).map_err(|error| format!("lease: {error}"))
+        let lease = duration(&self.lease).map_err(|error| format!("lease: {error}"))?;
+        match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&lease) {
+            true => Ok(lease),
+            false => Err("lease must be from 1s to 1h".to_owned()),
+        }
     }
 
     /// In which time the background scrub reads everything once.

@@ -13,7 +13,6 @@ mod command;
 pub mod config;
 mod daemon;
 pub mod error;
-pub mod failpoint;
 pub mod fsck;
 pub mod lease;
 pub mod pace;

@@ -73,6 +73,8 @@ pub struct Run {
     pub agent: AgentId,
     /// How long ago anybody last worked on this part; none: never, as far as is known.
     pub rested: Option<Duration>,
+    /// How long what this agent has taken stays with it when it is not heard of.
+    pub lease: Duration,
     /// What it has done so far.
     pub progress: Arc<Progress>,
     pub(crate) pace: Pace,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use alba_client::repair::{Osds, Patient, Registry, Relocated, Relocation, Repairer, Standing, is_gone};
 use alba_client::{Client, ClientError};
 use alba_core::env::Env;
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{ObjectId, OsdId};
 use alba_core::policy::{CodeShape, Policy};
 use alba_core::preset::{OsdSet, Preset};
@@ -266,6 +267,9 @@ impl Pass<'_> {
             osds,
         };
         let clock = self.rebalancer.env.clock.as_ref();
+        if !moves.is_empty() {
+            reach(Step::RebalancePlanned);
+        }
         let ended = execute(moves, &hands, clock, &mut self.lanes, self.settings.moves_at_once).await;
         let mut fill = std::mem::take(&mut self.report.after.osds);
         for (chosen, outcome) in ended {
@@ -337,6 +341,7 @@ impl Hands for Movers<'_> {
         if self.dry {
             return Relocated::Moved { bytes: chosen.merit.bytes };
         }
+        reach(Step::RebalanceMoving);
         let time = MOVE_TIME.saturating_add(Duration::from_secs(chosen.merit.bytes / SLOWEST));
         let deadline = self.rebalancer.env.deadline_in(time);
         let MoveSpec { object, version, source, target, .. } = *chosen;
@@ -345,6 +350,7 @@ impl Hands for Movers<'_> {
         let outcome = moved.unwrap_or_else(|error| Relocated::Refused(error.to_string()));
         match &outcome {
             Relocated::Moved { bytes } => {
+                reach(Step::RebalanceMoved);
                 metrics::counter!("alba_rebalance_moves_total").increment(1);
                 metrics::counter!("alba_rebalance_moved_bytes_total").increment(*bytes);
                 self.onlooker.moved(*bytes);

@@ -10,10 +10,12 @@
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
+pub mod agents;
 pub mod bench;
 pub mod bytes;
 pub mod cluster;
 pub mod content;
+pub mod device;
 pub mod faults;
 pub mod guide;
 pub mod history;
@@ -22,6 +24,7 @@ pub mod hot_names;
 pub mod linearizable;
 pub mod links;
 pub mod metadata_nodes;
+pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod proxy;
@@ -29,4 +32,6 @@ pub mod repository;
 pub mod requirements;
 pub mod sim;
 pub mod skips;
+pub mod upkeep;
 pub mod wait;
+pub mod ward;

@@ -76,6 +76,12 @@ fn start_of(pid: u32) -> Option<String> {
     fields.split_whitespace().nth(19).map(str::to_owned)
 }
 
+/// Does a process stand still after SIGSTOP?
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+}
+
 /// In a process that a fixture started: ends it soon after the test's process is gone, however that ended.
 pub fn end_with_owner() {
     let Ok(owner) = std::env::var(OWNER) else { return };

@@ -9,32 +9,21 @@
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Output;
-use std::time::Duration;
-
-use alba_client::{Client, ClientConfig, Consistency};
+use alba_client::{Client, Consistency};
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue};
 use alba_core::env::real;
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceName, ObjectId, ObjectName, ObjectVersion, OsdId};
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
-use alba_tests::cluster::{Cluster, Options, output_within};
+use alba_tests::agents::{Once, Scene, trial};
+use alba_tests::cluster::{Cluster, Options};
 use alba_tests::proxy::User;
+use alba_tests::upkeep::{PATIENCE, Stored, assert_whole, client, fsck, is_clean, wait_clean};
 use alba_tests::{content, process, wait};
 use bytes::Bytes;
 use rustix::process::Signal;
-use serde_json::Value;
-
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The steps at which agents die, in the order in which a run comes to them.
-const STEPS: [(&str, &[&str]); 2] = [
-    ("cleanup", &["cleanup.taken", "cleanup.deleted", "cleanup.forgotten"]),
-    ("gc", &["gc.closing", "gc.closed", "gc.judged", "gc.deleted", "gc.opened"]),
-];
+use tokio::sync::Mutex;
 
 fn options() -> Options {
     let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
@@ -49,105 +38,6 @@ fn options() -> Options {
         options.env.push((format!("ALBA_MAINTENANCE__{key}"), value.to_owned()));
     }
     options
-}
-
-/// What `alba fsck` says.
-fn fsck(cluster: &Cluster) -> Value {
-    let output = cluster.run(&["fsck", "--to-json"]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let answer: Value = serde_json::from_str(text.trim())
-        .unwrap_or_else(|error| panic!("{error}: {text} {}", String::from_utf8_lossy(&output.stderr)));
-    assert_eq!(answer["success"], true, "{answer}");
-    assert_eq!(answer["result"]["whole"], output.status.success(), "the exit code says it, too");
-    answer["result"].clone()
-}
-
-/// Nothing is missing and nothing is leaked, whatever waits to be deleted.
-fn assert_whole(cluster: &Cluster, when: &str) -> Value {
-    let found = fsck(cluster);
-    assert_eq!(found["whole"], true, "{when}: {found}");
-    found
-}
-
-/// What OSDs hold is exactly what manifests name.
-fn is_clean(found: &Value) -> bool {
-    found["whole"] == true
-        && found["fragments_held"] == found["fragments_named"]
-        && found["fragments_tagged"] == 0
-        && found["fragments_queued"] == 0
-        && found["lone_tags"] == 0
-}
-
-fn wait_clean(cluster: &Cluster, what: &str) -> Value {
-    wait::until(what, PATIENCE, || {
-        let found = fsck(cluster);
-        if is_clean(&found) { Ok(found) } else { Err(found.to_string()) }
-    })
-}
-
-struct Stored {
-    user: User,
-    directory: PathBuf,
-    /// What each name holds: the name of the content, and its size.
-    objects: BTreeMap<String, (String, u64)>,
-}
-
-impl Stored {
-    fn new(cluster: &Cluster, namespace: &str) -> Self {
-        let user = User::new(cluster.proxy(), namespace);
-        Self { user, directory: cluster.scratch().to_owned(), objects: BTreeMap::new() }
-    }
-
-    async fn put(&mut self, name: &str, size: u64) {
-        let text = format!("{name} {size}");
-        let file = self.directory.join("to-store");
-        content::write_file(&file, &text, size).unwrap();
-        self.user.upload(name, &file, true).await.unwrap();
-        self.objects.insert(name.to_owned(), (text, size));
-    }
-
-    async fn delete(&mut self, name: &str) {
-        self.user.delete(name).await.unwrap();
-        self.objects.remove(name);
-    }
-
-    async fn check(&mut self) {
-        let file = self.directory.join("read-back");
-        for (name, (text, size)) in &self.objects {
-            self.user.download(name, &file).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-            content::check_file(&file, text, *size).unwrap();
-        }
-        let names: Vec<String> = self.objects.keys().cloned().collect();
-        assert_eq!(self.user.list().await.unwrap(), names);
-    }
-}
-
-/// Runs `alba maintenance --once TASK` as `alba up` configured the agent; it dies at `step`, if one is given.
-fn once(cluster: &Cluster, task: &str, step: Option<&str>) -> Output {
-    let mut command = cluster.command();
-    let config = cluster.data_dir().join("config").join("maintenance-0.toml");
-    command.args(["maintenance", "--once", task, "--config"]).arg(config);
-    if let Some(step) = step {
-        command.env("ALBA_TEST_MAINTENANCE_DIES_AT", step);
-    }
-    output_within(command, PATIENCE)
-}
-
-/// The same until no other agent, also no dead one, has any part of the task.
-fn once_whole(cluster: &Cluster, task: &str) {
-    wait::until("all parts are done", PATIENCE, || {
-        let output = once(cluster, task, None);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() && !text.contains("another agent has it") { Ok(()) } else { Err(text) }
-    });
-}
-
-async fn client(cluster: &Cluster) -> Client {
-    let text = std::fs::read_to_string(&cluster.ready.config).unwrap();
-    let mut table: toml::Table = toml::from_str(&text).unwrap();
-    table.remove("proxies");
-    let config: ClientConfig = table.try_into().unwrap();
-    Client::connect(real::env(), config).await.unwrap()
 }
 
 /// What an upload leaves that dies before its commit: fragments with tags of the newest epoch, on each OSD one.
@@ -249,28 +139,26 @@ async fn agents_may_die_at_every_step_and_run_side_by_side() {
     let cluster = Cluster::start("maintenance-dies", options());
     // From here on only those that this test runs.
     process::signal_pid(cluster.pid("maintenance-0"), Signal::KILL);
-    let mut stored = Stored::new(&cluster, "demo");
+    let stored = Mutex::new(Stored::new(&cluster, "demo"));
     let client = client(&cluster).await;
-    let mut garbage = 1;
-    for (task, steps) in STEPS {
-        for step in steps {
+    let (gc, cleanup) = (Once::maintenance(&cluster, "gc"), Once::maintenance(&cluster, "cleanup"));
+    let mut garbage = 0;
+    for (number, step) in Scene::Collecting.steps().into_iter().enumerate() {
+        let once = if step.name().starts_with("gc.") { &gc } else { &cleanup };
+        let more = async || {
+            let mut stored = stored.lock().await;
+            garbage += 1;
             stored.put("replaced", 100_000 + u64::from(garbage)).await;
             stored.put("deleted", 50_000).await;
             stored.delete("deleted").await;
             leave_garbage(&client, "demo", garbage).await;
-            garbage += 1;
-            if task == "gc" {
+            if step.name().starts_with("gc.") {
                 // Epochs are closed one run after they were opened.
-                once_whole(&cluster, "gc");
+                gc.whole(&cluster);
             }
-            // Until then the one that died before has its parts.
-            wait::until("an agent dies", PATIENCE, || {
-                let output = once(&cluster, task, Some(step));
-                // By a signal: it has no exit code.
-                if output.status.code().is_none() { Ok(()) } else { Err(format!("{step}: {output:?}")) }
-            });
-            assert_whole(&cluster, step);
-        }
+        };
+        trial(&cluster, once, step, number % 2 == 1, more, async || once.whole(&cluster)).await;
+        assert_whole(&cluster, step.name());
     }
     let found = fsck(&cluster);
     assert!(!is_clean(&found), "there is something to do: {found}");
@@ -278,18 +166,18 @@ async fn agents_may_die_at_every_step_and_run_side_by_side() {
     // Two at once, and again, for what was written in the last epoch.
     for _ in 0..3 {
         std::thread::scope(|scope| {
-            for task in ["gc", "gc", "cleanup", "cleanup"] {
+            for once in [&gc, &gc, &cleanup, &cleanup] {
                 let cluster = &cluster;
-                scope.spawn(move || once(cluster, task, None));
+                scope.spawn(move || once.run(cluster));
             }
         });
         assert_whole(&cluster, "two agents at once");
-        once_whole(&cluster, "gc");
-        once_whole(&cluster, "cleanup");
+        gc.whole(&cluster);
+        cleanup.whole(&cluster);
     }
     let found = fsck(&cluster);
     assert!(is_clean(&found), "{found}");
-    stored.check().await;
+    stored.lock().await.check().await;
 }
 
 /// The checker must see what is wrong.

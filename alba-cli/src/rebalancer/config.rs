@@ -25,6 +25,9 @@ pub(crate) struct RebalancerConfig {
     /// Do less while OSDs answer clients slowly.
     #[serde(default = "yes")]
     pub(crate) adapt_to_clients: bool,
+    /// How long the work stays with an agent that is not heard of, before another agent takes it.
+    #[serde(default = "lease")]
+    pub(crate) lease: String,
     /// When and how fast.
     #[serde(default)]
     pub(crate) rebalance: RebalanceConfig,
@@ -35,6 +38,11 @@ pub(crate) struct RebalancerConfig {
 
 fn yes() -> bool {
     true
+}
+
+/// That of maintenance.
+fn lease() -> String {
+    MaintenanceConfig::new(Vec::new()).lease
 }
 
 /// When and how fast fragments move.
@@ -110,6 +118,7 @@ impl RebalancerConfig {
                 return Err(format!("rebalance.{name} must be from 1 to {MOVES_MAX}"));
             }
         }
+        self.framework().lease()?;
         let task = Rebalance::new(rebalance.settings(false));
         self.framework().settings(&task).map_err(|error| error.replace("tasks.rebalance", "rebalance"))?;
         self.engine().check().map_err(|reason| format!("client: {reason}"))
@@ -128,6 +137,7 @@ impl RebalancerConfig {
         let mut config = MaintenanceConfig::new(self.metadata.clone());
         config.bytes_per_second = rebalance.bytes_per_second;
         config.adapt_to_clients = self.adapt_to_clients;
+        config.lease.clone_from(&self.lease);
         config.tasks = BTreeMap::from([(NAME.to_owned(), task)]);
         config
     }
@@ -164,6 +174,7 @@ mod tests {
         let config = parsed(text).unwrap();
         let framework = config.framework();
         assert_eq!(framework.bytes_per_second, 7);
+        assert_eq!(parsed("lease = \"2s\"\n").unwrap().framework().lease, "2s");
         assert!(framework.settings(&task).unwrap().timing.window.is_some());
         assert_eq!(config.rebalance.settings(true).osd.moves_at_once, 1);
         assert!(
@@ -179,6 +190,7 @@ mod tests {
         assert!(refused("[rebalance]\nevery = \"soon\"\n").starts_with("rebalance:"));
         assert!(refused("[rebalance]\nwindow = \"late\"\n").contains("22:00-06:00"));
         assert!(refused("[rebalance]\nspeed = 1\n").contains("speed"));
+        assert!(refused("lease = \"0s\"\n").contains("lease"));
         assert!(toml::from_str::<RebalancerConfig>("").unwrap().check().unwrap_err().contains("metadata"));
     }
 }

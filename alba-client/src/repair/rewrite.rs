@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use alba_core::encryption::FragmentKey;
 use alba_core::env::Deadline;
+use alba_core::failpoint::{Step, reach};
 use alba_core::fragment::{data_fragments, trim};
 use alba_core::ids::{ChunkIndex, FragmentIndex};
 use alba_core::manifest::Manifest;
@@ -63,6 +64,7 @@ impl Rereading<'_> {
         };
         let sources = self.sources.get(index.index()).map(Vec::as_slice).unwrap_or_default();
         let found = chunk.any_k(sources).await;
+        reach(Step::RewriteRead);
         if found.present.len() < shape.k() {
             return Err(ClientError::NotEnoughFragments {
                 object: manifest.name.clone(),
@@ -141,5 +143,7 @@ pub(super) async fn rewrite(
         overwrite: Overwrite::PreviousObjectId(manifest.object_id),
         checksum: Some(manifest.checksum).filter(|checksum| allowed.contains(&checksum.algorithm())),
     };
-    upload::upload(engine, &namespace.name, &manifest.name, &mut source, options, deadline).await.map(drop)
+    upload::upload(engine, &namespace.name, &manifest.name, &mut source, options, deadline).await?;
+    reach(Step::RewriteDone);
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use alba_core::env::osd::{OsdBatch, OsdUpdate, PeerSource, Priority, StoredValue};
 use alba_core::env::{Deadline, OsdError};
+use alba_core::failpoint::{Step, reach};
 use alba_core::fragment::Packed;
 use alba_core::ids::{GcEpoch, NamespaceId};
 use alba_core::manifest::{Fragment, PackedFragment};
@@ -88,7 +89,10 @@ impl Store {
             })
             .await;
         match applied {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                reach(Step::UpdateStored);
+                Ok(())
+            }
             Err(OsdError::AssertFailed(key)) if key == self.data_key() => {
                 self.check_is_this(engine, member, deadline).await
             }

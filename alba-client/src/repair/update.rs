@@ -16,6 +16,7 @@ use alba_core::checksum::Checksum;
 use alba_core::encryption::FragmentKey;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, PeerSource, Priority};
 use alba_core::env::{Deadline, MetaError};
+use alba_core::failpoint::{self, reach};
 use alba_core::fragment::{Cipher, Packed, pack, regenerate};
 use alba_core::ids::{ChunkIndex, FragmentIndex, ObjectVersion, OsdId};
 use alba_core::manifest::{Fragment, Manifest, Timestamp};
@@ -136,6 +137,7 @@ impl Attempt<'_> {
         work: &[ChunkWork],
         situation: &Situation<'_>,
     ) -> Result<(Ended, Findings), ClientError> {
+        reach(failpoint::Step::UpdatePlanned);
         let mut stored: Vec<Stored> = Vec::new();
         let mut findings = Findings::default();
         for work in work {
@@ -163,6 +165,7 @@ impl Attempt<'_> {
         let Some(fresh) = self.make(work, &mut findings).await? else {
             return Ok((Vec::new(), findings));
         };
+        reach(failpoint::Step::UpdateMade);
         let recovery = self.recovery(work.chunk, &fresh).await?;
         let stores =
             fresh.iter().zip(recovery).map(|(fresh, recovery)| self.store(work.chunk, fresh, recovery));
@@ -271,6 +274,7 @@ impl Attempt<'_> {
     ) -> Result<Option<Vec<Packed>>, ClientError> {
         let (shape, compression) = (self.manifest.scheme.shape, self.manifest.scheme.compression);
         let sources = self.chunk(work.chunk).any_k(&work.sources).await;
+        reach(failpoint::Step::UpdateRead);
         self.counters.bytes_read.add(sources.bytes);
         for fragment in &sources.lost {
             findings.bad.extend(self.bad(work.chunk, *fragment));
@@ -367,6 +371,7 @@ impl Attempt<'_> {
         };
         let member =
             self.engine.pool.member(onto, self.deadline).await.map_err(|error| refused(error.to_string()))?;
+        reach(failpoint::Step::UpdateStoring);
         let address = FragmentAddress {
             object_id: self.manifest.object_id,
             chunk,
@@ -473,6 +478,7 @@ impl Attempt<'_> {
     }
 
     async fn commit(&self, stored: Vec<Stored>) -> Result<Ended, ClientError> {
+        reach(failpoint::Step::UpdateCommitting);
         let fragments: Vec<FragmentUpdate> = stored.iter().map(|stored| stored.update.clone()).collect();
         let command = || NsmCommand::UpdateObject {
             namespace: self.namespace.id,
@@ -499,6 +505,7 @@ impl Attempt<'_> {
             },
             Err(error) => return Err(error),
         };
+        reach(failpoint::Step::UpdateCommitted);
         self.engine.cache.update(self.namespace.id, Arc::from(manifest));
         self.count(&stored);
         // Only now, and only from what the group has acknowledged (invariant 3).
@@ -559,7 +566,9 @@ impl Attempt<'_> {
                     let batch = batch.clone();
                     async move { osd.apply(batch, Priority::Low, deadline).await }
                 });
-                if let Err(error) = removed.await {
+                let removed = removed.await;
+                reach(failpoint::Step::UpdateUntagged);
+                if let Err(error) = removed {
                     tracing::debug!(osd = %member.id, %error, "tags stay until garbage collection");
                 }
             }

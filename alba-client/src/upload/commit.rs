@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alba_core::env::MetaError;
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{ObjectId, ObjectName};
 use alba_core::manifest::Manifest;
 use alba_core::wire::rpc::nsm::{
@@ -74,6 +75,7 @@ pub(super) async fn commit(
     // manifest names none but acknowledged fragments.
     // Step 2. The group refuses the epoch once garbage collection may have looked at our tags.
     // While the namespace is moved the same command is sent again, to whoever has it then: the copy has its epochs, too.
+    reach(Step::UploadCommitting);
     let command = || NsmCommand::Sequence {
         namespace,
         asserts: asserts.clone(),
@@ -92,6 +94,7 @@ pub(super) async fn commit(
         }
         Err(error) => return Err(error),
     };
+    reach(Step::UploadCommitted);
     let mut committed: BTreeMap<ObjectId, Arc<Manifest>> =
         committed.into_iter().map(|manifest| (manifest.object_id, Arc::new(manifest))).collect();
     let mut objects = Vec::new();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue};
 use alba_core::env::{Deadline, OsdError};
+use alba_core::failpoint::{Step, reach};
 use alba_core::fragment::Packed;
 use alba_core::ids::{GcEpoch, NamespaceId};
 use alba_core::osd_keys::{self, FragmentAddress};
@@ -128,7 +129,10 @@ impl FragmentWrite {
             })
             .await;
         match applied {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                reach(Step::UploadStored);
+                Ok(())
+            }
             Err(OsdError::AssertFailed(key)) if key == self.data_key() => {
                 self.check_is_ours(engine, member, deadline).await
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use alba_core::env::MetaError;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority};
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectVersion, OsdId};
 use alba_core::manifest::Manifest;
 use alba_core::osd_keys::{self, FragmentAddress};
@@ -174,7 +175,9 @@ async fn remove_tags(
     stream::iter(by_osd.into_values())
         .for_each_concurrent(OSDS_AT_ONCE, |(member, addresses)| async move {
             for addresses in addresses.chunks(TAGS_PER_BATCH) {
-                if let Err(error) = remove_tags_on(engine, namespace, epoch, &member, addresses).await {
+                let removed = remove_tags_on(engine, namespace, epoch, &member, addresses).await;
+                reach(Step::UploadUntagged);
+                if let Err(error) = removed {
                     engine.counters.tags_left.add(u64::try_from(addresses.len()).unwrap_or(u64::MAX));
                     tracing::debug!(osd = %member.id, %error, "tags stay until garbage collection");
                 }

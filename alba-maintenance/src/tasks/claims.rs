@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::AlbaId;
 use alba_core::osd_keys;
 use alba_core::wire::rpc::abm::{OsdFilter, OsdRecord, OsdState};
@@ -68,6 +69,7 @@ impl Task for Claims {
             run.pace(1, 0).await;
             // One that is down says nothing, and is reported by others.
             let Ok(owner) = run.backend.osd(id).await?.get(osd_keys::instance_log()).await else { continue };
+            reach(Step::ClaimsAsked);
             run.progress.did(1, 0);
             if let Some(problem) = judge(&us, &record, owner.as_deref()) {
                 wrong += 1;

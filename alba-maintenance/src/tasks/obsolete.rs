@@ -11,6 +11,7 @@
 //! nothing could ever find.
 
 use alba_core::env::osd::{OsdBatch, OsdUpdate};
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{NamespaceId, OsdId};
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::wire::rpc::abm::{NamespaceRecord, NamespaceState, OsdFilter, OsdState};
@@ -22,7 +23,6 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, in_lane, lanes};
 
@@ -155,12 +155,12 @@ async fn empty(run: &Run, namespace: &NamespaceRecord, osd: OsdId) -> Result<(),
         }
         let count = u64::try_from(page.items.len()).unwrap_or(u64::MAX);
         run.pace(count, 0).await;
-        failpoint::reach("cleanup.taken");
+        reach(Step::CleanupTaken);
         handle.apply(batch(namespace.id, &page.items)).await?;
-        failpoint::reach("cleanup.deleted");
+        reach(Step::CleanupDeleted);
         let command = NsmCommand::MarkKeysDeleted { namespace: namespace.id, osd, keys: page.items.clone() };
         run.backend.tell_group(&namespace.group, command).await?;
-        failpoint::reach("cleanup.forgotten");
+        reach(Step::CleanupForgotten);
         run.progress.did(count, 0);
         metrics::counter!("alba_obsolete_deleted_fragments_total").increment(count);
         if !page.has_more {
@@ -175,7 +175,9 @@ pub(crate) async fn forget(run: &Run, namespace: &NamespaceRecord, osd: OsdId) -
     loop {
         run.pace(1, 0).await;
         let command = NsmCommand::CleanupOsd { namespace: namespace.id, osd };
-        match run.backend.tell_group(&namespace.group, command).await? {
+        let told = run.backend.tell_group(&namespace.group, command).await?;
+        reach(Step::CleanupDropped);
+        match told {
             NsmOutcome::Cleaned { more: true } => {}
             NsmOutcome::Cleaned { more: false } => return Ok(()),
             _ => return Err(TaskError::Mismatch("Cleaned")),

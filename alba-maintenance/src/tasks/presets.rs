@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::PresetName;
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, NamespaceState};
@@ -74,6 +75,7 @@ impl Task for Presets {
                 }
                 answer => answer,
             };
+            reach(Step::PresetsAsked);
             match late {
                 Ok(false) => run.progress.did(1, 0),
                 Ok(true) => run.progress.problem(format!(

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use alba_core::env::MetaError;
+use alba_core::failpoint::{Step, reach};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmQuery, NamespaceState};
 use async_trait::async_trait;
 
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, whole};
 
@@ -55,10 +55,12 @@ impl Task for Trash {
                 continue;
             }
             run.pace(1, 0).await;
-            failpoint::reach("trash.deleting");
+            reach(Step::TrashDeleting);
             // It may have come back since it was listed: the name then means one that is in use.
             let command = AbmCommand::EmptyTrash { namespace: namespace.id };
-            match run.backend.tell_abm(command).await {
+            let told = run.backend.tell_abm(command).await;
+            reach(Step::TrashDeleted);
+            match told {
                 Ok(_) => {
                     tracing::info!(namespace = %namespace.name, "deleted for good");
                     run.progress.did(1, 0);

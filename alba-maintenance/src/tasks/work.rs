@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::osd::{OsdBatch, OsdUpdate};
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{NamespaceId, OsdId};
 use alba_core::osd_keys;
 use alba_core::range::{RangeQuery, next_prefix};
@@ -19,15 +20,11 @@ use async_trait::async_trait;
 use super::obsolete;
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::schedule::Timing;
 use crate::task::{Run, Task};
 
 /// Items claimed at a time.
 const BATCH: u32 = 16;
-
-/// How long they are kept from others; renewed while they are worked on.
-const CLAIM: Duration = Duration::from_secs(60);
 
 /// Agents that can work on the queue side by side.
 const WORKERS: usize = 8;
@@ -79,7 +76,7 @@ impl WorkQueue {
 
     async fn one(&self, run: &Run, record: &WorkRecord, token: u64) -> Result<(), TaskError> {
         run.pace(1, 0).await;
-        failpoint::reach("work.claimed");
+        reach(Step::WorkClaimed);
         let handled = {
             let renew = keep(run, record, token);
             tokio::select! {
@@ -88,7 +85,7 @@ impl WorkQueue {
                 error = renew => Err(error),
             }
         };
-        failpoint::reach("work.handled");
+        reach(Step::WorkHandled);
         let command = match handled {
             Ok(Handled::Done) => AbmCommand::MarkWorkCompleted(vec![record.id]),
             Ok(Handled::NotYet(reason)) => AbmCommand::FailWork { id: record.id, token, reason },
@@ -98,22 +95,23 @@ impl WorkQueue {
             }
         };
         let outcome = run.backend.tell_abm(command).await.map(drop);
+        reach(Step::WorkReported);
         run.progress.did(1, 0);
         outcome
     }
 }
 
-/// Keeps an item from others while it is worked on. Ends only when that fails for longer than the claim lasts.
+/// Keeps an item from others while it is worked on: for as long as a lease lasts, again and again. Ends only when that fails for longer.
 async fn keep(run: &Run, record: &WorkRecord, token: u64) -> TaskError {
     let clock = &run.backend.env().clock;
     let mut renewed = clock.now();
     loop {
-        run.sleep(CLAIM / 3).await;
+        run.sleep(run.lease / 3).await;
         let asked = clock.now();
-        let period = u64::try_from(CLAIM.as_micros()).unwrap_or(u64::MAX);
+        let period = u64::try_from(run.lease.as_micros()).unwrap_or(u64::MAX);
         match run.backend.tell_abm(AbmCommand::RenewWork { ids: vec![record.id], token, period }).await {
             Ok(_) => renewed = asked,
-            Err(error) if clock.now().since(renewed) > CLAIM => return error,
+            Err(error) if clock.now().since(renewed) > run.lease => return error,
             Err(_) => {}
         }
     }
@@ -145,7 +143,7 @@ impl Task for WorkQueue {
 
     async fn run(&self, _: &str, run: &Run) -> Result<(), TaskError> {
         loop {
-            let period = u64::try_from(CLAIM.as_micros()).unwrap_or(u64::MAX);
+            let period = u64::try_from(run.lease.as_micros()).unwrap_or(u64::MAX);
             let command = AbmCommand::ClaimWork { agent: run.agent.clone(), max: BATCH, period };
             let AbmOutcome::Work { token, items } = run.backend.tell_abm(command).await? else {
                 return Err(TaskError::Mismatch("Work"));
@@ -242,7 +240,7 @@ async fn clean_osd(run: &Run, osd: OsdId, namespace: NamespaceId) -> Result<Hand
     // The marker goes first: every write asserts it, so what is there then can only shrink.
     let unmark = OsdBatch { asserts: Vec::new(), updates: vec![OsdUpdate::Delete(marker.clone())] };
     handle.apply(unmark).await?;
-    failpoint::reach("work.unmarked");
+    reach(Step::WorkUnmarked);
     let range = RangeQuery {
         last: next_prefix(&marker).map(|end| (end, false)),
         first: marker.to_vec(),
@@ -258,5 +256,6 @@ async fn clean_osd(run: &Run, osd: OsdId, namespace: NamespaceId) -> Result<Hand
         run.pace(u64::try_from(page.items.len()).unwrap_or(u64::MAX), 0).await;
         let updates = page.items.into_iter().map(OsdUpdate::Delete).collect();
         handle.apply(OsdBatch { asserts: Vec::new(), updates }).await?;
+        reach(Step::WorkCleaned);
     }
 }

@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use alba_core::env::MetaError;
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{GcEpoch, ObjectId, OsdId};
 use alba_core::manifest::Manifest;
 use alba_core::osd_keys::{self, Parsed};
@@ -31,7 +32,6 @@ use async_trait::async_trait;
 
 use crate::backend::{Backend, OsdHandle};
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, in_lane, lanes};
 use verdict::{StaleTag, Verdict, carry_out, judge};
@@ -105,10 +105,10 @@ impl Gc {
                 run.sleep(self.wait(run.rested)).await;
                 *waited = true;
             }
-            failpoint::reach("gc.closing");
+            reach(Step::GcClosing);
             let command = NsmCommand::DisableGcEpochs { namespace: namespace.id, upto };
             run.backend.tell_group(&namespace.group, command).await?;
-            failpoint::reach("gc.closed");
+            reach(Step::GcClosed);
         }
         // Asked after the closing: tags below it belong to attempts that can no longer commit anything.
         let open = run.backend.namespace_info(namespace).await?.min_epoch;
@@ -124,7 +124,7 @@ impl Gc {
                 Ok(_) | Err(TaskError::Meta(MetaError::Nsm(NsmError::InvalidGcEpoch(_)))) => {}
                 Err(error) => return Err(error),
             }
-            failpoint::reach("gc.opened");
+            reach(Step::GcOpened);
         }
         Ok(())
     }
@@ -184,9 +184,9 @@ async fn scan(run: &Run, namespace: &NamespaceRecord, osd: OsdId, open: GcEpoch)
 }
 
 async fn carry(run: &Run, handle: &OsdHandle, tag: &StaleTag, verdict: Verdict) -> Result<(), TaskError> {
-    failpoint::reach("gc.judged");
+    reach(Step::GcJudged);
     let happened = handle.apply_if(carry_out(tag, verdict)).await?;
-    failpoint::reach("gc.deleted");
+    reach(Step::GcDeleted);
     run.progress.did(1, 0);
     match verdict {
         // Without its tag somebody else has decided.

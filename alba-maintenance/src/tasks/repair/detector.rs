@@ -14,6 +14,7 @@ use std::time::Duration;
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdBatch, OsdKey, OsdUpdate, StoredValue};
 use alba_core::env::{Moment, OsdError, within};
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{LongId, OsdId};
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::abm::{
@@ -116,6 +117,9 @@ impl Detector {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
+        if !tried.is_empty() {
+            reach(Step::RepairTried);
+        }
         self.note(&tried, backend.env().clock.now());
         tell(backend, tried).await;
         let silent = watched.iter().filter(|(osd, long_id)| is_silent(&ages(*osd, long_id), timeout));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alba_client::repair::{Checked, Osds, Patient, RepairError, Repaired, Repairer, Suspect, is_gone};
 use alba_core::env::MetaError;
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{JobName, ObjectId};
 use alba_core::manifest::Manifest;
 use alba_core::range::RangeQuery;
@@ -17,7 +18,6 @@ use async_trait::async_trait;
 use super::{Surgery, is_served};
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::task::Run;
 use crate::tasks::work::{Handled, Handler, namespace_by_id};
 
@@ -107,9 +107,11 @@ impl Handler for Jobs {
             for manifest in &page.items {
                 leaf.one(&job, manifest, &mut moved).await?;
                 moved.count += 1;
+                reach(Step::JobObject);
             }
-            failpoint::reach("job.page");
+            reach(Step::JobPage);
             self.advance(run, name, *number, &progress, moved).await?;
+            reach(Step::JobAdvanced);
             self.surgery.count();
         }
     }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use alba_client::repair::{
     Osds, Patient, RepairError, Repaired, Repairer, Survey, Waiting, Weakest, is_gone,
 };
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::NamespaceId;
 use alba_core::wire::rpc::abm::{NamespaceRecord, NamespaceState};
 use async_trait::async_trait;
@@ -32,7 +33,6 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, whole};
 
@@ -106,7 +106,7 @@ impl Repair {
         metrics::gauge!("alba_repair_backlog_objects").set(gauge(totals.repairable));
         metrics::gauge!("alba_repair_unrepairable_objects").set(gauge(totals.unrepairable));
         run.progress.found(u64::try_from(queue.len()).unwrap_or(u64::MAX));
-        failpoint::reach("repair.surveyed");
+        reach(Step::RepairSurveyed);
         let repaired = self.repair_all(run, repairer, &wards, &registry, queue).await?;
         surgery.count();
         Ok(repaired)
@@ -177,11 +177,14 @@ impl Repair {
     /// Repairs one object; true when something was done.
     async fn one(&self, run: &Run, repairer: &Repairer, ward: &Ward, waiting: Waiting) -> bool {
         run.pace(1, waiting.bytes).await;
-        failpoint::reach("repair.object");
+        reach(Step::RepairObject);
         let time = OBJECT_TIME.saturating_add(Duration::from_secs(waiting.bytes / SLOWEST));
         let deadline = run.backend.env().deadline_in(time);
         let (namespace, object) = (waiting.namespace, waiting.object);
         let ended = repairer.repair(&ward.patient, object, &ward.osds, &[], deadline).await;
+        if ended.is_ok() {
+            reach(Step::RepairDone);
+        }
         run.progress.did(1, waiting.bytes);
         match ended {
             Ok(Repaired::Absent | Repaired::Nothing) => {
@@ -197,6 +200,7 @@ impl Repair {
             Err(error) => {
                 let text = format!("object {object} of namespace {}: {error}", ward.patient.name());
                 self.surgery.failed(&run.backend, namespace, object, text.clone());
+                reach(Step::RepairFailed);
                 run.progress.problem(text);
                 false
             }
