@@ -8,7 +8,7 @@ mod replicas;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use alba_core::ids::{TaskName, text_or_hex};
+use alba_core::ids::{NamespaceId, TaskName, text_or_hex};
 use alba_core::units::ByteCount;
 use alba_core::wire::rpc::abm::{Destination, OsdState, RunState, TaskRecord};
 use clap::Args;
@@ -83,6 +83,7 @@ fn findings(observed: &Observed) -> (Verdict, Vec<String>) {
     for seen in &observed.namespaces {
         found.extend(namespace_findings(seen));
     }
+    found.extend(damage_findings(observed));
     // Stable: of one kind, in the order found.
     found.sort_by_key(|(verdict, _)| std::cmp::Reverse(*verdict));
     let verdict = found.first().map_or(Verdict::Healthy, |(verdict, _)| *verdict);
@@ -125,6 +126,21 @@ fn namespace_findings(seen: &NamespaceSeen) -> Vec<(Verdict, String)> {
     found
 }
 
+/// What is known to be damaged or missing: from when somebody found it until it is repaired.
+fn damage_findings(observed: &Observed) -> Vec<(Verdict, String)> {
+    let least = if observed.damage.more { "at least " } else { "" };
+    let of = |(namespace, count): (&NamespaceId, &u64)| {
+        let named = observed.namespaces.iter().find(|seen| seen.record.id == *namespace);
+        // What waits of one that is gone goes by itself.
+        let name = text_or_hex(named?.record.name.as_bytes());
+        let text = format!(
+            "namespace {name}: {least}{count} fragments that were found damaged or missing wait for repair"
+        );
+        Some((Verdict::Degraded, text))
+    };
+    observed.damage.fragments.iter().filter_map(of).collect()
+}
+
 fn to(destination: &Destination) -> String {
     match destination {
         Destination::Group(group) => format!("group {group}"),
@@ -159,6 +175,7 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
             "below_policy": counted.map(|c| c.safety.below),
             "at_risk": counted.map(|c| c.safety.at_risk),
             "unreadable": counted.map(|c| c.safety.unreadable),
+            "damaged_fragments": observed.damage.fragments.get(&seen.record.id).unwrap_or(&0),
             "exact": counted.map(|c| c.all_examined),
         })
     });

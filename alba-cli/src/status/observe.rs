@@ -8,11 +8,11 @@ use alba_client::Client;
 use alba_client::metadata::MetadataClient;
 use alba_core::env::osd::DiskUsage;
 use alba_core::env::{Deadline, Endpoint, within};
-use alba_core::ids::{AlbaId, GroupId, ObjectId, OsdId, Place, PresetName, TaskName};
+use alba_core::ids::{AlbaId, GroupId, NamespaceId, ObjectId, OsdId, Place, PresetName, TaskName};
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::{
     AbmAnswer, AbmQuery, Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord,
-    OsdState, TaskRecord,
+    OsdState, TaskRecord, WorkItem,
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_proxy::client::ProxyClient;
@@ -41,6 +41,9 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// Objects on OSDs that do not answer whose manifests are looked at, per namespace. More take too long for a screen.
 const EXAMINED: usize = 2000;
 
+/// Items of the work queue that are looked at.
+const WORK_EXAMINED: usize = 5000;
+
 /// From here on an OSD refuses writes (architecture §6: 99 % by default).
 const FULL_PERCENT: u64 = 99;
 
@@ -59,6 +62,16 @@ pub(super) struct Observed {
     pub(super) tasks: Vec<TaskRecord>,
     pub(super) paused: Vec<TaskName>,
     pub(super) rebalance: RebalanceSeen,
+    pub(super) damage: Damage,
+}
+
+/// Fragments that somebody found damaged or missing, and that are not repaired yet: items of the work queue.
+#[derive(Default)]
+pub(super) struct Damage {
+    /// How many.
+    pub(super) fragments: BTreeMap<NamespaceId, u64>,
+    /// There may be more.
+    pub(super) more: bool,
 }
 
 /// An OSD.
@@ -155,6 +168,7 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
     let tasks = tasks::records(&backend, Pager::all()).await?;
     let paused = tasks::paused(&backend).await?;
     let rebalance = rebalance::ask(&backend).await?;
+    let damage = damage(&backend).await?;
     Ok(Observed {
         alba_id,
         osds,
@@ -168,7 +182,28 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
         tasks,
         paused,
         rebalance,
+        damage,
     })
+}
+
+async fn damage(backend: &Backend<'_>) -> Result<Damage, CliError> {
+    let (mut damage, mut after, mut looked) = (Damage::default(), None, 0);
+    loop {
+        let AbmAnswer::Work(page) = backend.ask(AbmQuery::Work { after, max: 100 }).await? else {
+            return Err(mismatch("Work"));
+        };
+        looked += page.items.len();
+        after = page.items.last().map(|record| record.id);
+        for record in page.items {
+            if let WorkItem::RepairBadFragment { namespace, .. } = record.item {
+                *damage.fragments.entry(namespace).or_default() += 1;
+            }
+        }
+        damage.more = page.has_more;
+        if !page.has_more || looked >= WORK_EXAMINED {
+            return Ok(damage);
+        }
+    }
 }
 
 /// Maintenance agents that said within the last minute that they are there.

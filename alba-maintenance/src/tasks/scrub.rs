@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_client::repair::{Osds, Patient, Repairer, is_gone};
+use alba_client::repair::{Osds, Patient, Repairer, Suspect, is_gone};
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::ObjectId;
 use alba_core::manifest::Manifest;
-use alba_core::wire::rpc::abm::{AbmCommand, WorkItem};
+use alba_core::wire::rpc::abm::{AbmCommand, WORK_PAGE, WorkItem};
 use async_trait::async_trait;
 
 use super::repair::jobs::check;
@@ -102,22 +103,30 @@ impl Scrub {
         if suspects.is_empty() {
             return Ok(());
         }
+        reach(Step::ScrubFound);
+        // First of all: from now on everybody knows, until it is repaired, by whomever. So it is neither forgotten nor in the way of
+        // the rest when that fails here.
+        let items: Vec<WorkItem> = suspects.iter().map(|suspect| item(patient, manifest, suspect)).collect();
+        for page in items.chunks(WORK_PAGE) {
+            run.backend.tell_abm(AbmCommand::AddWork(page.to_vec())).await?;
+        }
         let deadline = run.backend.env().deadline_in(OBJECT_TIME);
         let ended = repairer.repair(patient, manifest.object_id, osds, &suspects, deadline).await;
+        reach(Step::ScrubRepaired);
         self.surgery.count();
         let Err(error) = ended else {
             metrics::counter!("alba_repair_objects_total").increment(1);
             return Ok(());
         };
         run.progress.problem(format!("object {}: {error}", manifest.name));
-        // So that it is neither forgotten nor in the way of the rest.
-        let items = suspects.iter().take(100).map(|suspect| {
-            let (chunk, fragment, version) = suspect.fragment;
-            let (namespace, object, name) = (patient.id(), manifest.object_id, manifest.name.clone());
-            WorkItem::RepairBadFragment { namespace, object, name, chunk, fragment, version }
-        });
-        run.backend.tell_abm(AbmCommand::AddWork(items.collect())).await.map(drop)
+        Ok(())
     }
+}
+
+fn item(patient: &Patient, manifest: &Manifest, suspect: &Suspect) -> WorkItem {
+    let (chunk, fragment, version) = suspect.fragment;
+    let (namespace, object, name) = (patient.id(), manifest.object_id, manifest.name.clone());
+    WorkItem::RepairBadFragment { namespace, object, name, chunk, fragment, version }
 }
 
 #[async_trait]
