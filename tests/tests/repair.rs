@@ -10,20 +10,15 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::checksum::Checksum;
-use alba_core::env::osd::{Osd as _, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
-use alba_core::env::{Deadline, Env, real};
-use alba_core::ids::{LongId, NamespaceId};
-use alba_core::net::asd::{AsdClient, AsdClientConfig};
-use alba_core::osd_keys::{self, FragmentAddress, Parsed};
-use alba_core::range::{RangeQuery, next_prefix};
+use alba_core::env::osd::OsdUpdate;
+use alba_core::ids::NamespaceId;
 use alba_tests::cluster::{Cluster, Options};
+use alba_tests::device::Device;
+use alba_tests::metrics::metric;
 use alba_tests::proxy::User;
 use alba_tests::{content, wait};
 use serde_json::{Value, json};
@@ -52,17 +47,6 @@ fn size(object: usize) -> u64 {
 
 fn name(object: usize) -> String {
     format!("object-{object:03}")
-}
-
-/// A metric of a process, of all label sets that have this text; none when it cannot be had.
-fn metric(at: SocketAddr, name: &str, label: &str) -> Option<f64> {
-    let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(2)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let line = answer.lines().find(|line| line.starts_with(name) && line.contains(label))?;
-    line.rsplit_once(' ')?.1.parse().ok()
 }
 
 /// Where the fragments of each object's chunks are, by OSD id.
@@ -116,33 +100,56 @@ impl Ward {
         osds.as_array().unwrap().iter().map(of).collect()
     }
 
-    /// Kills OSDs for good, and checks that the loss is counted exactly.
-    fn lose(&mut self, indexes: &[usize]) {
-        let before = places(&self.cluster);
+    /// Compares what is counted with what the manifests say, while nothing is repaired: `get-disk-safety` and `alba status`. Gives
+    /// how many objects are below their policy.
+    fn assert_counts(&self, when: &str) -> u64 {
+        let ids = self.ids();
+        let dead: BTreeSet<u64> = self.dead.iter().map(|long_id| ids[long_id]).collect();
+        let mut expected: BTreeMap<i64, u64> = BTreeMap::new();
+        for chunks in places(&self.cluster).values() {
+            *expected.entry(remaining(chunks, &dead)).or_default() += 1;
+        }
+        let safety = self.safety();
+        let mut counted: BTreeMap<i64, u64> = BTreeMap::new();
+        for (count, remaining) in rows(&safety).into_iter().filter(|(count, _)| *count > 0) {
+            *counted.entry(remaining).or_default() += count;
+        }
+        assert_eq!(counted, expected, "{when}: objects by what they can lose: {safety}");
+        let (least, as_weak) = expected.first_key_value().unwrap();
+        assert_eq!(
+            (&safety["safety"], &safety["safety_count"]),
+            (&json!(least), &json!(as_weak)),
+            "{when}: {safety}"
+        );
+        let of = |wanted: fn(i64) -> bool| -> u64 {
+            expected.iter().filter(|(left, _)| wanted(**left)).map(|(_, count)| count).sum()
+        };
+        let below = of(|left| left < i64::try_from(FRAGMENTS).unwrap() - K);
+        let status = self.status();
+        let told =
+            ["objects", "below_policy", "at_risk", "unreadable", "exact"].map(|key| status[key].clone());
+        let (at_risk, unreadable) = (of(|left| left == 0), of(|left| left < 0));
+        let wanted = [json!(OBJECTS), json!(below), json!(at_risk), json!(unreadable), json!(true)];
+        assert_eq!(told, wanted, "{when}: {status}");
+        below
+    }
+
+    /// What `alba status` says of the namespace.
+    fn status(&self) -> Value {
+        let output = self.cluster.run(&["status", "--to-json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = answer["result"]["namespaces"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        all.iter().find(|namespace| namespace["name"] == json!(NS)).unwrap().clone()
+    }
+
+    /// Kills OSDs for good, and checks that the loss is counted exactly: nothing is repaired within the time after which an OSD counts as
+    /// dead. Gives how many objects are hit.
+    fn lose(&mut self, indexes: &[usize]) -> u64 {
         for index in indexes {
             self.cluster.kill_osd(*index);
             self.dead.push(self.cluster.ready.osds[*index].long_id.clone());
         }
-        let ids = self.ids();
-        let dead: BTreeSet<u64> = self.dead.iter().map(|long_id| ids[long_id]).collect();
-        let left: Vec<i64> = before.values().map(|chunks| remaining(chunks, &dead)).collect();
-        let least = left.iter().min().unwrap();
-        let as_weak = left.iter().filter(|left| *left == least).count();
-        // Nothing is repaired within the time after which an OSD counts as dead.
-        let safety = self.safety();
-        assert_eq!(
-            (&safety["safety"], &safety["safety_count"]),
-            (&json!(least), &json!(as_weak)),
-            "{safety}"
-        );
-        let counted: u64 = rows(&safety).iter().map(|(count, _)| count).sum();
-        assert_eq!(counted, OBJECTS as u64);
-        for lost in 0..=indexes.len() {
-            let remaining = i64::try_from(FRAGMENTS - lost).unwrap() - K;
-            let expected = left.iter().filter(|left| **left == remaining).count() as u64;
-            let found: u64 = rows(&safety).iter().filter(|row| row.1 == remaining).map(|row| row.0).sum();
-            assert_eq!(found, expected, "objects that can lose {remaining}: {safety}");
-        }
+        self.assert_counts("just lost")
     }
 
     /// Waits until every object is at its best policy, by the counts and by the manifests.
@@ -216,6 +223,7 @@ async fn lost_osds_are_made_up_for_also_by_another_agent_and_a_second_loss_is_su
     let mut ward = Ward { cluster, dead: Vec::new(), agent: None };
     // Before: all are whole. A fragment that was late at the upload is added by repair, after a while.
     ward.wait_until_whole();
+    assert_eq!(ward.assert_counts("before"), 0);
     wait::until("the agent sees that nothing is below its policy", Duration::from_secs(60), || {
         if ward.below_policy() == Some(0.0) { Ok(()) } else { Err(format!("{:?}", ward.below_policy())) }
     });
@@ -223,11 +231,8 @@ async fn lost_osds_are_made_up_for_also_by_another_agent_and_a_second_loss_is_su
     // The first loss: one OSD on each of two nodes. What it costs is counted exactly, by the command and by the agent.
     let nodes = |ward: &Ward, index: usize| ward.cluster.ready.osds[index].node_id.clone();
     assert_ne!(nodes(&ward, 0), nodes(&ward, 4));
-    ward.lose(&[0, 4]);
-    let ids = ward.ids();
-    let dead: BTreeSet<u64> = ward.dead.iter().map(|long_id| ids[long_id]).collect();
-    let hit = places(&ward.cluster).values().filter(|chunks| remaining(chunks, &dead) < 2).count();
-    let hit = f64::from(u32::try_from(hit).unwrap());
+    let all_hit = ward.lose(&[0, 4]);
+    let hit = f64::from(u32::try_from(all_hit).unwrap());
     assert!(hit >= 10.0, "too few objects are hit to kill an agent in the middle: {hit}");
     wait::until("the agent counts all that are hit", Duration::from_secs(60), || match ward.below_policy() {
         Some(below) if below > 0.0 => {
@@ -251,6 +256,8 @@ async fn lost_osds_are_made_up_for_also_by_another_agent_and_a_second_loss_is_su
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
     assert!(done < hit, "all were repaired before the agent could be killed");
+    let left = ward.assert_counts("in the middle");
+    assert!((1..all_hit).contains(&left), "{left} of {all_hit} are below their policy in the middle");
     let config = agent[0].args.iter().skip_while(|arg| *arg != "--config").nth(1).unwrap();
     let mut command = ward.cluster.command();
     command.args(["maintenance", "--config", config]);
@@ -258,6 +265,7 @@ async fn lost_osds_are_made_up_for_also_by_another_agent_and_a_second_loss_is_su
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     ward.agent = Some(command.spawn().unwrap());
     ward.wait_until_whole();
+    assert_eq!(ward.assert_counts("after"), 0);
     ward.read_all(&mut user).await;
     wait::until("the other agent sees that all is well", Duration::from_secs(60), || {
         if ward.below_policy() == Some(0.0) { Ok(()) } else { Err(format!("{:?}", ward.below_policy())) }
@@ -267,56 +275,10 @@ async fn lost_osds_are_made_up_for_also_by_another_agent_and_a_second_loss_is_su
     ward.lose(&[6, 9]);
     ward.read_all(&mut user).await;
     ward.wait_until_whole();
+    assert_eq!(ward.assert_counts("after"), 0);
     ward.read_all(&mut user).await;
     let unrepairable = ward.cluster.alba(&["list-unrepairable", "--namespace", NS]).unwrap();
     assert_eq!(unrepairable, json!([]));
-}
-
-/// What is stored on an OSD, spoken to directly.
-struct Device {
-    env: Env,
-    client: Arc<AsdClient>,
-}
-
-impl Device {
-    fn of(cluster: &Cluster, index: usize) -> Self {
-        let osd = &cluster.ready.osds[index];
-        let env = real::env();
-        let address = SocketAddr::from(([127, 0, 0, 1], osd.port));
-        let long_id = LongId::new(osd.long_id.clone()).unwrap();
-        let client = AsdClient::new(env.clone(), vec![address], long_id, AsdClientConfig::default());
-        Self { env, client }
-    }
-
-    fn deadline(&self) -> Deadline {
-        self.env.deadline_in(Duration::from_secs(20))
-    }
-
-    async fn fragments(&self, namespace: NamespaceId) -> Vec<(OsdKey, FragmentAddress)> {
-        let prefix = osd_keys::fragments(namespace);
-        let mut range = RangeQuery {
-            first: prefix.to_vec(),
-            last: next_prefix(&prefix).map(|end| (end, false)),
-            ..RangeQuery::all()
-        };
-        let mut found = Vec::new();
-        loop {
-            let page = self.client.range(range.clone(), Priority::High, self.deadline()).await.unwrap();
-            for key in &page.items {
-                let Ok(Parsed::Fragment(_, address)) = osd_keys::parse(key) else { panic!("{key:?}") };
-                found.push((key.clone(), address));
-            }
-            match page.items.last() {
-                Some(last) if page.has_more => range = range.after(last),
-                _ => return found,
-            }
-        }
-    }
-
-    async fn apply(&self, update: OsdUpdate) {
-        let batch = OsdBatch { asserts: Vec::new(), updates: vec![update] };
-        self.client.apply(batch, Priority::High, self.deadline()).await.unwrap();
-    }
 }
 
 /// Runs a job to its end; what it counted.
@@ -380,8 +342,7 @@ async fn an_osd_is_emptied_jobs_find_all_damage_and_objects_are_stored_anew() {
         for (key, address) in device.fragments(namespace).await {
             match (address.chunk.0, address.fragment.0) {
                 (0, 1) => {
-                    let value = StoredValue { value: b"rot".as_slice().into(), checksum: Checksum::None };
-                    device.apply(OsdUpdate::Set(key, value)).await;
+                    device.spoil(key).await;
                     hurt.0 += 1;
                 }
                 (0, 5) => {
