@@ -108,7 +108,11 @@ impl Scrub {
         // the rest when that fails here.
         let items: Vec<WorkItem> = suspects.iter().map(|suspect| item(patient, manifest, suspect)).collect();
         for page in items.chunks(WORK_PAGE) {
-            run.backend.tell_abm(AbmCommand::AddWork(page.to_vec())).await?;
+            // Nor when it cannot be told, as when too many items wait already: it can still be repaired.
+            if let Err(error) = run.backend.tell_abm(AbmCommand::AddWork(page.to_vec())).await {
+                run.progress
+                    .problem(format!("object {}: what was found is not told: {error}", manifest.name));
+            }
         }
         let deadline = run.backend.env().deadline_in(OBJECT_TIME);
         let ended = repairer.repair(patient, manifest.object_id, osds, &suspects, deadline).await;
