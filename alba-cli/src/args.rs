@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::answer::{Answer, Output};
 use crate::commands::{
     backend, backups, ca, drain, fsck, groups, maintenance, metadata, moves, namespaces, objects, osds,
-    presets, proxy, proxy_state, recovery, safety, tasks,
+    presets, proxy, proxy_state, recovery, safety, tasks, windows,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -130,6 +130,9 @@ enum Command {
     VerifyNamespace(maintenance::Verify),
     GetMaintenanceConfig(maintenance::GetConfig),
     UpdateMaintenanceConfig(maintenance::UpdateConfig),
+    MaintenanceWindow(windows::Open),
+    CancelMaintenanceWindow(windows::Cancel),
+    ListMaintenanceWindows(windows::List),
     PauseTask(tasks::Pause),
     ResumeTask(tasks::Resume),
     ListTasks(tasks::List),
@@ -261,6 +264,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<Answer, CliErro
         Command::VerifyNamespace(command) => command.run(session).await,
         Command::GetMaintenanceConfig(command) => command.run(session).await,
         Command::UpdateMaintenanceConfig(command) => command.run(session).await,
+        Command::MaintenanceWindow(command) => command.run(session).await,
+        Command::CancelMaintenanceWindow(command) => command.run(session).await,
+        Command::ListMaintenanceWindows(command) => command.run(session).await,
         Command::PauseTask(command) => command.run(session).await,
         Command::ResumeTask(command) => command.run(session).await,
         Command::ListTasks(command) => command.run(session).await,

@@ -18,3 +18,4 @@ pub(crate) mod proxy_state;
 pub(crate) mod recovery;
 pub(crate) mod safety;
 pub(crate) mod tasks;
+pub(crate) mod windows;

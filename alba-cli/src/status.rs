@@ -1,5 +1,6 @@
 //! `alba status`: one screen that says whether all is well, and an exit code that says it to scripts.
 
+mod care;
 mod judge;
 mod observe;
 mod rebalance;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 
 use alba_core::ids::{NamespaceId, TaskName, text_or_hex};
 use alba_core::units::ByteCount;
-use alba_core::wire::rpc::abm::{Destination, OsdState, RunState, TaskRecord};
+use alba_core::wire::rpc::abm::{Destination, OsdState, RunState, SurveyCounts, TaskRecord};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -60,7 +61,12 @@ fn findings(observed: &Observed) -> (Verdict, Vec<String>) {
     for osd in &observed.osds {
         let who = format!("OSD {} on {} ({})", osd.id_text(), osd.record.info.place, osd.address());
         match &osd.usage {
-            Some(Err(error)) => found.push((Verdict::Degraded, format!("{who} does not answer: {error}"))),
+            Some(Err(error)) => {
+                let why = observed.care.excuse(&osd.record);
+                let why =
+                    why.map_or_else(String::new, |why| format!("; nothing is repaired for its sake: {why}"));
+                found.push((Verdict::Degraded, format!("{who} does not answer: {error}{why}")));
+            }
             Some(Ok(usage)) if observe::is_full(usage) => {
                 found.push((Verdict::Degraded, format!("{who} is full")));
             }
@@ -81,16 +87,18 @@ fn findings(observed: &Observed) -> (Verdict, Vec<String>) {
         found.push((Verdict::Degraded, format!("proxy {proxy} does not answer: {error}")));
     }
     for seen in &observed.namespaces {
-        found.extend(namespace_findings(seen));
+        found.extend(namespace_findings(seen, observed.care.fresh(seen.record.id)));
     }
     found.extend(damage_findings(observed));
+    found.extend(observed.care.finding().map(|finding| (Verdict::Degraded, finding)));
     // Stable: of one kind, in the order found.
     found.sort_by_key(|(verdict, _)| std::cmp::Reverse(*verdict));
     let verdict = found.first().map_or(Verdict::Healthy, |(verdict, _)| *verdict);
     (verdict, found.into_iter().map(|(_, reason)| reason).collect())
 }
 
-fn namespace_findings(seen: &NamespaceSeen) -> Vec<(Verdict, String)> {
+/// `surveyed`: what agents have counted just now.
+fn namespace_findings(seen: &NamespaceSeen, surveyed: Option<SurveyCounts>) -> Vec<(Verdict, String)> {
     let name = text_or_hex(seen.record.name.as_bytes());
     let counted = match &seen.counted {
         None => return Vec::new(),
@@ -109,9 +117,10 @@ fn namespace_findings(seen: &NamespaceSeen) -> Vec<(Verdict, String)> {
         let text = format!("namespace {name}: one more loss would destroy {} objects", safety.at_risk);
         found.push((Verdict::AtRisk, text));
     }
-    if safety.below > 0 {
-        let least = if counted.all_examined { "" } else { "at least " };
-        let text = format!("namespace {name}: {least}{} objects are below their policy", safety.below);
+    let (below, exact) = counted.below(surveyed);
+    if below > 0 {
+        let least = if exact { "" } else { "at least " };
+        let text = format!("namespace {name}: {least}{below} objects are below their policy");
         found.push((Verdict::Degraded.max(safety.verdict()), text));
     }
     if counted.wanted.is_none() {
@@ -119,7 +128,13 @@ fn namespace_findings(seen: &NamespaceSeen) -> Vec<(Verdict, String)> {
             format!("namespace {name}: the OSDs can satisfy no policy of preset {}", seen.record.preset);
         found.push((Verdict::Degraded, text));
     }
-    if !counted.all_examined {
+    if let Some(SurveyCounts { unrepairable, .. }) = surveyed.filter(|counts| counts.unrepairable > 0) {
+        let text = format!(
+            "namespace {name}: {unrepairable} objects cannot be repaired as things are; alba list-unrepairable says why"
+        );
+        found.push((Verdict::Degraded, text));
+    }
+    if !exact {
         let text = format!("namespace {name}: too many objects on OSDs that do not answer to look at each");
         found.push((Verdict::Degraded, text));
     }
@@ -172,11 +187,12 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
             "logical": counted.map(|c| c.logical),
             "storage": counted.map(|c| c.storage),
             "policy": counted.and_then(|c| c.wanted).map(|w| <[u32; 4]>::from(w.policy)),
-            "below_policy": counted.map(|c| c.safety.below),
+            "below_policy": counted.map(|c| c.below(observed.care.fresh(seen.record.id)).0),
             "at_risk": counted.map(|c| c.safety.at_risk),
             "unreadable": counted.map(|c| c.safety.unreadable),
             "damaged_fragments": observed.damage.fragments.get(&seen.record.id).unwrap_or(&0),
-            "exact": counted.map(|c| c.all_examined),
+            "exact": counted.map(|c| c.below(observed.care.fresh(seen.record.id)).1),
+            "agents": observed.care.json(seen.record.id),
         })
     });
     let queues = observed.queues.iter();
@@ -198,6 +214,7 @@ fn to_json(observed: &Observed, verdict: Verdict, reasons: &[String]) -> Value {
         "proxies": proxies.collect::<Vec<_>>(),
         "agents": observed.agents,
         "tasks": observed.tasks.iter().map(tasks::shown).collect::<Vec<_>>(),
+        "maintenance_windows": observed.care.windows_json(),
         "paused_tasks": observed.paused.iter().map(TaskName::as_str).collect::<Vec<_>>(),
         "fill_tenths": rebalance::histogram(&observed.osds),
         "fill_tenths_goal": rebalance::goal(&observed.osds).0,
@@ -265,6 +282,7 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
         .collect();
     lines.push(format!("proxies   {}", proxies.join(", ")));
     lines.push(format!("tasks     {}", tasks_line(observed)));
+    lines.extend(observed.care.line().map(|line| format!("windows   {line}")));
     let rows = observed.namespaces.iter().map(|seen| {
         let counted = seen.counted.as_ref().and_then(|counted| counted.as_ref().ok());
         let number =
@@ -276,7 +294,7 @@ fn to_text(observed: &Observed, verdict: Verdict, reasons: &[String]) -> String 
             counted.and_then(|c| c.wanted).map_or("none".to_owned(), |w| w.policy.to_string()),
             number(|c| c.objects),
             counted.map_or("?".to_owned(), |c| ByteCount(c.logical).to_string()),
-            number(|c| c.safety.below),
+            counted.map_or("?".to_owned(), |c| c.below(observed.care.fresh(seen.record.id)).0.to_string()),
             number(|c| c.safety.at_risk),
             number(|c| c.safety.unreadable),
         ]

@@ -80,8 +80,9 @@ impl Repairs {
     }
 }
 
-/// Tells of fragments to be repaired. Waits until they are told, or were tried to be told once; those that could not are
-/// told later, by a background task that ends with the engine.
+/// Tells of fragments to be repaired. Waits until the first page of all that wait is told, or was tried to be told once, so that it is
+/// one call at most that somebody waits for who has better things to do; the others are told by a background task that ends
+/// with the engine.
 pub(crate) async fn hand_over(engine: &Arc<Engine>, items: Vec<WorkItem>) {
     {
         let mut waiting = engine.repairs.lock();
@@ -107,22 +108,27 @@ async fn tell(engine: Weak<Engine>, clock: Arc<dyn Clock>, tried: oneshot::Sende
     let (mut tried, mut pause) = (Some(tried), PAUSE.0);
     loop {
         let Some(strong) = engine.upgrade() else { return };
-        match tell_all(&strong).await {
+        match tell_all(&strong, &mut tried).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!(%error, "fragments to be repaired cannot be handed over; trying again")
             }
         }
         drop(strong);
-        // Nobody may wait for it any more.
-        tried.take().map(|tried| tried.send(()));
+        say(&mut tried);
         clock.sleep_until(clock.now().plus(pause)).await;
         pause = (pause * 3 / 2).min(PAUSE.1);
     }
 }
 
+/// Lets go who waits for the first attempt.
+fn say(tried: &mut Option<oneshot::Sender<()>>) {
+    // Nobody may wait for it any more.
+    tried.take().map(|tried| tried.send(()));
+}
+
 /// Tells of all that wait, and gives back the right to.
-async fn tell_all(engine: &Arc<Engine>) -> Result<(), ClientError> {
+async fn tell_all(engine: &Arc<Engine>, tried: &mut Option<oneshot::Sender<()>>) -> Result<(), ClientError> {
     loop {
         let page = {
             let mut waiting = engine.repairs.lock();
@@ -142,6 +148,7 @@ async fn tell_all(engine: &Arc<Engine>) -> Result<(), ClientError> {
         }
         engine.repairs.lock().told(count);
         engine.counters.repairs_handed_over.add(u64::try_from(count).unwrap_or(u64::MAX));
+        say(tried);
     }
 }
 

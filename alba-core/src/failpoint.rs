@@ -127,6 +127,8 @@ steps! {
     ScrubFound = "scrub.found",
     /// It is repaired, or was tried to be.
     ScrubRepaired = "scrub.repaired",
+    /// It is recorded how far scrub is.
+    ScrubMarked = "scrub.marked",
 
     /// An OSD was asked whose it is.
     ClaimsAsked = "claims.asked",

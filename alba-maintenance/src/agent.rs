@@ -294,16 +294,23 @@ impl Agent {
             }
         }
         let progress = Arc::new(Progress::default());
-        let rested = record.map(|record| Duration::from_micros(micros.saturating_sub(record.reported)));
         lease.report(RunState::Running, &progress).await?;
+        // All by the ABM's time: this machine's clock may be another.
+        let began = task_record(&self.backend, &name).await?.map_or(micros, |record| record.started);
+        let continues = record.as_ref().is_some_and(|record| record.agent == self.id);
+        let rested = record.map(|record| Duration::from_micros(began.saturating_sub(record.reported)));
         self.board.begin(task.name(), part, &progress, self.clock().now());
         let run = Run {
             backend: self.backend.clone(),
             agent: self.id.clone(),
             rested,
             lease: period,
+            continues,
+            began,
             progress: progress.clone(),
             pace: entry.pace.clone(),
+            task: name.clone(),
+            token: lease.token(),
         };
         let paused = TaskName::new(task.name())?;
         let ended = tokio::select! {

@@ -216,6 +216,14 @@ impl OsdHandle {
         Ok(found.first().copied().unwrap_or(false))
     }
 
+    /// Small values, in the order of the keys.
+    pub async fn get_all(&self, keys: Vec<OsdKey>) -> Result<Vec<Option<bytes::Bytes>>, TaskError> {
+        let found = self
+            .call(|osd, deadline| async move { osd.multi_get(keys, Priority::Low, deadline).await })
+            .await?;
+        Ok(found.into_iter().map(|stored| stored.map(|stored| stored.value)).collect())
+    }
+
     /// One small value.
     pub async fn get(&self, key: OsdKey) -> Result<Option<bytes::Bytes>, TaskError> {
         let found = self

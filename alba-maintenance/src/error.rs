@@ -53,3 +53,15 @@ impl From<ClientError> for TaskError {
         }
     }
 }
+
+impl TaskError {
+    /// Says the group that it does not have the namespace (any more)?
+    pub fn is_gone(&self) -> bool {
+        use alba_core::wire::rpc::nsm::NsmError;
+        match self {
+            Self::Meta(MetaError::Nsm(NsmError::NamespaceMoved(_))) => true,
+            Self::Client(error) => alba_client::repair::is_gone(error),
+            _ => false,
+        }
+    }
+}

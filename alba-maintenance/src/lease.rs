@@ -47,6 +47,11 @@ impl Lease {
         }
     }
 
+    /// What names it to the ABM.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
     /// Says how the run goes. An error when the task has changed hands.
     pub async fn report(&self, state: RunState, progress: &Progress) -> Result<(), TaskError> {
         let report =

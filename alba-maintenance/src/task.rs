@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::ids::AgentId;
+use alba_core::env::Moment;
+use alba_core::ids::{AgentId, NamespaceId, ObjectId, TaskName};
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmQuery, FailedRepair, SurveyCounts};
 use async_trait::async_trait;
 
 use crate::backend::Backend;
@@ -75,15 +77,66 @@ pub struct Run {
     pub rested: Option<Duration>,
     /// How long what this agent has taken stays with it when it is not heard of.
     pub lease: Duration,
+    /// This very process worked on this part last: what it remembers is what there is to know.
+    pub continues: bool,
+    /// When it began, by the ABM's time: microseconds since the Unix epoch.
+    pub began: u64,
     /// What it has done so far.
     pub progress: Arc<Progress>,
     pub(crate) pace: Pace,
+    /// The task and its part, and the lease on it.
+    pub(crate) task: TaskName,
+    pub(crate) token: u64,
 }
 
 impl Run {
+    /// How far this part says that it has come, whoever worked on it; none: it has said nothing.
+    pub async fn mark(&self) -> Result<Option<u64>, TaskError> {
+        match self.backend.ask_abm(AbmQuery::TaskMark(self.task.clone())).await? {
+            AbmAnswer::TaskMark(mark) => Ok(mark),
+            _ => Err(TaskError::Mismatch("TaskMark")),
+        }
+    }
+
+    /// Says how far this part has come, durably. An error when another agent has it by now.
+    pub async fn set_mark(&self, mark: u64) -> Result<(), TaskError> {
+        let command = AbmCommand::MarkTask { task: self.task.clone(), token: self.token, mark };
+        self.backend.tell_abm(command).await.map(drop)
+    }
+
     /// Waits until so much may be done within the rates. To be called before it is done.
     pub async fn pace(&self, objects: u64, bytes: u64) {
         self.pace.wait(objects, bytes).await;
+    }
+
+    /// OSDs came or went: what could not be repaired may be tried again at once.
+    pub(crate) async fn wake_unrepaired(&self) -> Result<(), TaskError> {
+        let (task, token) = (self.task.clone(), self.token);
+        self.backend.tell_abm(AbmCommand::WakeUnrepaired { task, token }).await.map(drop)
+    }
+
+    /// These could not be repaired; there is nothing wrong with those.
+    pub(crate) async fn report_repairs(
+        &self,
+        failed: Vec<FailedRepair>,
+        well: Vec<(NamespaceId, ObjectId)>,
+    ) -> Result<(), TaskError> {
+        let (task, token) = (self.task.clone(), self.token);
+        self.backend.tell_abm(AbmCommand::ReportRepairs { task, token, failed, well }).await.map(drop)
+    }
+
+    /// What was found in namespaces: at most a page of them.
+    pub(crate) async fn report_surveys(
+        &self,
+        surveys: Vec<(NamespaceId, SurveyCounts)>,
+    ) -> Result<(), TaskError> {
+        let (task, token) = (self.task.clone(), self.token);
+        self.backend.tell_abm(AbmCommand::ReportSurveys { task, token, surveys }).await.map(drop)
+    }
+
+    /// This process's time.
+    pub fn now(&self) -> Moment {
+        self.backend.env().clock.now()
     }
 
     /// Rests.

@@ -101,11 +101,27 @@ struct Collection {
     shared_key: bool,
     /// A tag's value tells by which attempt it was written, and its removal asserts that.
     tags_tell_attempts: bool,
+    /// A repair that finds the fragment of another one takes it over: its tag becomes its own, in its epoch.
+    takes_over: Option<TakesOver>,
 }
 
-/// As uploads and garbage collection are.
-const AS_IT_IS: Collection =
-    Collection { scan_first: false, asserts_tag: true, shared_key: false, tags_tell_attempts: false };
+/// Whose fragments are taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TakesOver {
+    /// Those of its epoch and of older ones.
+    OfItsEpoch,
+    /// All, as it must not be.
+    OfAny,
+}
+
+/// As uploads, repairs and garbage collection are.
+const AS_IT_IS: Collection = Collection {
+    scan_first: false,
+    asserts_tag: true,
+    shared_key: false,
+    tags_tell_attempts: true,
+    takes_over: Some(TakesOver::OfItsEpoch),
+};
 
 impl Collection {
     fn slot_of(&self, writer: usize) -> usize {
@@ -182,7 +198,17 @@ impl Model for Collection {
                 };
                 // The batch asserts that the key is absent (invariant 2).
                 if state.stored[slot] {
-                    state.writers[n] = Writer::Ended;
+                    let takes = |(tagged, _): Tag| match self.takes_over {
+                        None => false,
+                        Some(TakesOver::OfItsEpoch) => tagged <= epoch,
+                        Some(TakesOver::OfAny) => true,
+                    };
+                    if self.shared_key && state.tag[slot].is_some_and(takes) {
+                        state.tag[slot] = Some(self.tag(n, epoch));
+                        state.writers[n] = Writer::Wrote { epoch };
+                    } else {
+                        state.writers[n] = Writer::Ended;
+                    }
                 } else {
                     state.stored[slot] = true;
                     state.tag[slot] = Some(self.tag(n, epoch));
@@ -311,10 +337,18 @@ fn to_delete_without_asserting_the_tag_loses_a_fragment() {
 /// cleaned up, and the key written again by the one that has lost. That fragment then has no tag. No data is lost by it.
 #[test]
 fn repairs_of_one_version_need_tags_that_tell_them_apart() {
-    let checker = explore(Collection { shared_key: true, ..AS_IT_IS });
+    let alike = Collection { shared_key: true, tags_tell_attempts: false, takes_over: None, ..AS_IT_IS };
+    let checker = explore(alike);
     assert!(checker.discovery(LOST).is_none());
     println!("{:?}", checker.discovery(LEAKED).expect("a counterexample"));
-    let checker = explore(Collection { shared_key: true, tags_tell_attempts: true, ..AS_IT_IS });
+    let checker = explore(Collection { shared_key: true, ..AS_IT_IS });
     checker.assert_properties();
     println!("{} states", checker.unique_state_count());
+}
+
+/// Its tag would be of an epoch that is closed, while the repair that wrote it can still commit.
+#[test]
+fn to_take_over_what_was_written_in_a_later_epoch_loses_a_fragment() {
+    let wrong = Collection { shared_key: true, takes_over: Some(TakesOver::OfAny), ..AS_IT_IS };
+    println!("{:?}", explore(wrong).discovery(LOST).expect("a counterexample"));
 }

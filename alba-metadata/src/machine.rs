@@ -1,7 +1,7 @@
 //! The state machine of a group: a model with sessions around it. Every replica feeds it the same inputs in the same
 //! order and comes to the same state and outputs.
 
-use alba_core::kv::KvError;
+use alba_core::kv::{KvError, KvRead};
 use alba_core::manifest::Timestamp;
 use alba_core::wire::rpc::{RequestId, SessionId};
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,11 @@ pub fn step<M: Model>(
 }
 
 /// The time of this input.
+/// The time of the last input: what the model's time has passed.
+pub(crate) fn last_input(store: &dyn KvRead) -> Result<Timestamp, KvError> {
+    Ok(load(store, TIME)?.unwrap_or_default())
+}
+
 fn tick(txn: &mut KvTxn<'_>, wall: u64) -> Result<Timestamp, KvError> {
     let last: Timestamp = load(txn, TIME)?.unwrap_or_default();
     let now = Timestamp(wall.max(last.0.saturating_add(1)));

@@ -65,7 +65,7 @@ pub async fn look(client: &Client, env: &Env) -> Result<Sight, ClientError> {
     };
     let observation = observe(records.iter().filter_map(fill).collect());
     let silent = records.keys().filter(|id| !usage.contains_key(id)).copied().collect();
-    Ok(Sight { registry: Registry { records, silent }, observation, namespaces })
+    Ok(Sight { registry: Registry { records, silent, away: BTreeSet::new() }, observation, namespaces })
 }
 
 fn fill_of(record: &OsdRecord, usage: &DiskUsage, held: Option<u64>) -> OsdFill {
@@ -94,7 +94,7 @@ pub fn for_namespace(observation: &Observation, osds: &Osds) -> Observation {
             true
         }
         // Of no namespace's, or repair's.
-        Standing::Draining | Standing::Leaving | Standing::Dead | Standing::Gone => false,
+        Standing::Draining | Standing::Leaving | Standing::Dead | Standing::Away | Standing::Gone => false,
     });
     local
 }

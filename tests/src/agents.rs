@@ -76,7 +76,7 @@ impl Scene {
             | Step::WorkReported
             | Step::WorkUnmarked
             | Step::WorkCleaned => Self::Queue,
-            Step::ScrubFound | Step::ScrubRepaired => Self::Scrubbing,
+            Step::ScrubFound | Step::ScrubRepaired | Step::ScrubMarked => Self::Scrubbing,
             Step::ClaimsAsked | Step::TrashDeleting | Step::TrashDeleted | Step::PresetsAsked => {
                 Self::Looking
             }

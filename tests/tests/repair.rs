@@ -14,9 +14,16 @@ use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use alba_core::env::osd::OsdUpdate;
-use alba_core::ids::NamespaceId;
-use alba_tests::cluster::{Cluster, Options};
+use alba_client::{Client, ClientConfig};
+use alba_core::checksum::Checksum;
+use alba_core::env::osd::{Osd as _, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
+use alba_core::env::{Deadline, Env, real};
+use alba_core::ids::{AgentId, LongId, NamespaceId, TaskName};
+use alba_core::net::asd::{AsdClient, AsdClientConfig};
+use alba_core::osd_keys::{self, FragmentAddress, Parsed};
+use alba_core::range::{RangeQuery, next_prefix};
+use alba_core::wire::rpc::abm::{AbmCommand, AbmOutcome};
+use alba_tests::cluster::{Cluster, Options, output_within};
 use alba_tests::device::Device;
 use alba_tests::metrics::metric;
 use alba_tests::proxy::User;
@@ -378,4 +385,177 @@ async fn an_osd_is_emptied_jobs_find_all_damage_and_objects_are_stored_anew() {
         user.download(&name(object), &file).await.unwrap();
         content::check_file(&file, &name(object), size(object)).unwrap();
     }
+}
+
+/// Puts `count` objects into a namespace of its own.
+async fn filled(cluster: &Cluster, count: usize) -> (User, NamespaceId) {
+    let preset = cluster.scratch().join("preset.json");
+    std::fs::write(&preset, preset_json()).unwrap();
+    cluster.alba(&["create-preset", "ward", "--input-url", preset.to_str().unwrap()]).unwrap();
+    cluster.alba(&["create-namespace", NS, "ward"]).unwrap();
+    let listed = cluster.alba(&["list-namespaces"]).unwrap();
+    let record = listed.as_array().unwrap().iter().find(|namespace| namespace["name"] == json!(NS));
+    let namespace = NamespaceId::new(record.unwrap()["id"].as_u64().unwrap()).unwrap();
+    let mut user = User::new(cluster.proxy(), NS);
+    let file = cluster.scratch().join("file");
+    for object in 0..count {
+        content::write_file(&file, &name(object), size(object)).unwrap();
+        user.upload(&name(object), &file, false).await.unwrap();
+    }
+    (user, namespace)
+}
+
+async fn read_back(cluster: &Cluster, user: &mut User, count: usize) {
+    let file = cluster.scratch().join("read-back");
+    for object in 0..count {
+        user.download(&name(object), &file).await.unwrap();
+        content::check_file(&file, &name(object), size(object)).unwrap();
+    }
+}
+
+fn wait_at_policy(cluster: &Cluster, count: usize, what: &str) {
+    wait::until(what, Duration::from_secs(180), || {
+        let safety = cluster.alba(&["get-disk-safety", "--namespace", NS]).unwrap()[0].clone();
+        let whole = (&safety["safety"], &safety["safety_count"]) == (&json!(2), &json!(count));
+        if whole { Ok(()) } else { Err(safety.to_string()) }
+    });
+}
+
+/// What OSDs hold is exactly what manifests name.
+fn wait_clean(cluster: &Cluster) {
+    wait::until("fsck finds nothing", Duration::from_secs(180), || {
+        let output = cluster.run(&["fsck", "--to-json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+        let found = &answer["result"];
+        let clean = found["whole"] == true
+            && found["fragments_held"] == found["fragments_named"]
+            && ["fragments_tagged", "fragments_queued", "lone_tags"].iter().all(|key| found[*key] == 0);
+        if clean { Ok(()) } else { Err(answer.to_string()) }
+    });
+}
+
+/// The agent of `alba up`, configured by the environment.
+fn quick(settings: &[(&str, &str)]) -> Options {
+    let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
+    let all = [
+        ("GC_GRACE", "1s"),
+        ("LEASE", "2s"),
+        ("TASKS__GC__EVERY", "2s"),
+        ("TASKS__CLEANUP__EVERY", "1s"),
+        ("TASKS__REPAIR__EVERY", "1s"),
+        ("TASKS__GC__AT_ONCE", "16"),
+        ("TASKS__CLEANUP__AT_ONCE", "16"),
+    ];
+    let all = all.iter().chain(settings);
+    options.env = all.map(|(key, value)| (format!("ALBA_MAINTENANCE__{key}"), (*value).to_owned())).collect();
+    options
+}
+
+/// An OSD that is dead is forgotten: nothing is read from it, all objects are made whole elsewhere, and nothing of it is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_osd_is_purged_and_all_objects_are_whole_and_nothing_is_left() {
+    const COUNT: usize = 15;
+    let cluster = Cluster::start("purge", quick(&[]));
+    let (mut user, _) = filled(&cluster, COUNT).await;
+    wait_at_policy(&cluster, COUNT, "all fragments are there");
+    cluster.kill_osd(7);
+    let long_id = cluster.ready.osds[7].long_id.clone();
+    cluster.alba(&["purge-osd", "--long-id", &long_id]).unwrap();
+    wait::until("nobody knows the OSD any more", Duration::from_secs(180), || {
+        let osds = cluster.alba(&["list-all-osds"]).unwrap();
+        let found = osds.as_array().unwrap().iter().find(|osd| osd["long_id"] == json!(long_id));
+        found.map_or(Ok(()), |osd| Err(osd.to_string()))
+    });
+    wait_at_policy(&cluster, COUNT, "all fragments are elsewhere");
+    wait_clean(&cluster);
+    read_back(&cluster, &mut user, COUNT).await;
+    assert_eq!(cluster.alba(&["list-unrepairable"]).unwrap(), json!([]));
+}
+
+/// As if nobody had scrubbed for a month: what a lane has covered is set back to the beginning of time.
+async fn set_scrub_back(cluster: &Cluster) {
+    let text = std::fs::read_to_string(&cluster.ready.config).unwrap();
+    let mut table: toml::Table = toml::from_str(&text).unwrap();
+    table.remove("proxies");
+    let config: ClientConfig = table.try_into().unwrap();
+    let env = real::env();
+    let client = Client::connect(env.clone(), config).await.unwrap();
+    let deadline = env.deadline_in(Duration::from_secs(60));
+    for lane in alba_maintenance::task::lanes() {
+        let task = TaskName::new(format!("scrub/{lane}")).unwrap();
+        // The agent that was killed may have it for a moment yet.
+        let token = wait::until_async("the lane is free", Duration::from_secs(60), async || {
+            let (task, agent) = (task.clone(), AgentId::new("test").unwrap());
+            let acquire = AbmCommand::AcquireLease { task, agent, period: 60_000_000 };
+            match client.directory().command(acquire, deadline).await {
+                Ok(AbmOutcome::Lease(lease)) => Ok(lease.token),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        let mark = AbmCommand::MarkTask { task: task.clone(), token, mark: 0 };
+        client.directory().command(mark, deadline).await.unwrap();
+        client.directory().command(AbmCommand::ReleaseLease { task, token }, deadline).await.unwrap();
+    }
+}
+
+/// Nobody reads. The agents find all damage on their schedule, also when one of them dies on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheduled_scrub_finds_all_flipped_bits_and_goes_on_where_an_agent_died() {
+    const COUNT: usize = 15;
+    let cluster = Cluster::start("scrub", quick(&[("TASKS__SCRUB__ENABLED", "true")]));
+    let (mut user, namespace) = filled(&cluster, COUNT).await;
+    wait_at_policy(&cluster, COUNT, "all fragments are there");
+    let agent = cluster.daemons("maintenance");
+    let config = agent[0].args.iter().skip_while(|arg| *arg != "--config").nth(1).unwrap().clone();
+    agent[0].signal(rustix::process::Signal::KILL);
+    let mut hurt = 0;
+    for index in 0..12 {
+        let device = Device::of(&cluster, index);
+        for (key, address) in device.fragments(namespace).await {
+            if address.chunk.0 == 0 && address.fragment.0 == 3 {
+                let value = StoredValue { value: b"flipped".as_slice().into(), checksum: Checksum::None };
+                device.apply(OsdUpdate::Set(key, value)).await;
+                hurt += 1;
+            }
+        }
+    }
+    assert_eq!(hurt, COUNT);
+    set_scrub_back(&cluster).await;
+    // One dies after its first slice, with much of the period before it.
+    let mut dies = cluster.command();
+    dies.args(["maintenance", "--once", "scrub", "--config", &config]);
+    dies.env("ALBA_TEST_MAINTENANCE_DIES_AT", "scrub.marked");
+    let died = output_within(dies, Duration::from_secs(180));
+    assert_eq!(died.status.code(), None, "by a signal: {died:?}");
+    // Another one has it on its schedule.
+    let mut command = cluster.command();
+    command.args(["maintenance", "--config", &config]).env("ALBA_MAINTENANCE__TASKS__SCRUB__EVERY", "1s");
+    let log = std::fs::File::create(cluster.scratch().join("agent.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let ward = Ward { cluster, dead: Vec::new(), agent: Some(command.spawn().unwrap()) };
+    let left = async || {
+        let mut left = 0;
+        for index in 0..12 {
+            let device = Device::of(&ward.cluster, index);
+            for (key, address) in device.fragments(namespace).await {
+                let keys = vec![key];
+                let found = device.client.multi_get(keys, Priority::High, device.deadline()).await.unwrap();
+                let flipped = |stored: &StoredValue| stored.value.as_ref() == b"flipped";
+                // Replaced ones wait for clean-up: what manifests name is of a later version.
+                left += usize::from(address.version.0 == 0 && found[0].as_ref().is_some_and(flipped));
+            }
+        }
+        left
+    };
+    wait::until_async("all damage is found and gone", Duration::from_secs(240), async || {
+        let left = left().await;
+        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+    })
+    .await;
+    let found = job(&ward.cluster, "verify-namespace", "check");
+    let counts = ["fragments_checksum_mismatch", "fragments_detected_missing"].map(|key| found[key].as_u64());
+    assert_eq!(counts, [Some(0), Some(0)], "{found}");
+    wait_clean(&ward.cluster);
+    read_back(&ward.cluster, &mut user, COUNT).await;
 }

@@ -10,6 +10,9 @@
     reason = "test code: it fails by panicking, and it is outside of what is simulated"
 )]
 
+use std::time::Duration;
+
+use alba_tests::sim::upkeep::{collection_beside_a_silent_osd, work_beside_long_items};
 use alba_tests::sim::{Outcome, Plan, Sabotage, run};
 
 /// Seeds of an ordinary run.
@@ -112,6 +115,25 @@ fn repairs_and_moves_lose_nothing_and_leave_nothing() {
             assert!(count > 0, "nothing of this happened in these runs: {what}; {outcomes:?}");
         }
     }
+}
+
+/// More items that take hours than an agent has hands, and some that hang: what takes a moment is done all the same, and each of the
+/// long ones has its turns.
+#[test]
+fn work_of_hours_holds_up_no_other_work() {
+    let turns = work_beside_long_items(1, 60, 10, 40);
+    assert_eq!(turns.short.len(), 40, "{turns:?}");
+    assert!(turns.short.iter().all(|took| *took < Duration::from_secs(60)), "{turns:?}");
+    assert!(turns.long.len() == 60 && turns.long.iter().all(|turns| *turns > 0), "{turns:?}");
+}
+
+/// An OSD that is asked again for each namespace costs half a minute each time.
+#[test]
+fn garbage_collection_does_not_wait_for_a_silent_osd_in_each_namespace() {
+    let (took, failed) = collection_beside_a_silent_osd(1, 40);
+    // Each of the 16 lanes has to say so.
+    assert!(failed.len() == 16 && failed.iter().any(|error| error.contains("OSD")), "{failed:?}");
+    assert!(took < Duration::from_secs(240), "{took:?}: {failed:?}");
 }
 
 #[test]

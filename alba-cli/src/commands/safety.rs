@@ -9,13 +9,15 @@ use alba_client::{Client, Consistency};
 use alba_core::env::within;
 use alba_core::ids::{LongId, NamespaceId, NamespaceName, NodeId, ObjectName, OsdId, text_or_hex};
 use alba_core::wire::rpc::abm::{
-    AbmAnswer, AbmError, AbmQuery, NamespaceRecord, NamespaceState, OsdFilter, OsdState, WORK_PAGE, WorkItem,
+    AbmAnswer, AbmError, AbmQuery, CARE_PAGE, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord,
+    OsdState, UnrepairedRecord, WORK_PAGE, WorkItem,
 };
 use clap::Args;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::backend::{Backend, mismatch};
+use super::windows;
 use crate::answer::Answer;
 use crate::error::CliError;
 use crate::names;
@@ -100,7 +102,12 @@ async fn registry(
             }
         }
     }
-    Ok(Registry { records, silent })
+    let windows = windows::open(backend).await?.1;
+    let is_away = |record: &OsdRecord| {
+        windows.iter().any(|window| window.covers(&record.info.long_id, record.info.place.node()))
+    };
+    let away = records.iter().filter(|(_, record)| is_away(record)).map(|(osd, _)| *osd).collect();
+    Ok(Registry { records, silent, away })
 }
 
 impl GetDiskSafety {
@@ -224,6 +231,14 @@ impl ListUnrepairable {
             }
         }
         sick.extend(failed_work(&backend, &by_id).await?);
+        for failed in failed_repairs(&backend).await? {
+            let object_id = failed.object.to_string();
+            let listed = sick.iter().any(|sick| sick.object_id == object_id);
+            if let Some(namespace) = by_id.get(&failed.namespace).filter(|_| !listed) {
+                let namespace = text_or_hex(namespace.as_bytes());
+                sick.push(Sick { namespace, object: String::new(), object_id, reason: failed.reason });
+            }
+        }
         let shown = sick.iter().map(|sick| {
             json!({
                 "namespace": sick.namespace,
@@ -245,8 +260,8 @@ async fn surveyed(
 ) -> Result<Vec<(ObjectName, String, String)>, alba_client::ClientError> {
     let patient = repairer.patient(record);
     let osds = repairer.osds(&patient, registry).await?;
-    let mut queue = Weakest::new(1);
-    let survey = repairer.survey(&patient, &osds, &BTreeSet::new(), &mut queue).await?;
+    let (mut queue, none) = (Weakest::new(1), BTreeSet::new());
+    let survey = repairer.survey(&patient, &osds, (&none, &none), &mut queue).await?;
     let listed = survey.listed.into_iter().map(|(name, id, why)| (name, id.to_string(), why.to_string()));
     Ok(listed.collect())
 }
@@ -273,6 +288,23 @@ async fn failed_work(
             let (namespace, object_id) = (text_or_hex(namespace.as_bytes()), object);
             found.push(Sick { namespace, object: name, object_id, reason });
         }
+        if !page.has_more {
+            return Ok(found);
+        }
+    }
+}
+
+/// What agents tried to repair in vain, and try again after a while.
+async fn failed_repairs(backend: &Backend<'_>) -> Result<Vec<UnrepairedRecord>, CliError> {
+    let max = u32::try_from(CARE_PAGE).unwrap_or(u32::MAX);
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let AbmAnswer::Unrepaired { page, .. } = backend.ask(AbmQuery::Unrepaired { after, max }).await?
+        else {
+            return Err(mismatch("Unrepaired"));
+        };
+        after = page.items.last().map(|record| (record.namespace, record.object)).or(after);
+        found.extend(page.items);
         if !page.has_more {
             return Ok(found);
         }

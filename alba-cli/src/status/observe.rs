@@ -12,12 +12,13 @@ use alba_core::ids::{AlbaId, GroupId, NamespaceId, ObjectId, OsdId, Place, Prese
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::{
     AbmAnswer, AbmQuery, Destination, GroupRecord, NamespaceRecord, NamespaceState, OsdFilter, OsdRecord,
-    OsdState, TaskRecord, WorkItem,
+    OsdState, SurveyCounts, TaskRecord, WorkItem,
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_proxy::client::ProxyClient;
 use futures_util::future::join_all;
 
+use super::care::{self, Care};
 use super::judge::{Safety, Wanted, wanted};
 use super::rebalance::{self, RebalanceSeen};
 use super::replicas::{self, GroupSeen};
@@ -63,6 +64,7 @@ pub(super) struct Observed {
     pub(super) paused: Vec<TaskName>,
     pub(super) rebalance: RebalanceSeen,
     pub(super) damage: Damage,
+    pub(super) care: Care,
 }
 
 /// Fragments that somebody found damaged or missing, and that are not repaired yet: items of the work queue.
@@ -112,6 +114,17 @@ pub(super) struct Counted {
     pub(super) safety: Safety,
     /// Every object on an OSD that does not answer was looked at.
     pub(super) all_examined: bool,
+}
+
+impl Counted {
+    /// How many objects are below their policy, and whether none is left out. What agents counted fills in where there were too many
+    /// objects to look at each here; it may be some seconds old, so it never makes less of what was seen now.
+    pub(super) fn below(&self, surveyed: Option<SurveyCounts>) -> (u64, bool) {
+        match surveyed {
+            Some(counts) if !self.all_examined => (self.safety.below.max(counts.below_policy), true),
+            Some(_) | None => (self.safety.below, self.all_examined),
+        }
+    }
 }
 
 /// Does it refuse writes?
@@ -169,6 +182,7 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
     let paused = tasks::paused(&backend).await?;
     let rebalance = rebalance::ask(&backend).await?;
     let damage = damage(&backend).await?;
+    let care = care::ask(&backend).await?;
     Ok(Observed {
         alba_id,
         osds,
@@ -183,6 +197,7 @@ pub(super) async fn observe(session: &Session, file: ClientFile) -> Result<Obser
         paused,
         rebalance,
         damage,
+        care,
     })
 }
 

@@ -6,6 +6,7 @@
 //! fragments that garbage collection finds. Nothing here deletes anything but tags.
 
 mod counters;
+mod kept;
 pub mod order;
 pub mod plan;
 mod read;
@@ -26,7 +27,7 @@ pub use plan::{Bad, Plan, Situation, Unrepairable};
 pub use relocate::{Relocated, Relocation};
 pub use repairer::{Checked, Patient, RepairError, Repaired, Repairer, Suspect, is_gone};
 pub use safety::{Safety, SafetyRow};
-pub use standing::{OsdView, Osds, Standing};
+pub use standing::{OsdView, Osds, Silence, Standing};
 pub use survey::{Registry, Survey};
 
 /// How old what is known of a namespace's preset and gc epoch may be: when it is too old the group refuses, and it is asked anew.

@@ -140,11 +140,13 @@ struct Ward<'a> {
     kept: BTreeMap<FragmentIndex, OsdId>,
     /// In want of a new place.
     wanted: Vec<(Matter, FragmentIndex)>,
+    /// On OSDs that are away on purpose: they stay where they are, and do not count.
+    away: BTreeMap<FragmentIndex, OsdId>,
 }
 
 impl<'a> Ward<'a> {
     fn new(index: ChunkIndex, chunk: &'a Chunk, situation: &Situation<'_>) -> Self {
-        let mut ward = Ward { chunk, kept: BTreeMap::new(), wanted: Vec::new() };
+        let mut ward = Ward { chunk, kept: BTreeMap::new(), wanted: Vec::new(), away: BTreeMap::new() };
         for (fragment, entry) in (0..).map(FragmentIndex).zip(&chunk.fragments) {
             let matter = match entry.location {
                 None => Matter::Hole,
@@ -152,6 +154,10 @@ impl<'a> Ward<'a> {
                 Some(osd) => match situation.osds.standing(osd) {
                     Standing::Takes | Standing::Holds => {
                         ward.kept.insert(fragment, osd);
+                        continue;
+                    }
+                    Standing::Away => {
+                        ward.away.insert(fragment, osd);
                         continue;
                     }
                     Standing::Draining => Matter::Draining,
@@ -180,6 +186,7 @@ impl<'a> Ward<'a> {
         let leaving = self.of(|matter| matches!(matter, Matter::Leaving | Matter::Draining));
         let mut sources: Vec<FragmentIndex> = self.kept.keys().copied().chain(leaving).collect();
         sources.extend(self.of(|matter| matter == Matter::Dead));
+        sources.extend(self.away.keys());
         sources
     }
 
@@ -363,7 +370,7 @@ fn steps(ward: &Ward<'_>, shape: CodeShape, places: &mut Places<'_>, rng: &mut d
     let (placed, used) = loop {
         let left = ward.wanted.get(count..).unwrap_or_default();
         let staying = left.iter().filter(|(matter, _)| stays(*matter));
-        let mut used: BTreeSet<OsdId> = ward.kept.values().copied().collect();
+        let mut used: BTreeSet<OsdId> = ward.kept.values().chain(ward.away.values()).copied().collect();
         used.extend(staying.filter_map(|(_, fragment)| ward.location(*fragment)));
         match places.find(&used, count, rng) {
             Ok(placed) => {

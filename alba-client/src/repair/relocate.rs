@@ -14,6 +14,7 @@ use alba_core::range::Page;
 use alba_core::wire::rpc::abm::{WORK_PAGE, WorkItem};
 use alba_core::wire::rpc::nsm::NsmQuery;
 
+use super::kept::Kept;
 use super::plan::{Bad, ChunkWork, How, Situation, Step};
 use super::standing::{Osds, Standing};
 use super::update::{Attempt, Ended};
@@ -96,6 +97,7 @@ impl Repairer {
         let (name, planned) = (manifest.name.clone(), bytes_on(&manifest, source));
         let none = BTreeSet::new();
         let situation = Situation { osds, policies: &info.preset.policies, bad: &none };
+        let kept = Kept::new(&*self.engine.env.rng);
         let attempt = Attempt {
             engine: &self.engine,
             namespace: &patient.namespace,
@@ -103,6 +105,7 @@ impl Repairer {
             manifest,
             key,
             counters: &self.counters,
+            kept: &kept,
             deadline,
         };
         let (ended, findings) = attempt.run(&work, &situation).await?;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use alba_core::encryption::FragmentKey;
 use alba_core::env::{Deadline, MetaError, Moment, within};
-use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, ObjectId};
+use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, ObjectId, OsdId};
 use alba_core::manifest::{CipherMode, EncryptInfo, Manifest};
 use alba_core::wire::rpc::abm::NamespaceRecord;
 use alba_core::wire::rpc::nsm::{NamespaceInfo, NsmAnswer, NsmQuery};
 use thiserror::Error;
 
 use super::counters::{Counters, RepairStatistics};
+use super::kept::Kept;
 use super::plan::{Bad, Plan, Situation, Unrepairable, plan};
 use super::read::{Chunk, ReadFault};
 use super::rewrite::rewrite;
@@ -204,6 +205,7 @@ impl Repairer {
         let mut first = true;
         let mut in_vain = 0;
         let mut commits = 0;
+        let kept = Kept::new(&*self.engine.env.rng);
         while in_vain < ROUNDS {
             let Some(manifest) = self.manifest(patient, object, deadline).await? else {
                 return Ok(if done == Repaired::Nothing { Repaired::Absent } else { done });
@@ -217,7 +219,13 @@ impl Repairer {
                         .await;
                 }
             }
-            let situation = Situation { osds: &osds, policies: &info.preset.policies, bad: &bad };
+            kept.at(manifest.version);
+            let taken = kept.taken();
+            let mut standing = osds.clone();
+            for osd in &taken {
+                standing.spare(*osd);
+            }
+            let situation = Situation { osds: &standing, policies: &info.preset.policies, bad: &bad };
             let planned = if anew {
                 None
             } else {
@@ -225,7 +233,7 @@ impl Repairer {
             };
             let work = match planned {
                 // Without the OSDs that failed nothing is left to do; with them there was.
-                Some(Plan::Nothing) if done == Repaired::Nothing && hindered => break,
+                Some(Plan::Nothing) if done == Repaired::Nothing && (hindered || !taken.is_empty()) => break,
                 Some(Plan::Nothing) => return Ok(done),
                 Some(Plan::Unrepairable(reason)) => return Err(reason.into()),
                 Some(Plan::Update(work)) => work,
@@ -244,6 +252,7 @@ impl Repairer {
                 manifest,
                 key,
                 counters: &self.counters,
+                kept: &kept,
                 deadline,
             };
             let (ended, findings) = attempt.run(&work, &situation).await?;
@@ -332,7 +341,7 @@ impl Repairer {
             Err(ReadFault::Unreachable(_)) => {
                 if let Some(osd) = current.and_then(|entry| entry.location).filter(|_| suspect.lost_if_silent)
                 {
-                    osds.set(osd, Standing::Dead);
+                    lost(osds, osd);
                 }
             }
         }
@@ -385,6 +394,13 @@ impl Repairer {
     }
 }
 
+/// It does not answer: what is there is to be made up for, unless it is away on purpose.
+fn lost(osds: &mut Osds, osd: OsdId) {
+    if osds.standing(osd) != Standing::Away {
+        osds.set(osd, Standing::Dead);
+    }
+}
+
 /// What came up goes into the next plan.
 fn learn(findings: Findings, osds: &mut Osds, bad: &mut BTreeSet<Bad>, reasons: &mut Vec<String>) {
     bad.extend(findings.bad);
@@ -392,7 +408,7 @@ fn learn(findings: Findings, osds: &mut Osds, bad: &mut BTreeSet<Bad>, reasons: 
         osds.spare(osd);
     }
     for osd in findings.silent {
-        osds.set(osd, Standing::Dead);
+        lost(osds, osd);
     }
     reasons.extend(findings.reasons);
 }

@@ -22,6 +22,8 @@ pub enum Standing {
     Leaving,
     /// Silent for so long that its fragments count as lost. It may come back.
     Dead,
+    /// The same, and away on purpose: nothing is repaired for its sake.
+    Away,
     /// Its fragments are lost for good: never read.
     Gone,
 }
@@ -34,7 +36,12 @@ impl Standing {
 
     /// May what is there stay there?
     pub fn keeps(self) -> bool {
-        matches!(self, Self::Takes | Self::Holds)
+        matches!(self, Self::Takes | Self::Holds | Self::Away)
+    }
+
+    /// Is there nothing to be done about what is there, and does it count?
+    pub fn is_well(self) -> bool {
+        self.keeps() && self.counts()
     }
 }
 
@@ -122,15 +129,26 @@ impl Osds {
     }
 }
 
+/// Has an OSD been silent for too long?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// No.
+    None,
+    /// Yes.
+    Unexplained,
+    /// Yes, and an operator said that it is away.
+    OnPurpose,
+}
+
 /// The standing of an OSD of a namespace, from what the ABM and the namespace's group say of it.
 ///
-/// `silent`: by the failure detector. `takes`: could it take data, as far as this process knows?
+/// `silent`: by the failure detector and the maintenance windows. `takes`: could it take data, as far as this process knows?
 pub fn standing(
     state: Option<OsdState>,
     used_as: OsdUse,
     preset: &Preset,
     osd: OsdId,
-    silent: bool,
+    silent: Silence,
     takes: bool,
 ) -> Standing {
     let wanted = match &preset.osds {
@@ -143,7 +161,8 @@ pub fn standing(
         // The ABM does not know it as ours. It forgets none that anything names: this ABM may be older than the groups
         // (restored from a backup), so what is there is made up for, and never taken for lost.
         None | Some(OsdState::Available | OsdState::Foreign) => Standing::Dead,
-        Some(_) if silent => Standing::Dead,
+        Some(_) if silent == Silence::OnPurpose => Standing::Away,
+        Some(_) if silent == Silence::Unexplained => Standing::Dead,
         Some(OsdState::Decommissioning | OsdState::Decommissioned) => Standing::Leaving,
         Some(OsdState::Draining) => Standing::Draining,
         Some(OsdState::Active) => match used_as {

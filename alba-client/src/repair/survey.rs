@@ -18,7 +18,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::order::{Waiting, Weakest};
 use super::plan::{Plan, Situation, Unrepairable, cost, in_want, plan, remaining};
 use super::safety::Safety;
-use super::standing::{Osds, Standing, standing, view};
+use super::standing::{Osds, Silence, Standing, standing, view};
 use super::{Patient, Repairer};
 use crate::ClientError;
 use crate::namespaces::unexpected;
@@ -43,6 +43,19 @@ pub struct Registry {
     pub records: BTreeMap<OsdId, OsdRecord>,
     /// Those that have been silent for too long.
     pub silent: BTreeSet<OsdId>,
+    /// Those that an operator said are away on purpose, silent or not.
+    pub away: BTreeSet<OsdId>,
+}
+
+impl Registry {
+    /// Is this one silent, and is that explained?
+    pub fn silence(&self, osd: OsdId) -> Silence {
+        match (self.silent.contains(&osd), self.away.contains(&osd)) {
+            (false, _) => Silence::None,
+            (true, false) => Silence::Unexplained,
+            (true, true) => Silence::OnPurpose,
+        }
+    }
 }
 
 /// What was found of a namespace.
@@ -56,6 +69,10 @@ pub struct Survey {
     pub repairable: u64,
     /// How many cannot be repaired.
     pub unrepairable: u64,
+    /// How many have lost redundancy and are left as they are, because what is missing is away on purpose.
+    pub left_alone: u64,
+    /// Of those whose repair failed before, these are there still and not well.
+    pub sick: BTreeSet<ObjectId>,
     /// Those of them that there is room for, and why.
     pub listed: Vec<(ObjectName, ObjectId, Unrepairable)>,
 }
@@ -82,7 +99,7 @@ impl Repairer {
                 None => self.record(osd, &described.long_id).await?,
             };
             let takes = self.engine.pool.known(osd).is_some_and(|member| member.takes_data(now));
-            let silent = registry.silent.contains(&osd);
+            let silent = registry.silence(osd);
             let state = record.as_ref().map(|record| record.state);
             let stands = standing(state, used_as, &info.preset, osd, silent, takes);
             osds.insert(osd, view(record.as_ref().map_or(&described, |record| &record.info), stands));
@@ -115,12 +132,13 @@ impl Repairer {
         self.engine.ask_group(&patient.namespace, query, self.call_deadline()).await
     }
 
-    /// Goes through a namespace. What can be improved is shown to `queue`, unless it is among those that `rest`.
+    /// Goes through a namespace. What can be improved is shown to `queue`, unless it is among those that rest. Which of those that
+    /// are known to have failed before are not well yet, is told.
     pub async fn survey(
         &self,
         patient: &Patient,
         osds: &Osds,
-        rest: &BTreeSet<ObjectId>,
+        (rest, known): (&BTreeSet<ObjectId>, &BTreeSet<ObjectId>),
         queue: &mut Weakest,
     ) -> Result<Survey, ClientError> {
         let info = self.settings(patient, Duration::from_secs(5), self.call_deadline()).await?;
@@ -134,31 +152,37 @@ impl Repairer {
         let situation = Situation { osds, policies: &info.preset.policies, bad: &none };
         let mut rng = self.engine.env.rng.generator();
         let node_of = |osd: OsdId| osds.node(osd);
-        let mut look = |manifest: &Manifest, survey: &mut Survey| match plan(manifest, &situation, &mut rng) {
-            Plan::Nothing => {}
-            Plan::Unrepairable(why) => {
-                survey.unrepairable += 1;
-                if survey.listed.len() < LISTED {
-                    survey.listed.push((manifest.name.clone(), manifest.object_id, why));
-                }
+        let mut look = |manifest: &Manifest, survey: &mut Survey| {
+            let planned = plan(manifest, &situation, &mut rng);
+            if planned != Plan::Nothing && known.contains(&manifest.object_id) {
+                survey.sick.insert(manifest.object_id);
             }
-            planned @ (Plan::Update(_) | Plan::Rewrite(_)) => {
-                survey.repairable += 1;
-                if let Some(remaining) =
-                    remaining(manifest, osds, &none).filter(|_| !rest.contains(&manifest.object_id))
-                {
-                    queue.show(Waiting {
-                        remaining,
-                        since: manifest.timestamp,
-                        namespace: patient.id(),
-                        object: manifest.object_id,
-                        bytes: cost(manifest, &planned),
-                    });
+            match planned {
+                Plan::Nothing => survey.left_alone += u64::from(is_away(manifest, osds)),
+                Plan::Unrepairable(why) => {
+                    survey.unrepairable += 1;
+                    if survey.listed.len() < LISTED {
+                        survey.listed.push((manifest.name.clone(), manifest.object_id, why));
+                    }
+                }
+                planned @ (Plan::Update(_) | Plan::Rewrite(_)) => {
+                    survey.repairable += 1;
+                    if let Some(remaining) =
+                        remaining(manifest, osds, &none).filter(|_| !rest.contains(&manifest.object_id))
+                    {
+                        queue.show(Waiting {
+                            remaining,
+                            since: manifest.timestamp,
+                            namespace: patient.id(),
+                            object: manifest.object_id,
+                            bytes: cost(manifest, &planned),
+                        });
+                    }
                 }
             }
         };
         let troubled: Vec<OsdId> =
-            osds.iter().filter(|(_, view)| !view.standing.keeps()).map(|(osd, _)| osd).collect();
+            osds.iter().filter(|(_, view)| !view.standing.is_well()).map(|(osd, _)| osd).collect();
         let mut indexes = Joined::new(troubled);
         while let Some(ids) = indexes.next(self, patient).await? {
             for manifest in self.manifests(patient, ids).await? {
@@ -263,8 +287,14 @@ impl Repairer {
 
 fn is_troubled(manifest: &Manifest, osds: &Osds) -> bool {
     // Those on OSDs that the group does not know were not found by any index.
-    let in_trouble = |osd: OsdId| osds.knows(osd) && !osds.standing(osd).keeps();
+    let in_trouble = |osd: OsdId| osds.knows(osd) && !osds.standing(osd).is_well();
     manifest.fragments().any(|(_, _, entry)| entry.location.is_some_and(in_trouble))
+}
+
+fn is_away(manifest: &Manifest, osds: &Osds) -> bool {
+    manifest
+        .fragments()
+        .any(|(_, _, entry)| entry.location.is_some_and(|osd| osds.standing(osd) == Standing::Away))
 }
 
 pub(super) fn ids(answer: NsmAnswer) -> Result<Page<ObjectId>, ClientError> {

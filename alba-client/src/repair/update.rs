@@ -18,7 +18,7 @@ use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, PeerSource, Priority};
 use alba_core::env::{Deadline, MetaError};
 use alba_core::failpoint::{self, reach};
 use alba_core::fragment::{Cipher, Packed, pack, regenerate};
-use alba_core::ids::{ChunkIndex, FragmentIndex, ObjectVersion, OsdId};
+use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectVersion, OsdId};
 use alba_core::manifest::{Fragment, Manifest, Timestamp};
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::wire::recovery::RecoveryInfo;
@@ -29,9 +29,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::counters::Counters;
+use super::kept::{Kept, KeptFragment};
 use super::plan::{Bad, ChunkWork, How, Situation, accepted};
 use super::read::{Chunk, ReadFault};
-use super::store::{Content, Store, StoreError};
+use super::store::{Content, Store, StoreError, take_over, use_again};
 use crate::ClientError;
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, unexpected};
@@ -50,6 +51,8 @@ pub(super) struct Attempt<'a> {
     pub(super) manifest: Manifest,
     pub(super) key: Option<FragmentKey>,
     pub(super) counters: &'a Counters,
+    /// What earlier attempts of this repair have stored.
+    pub(super) kept: &'a Kept,
     pub(super) deadline: Deadline,
 }
 
@@ -113,6 +116,8 @@ struct Fresh {
 enum Made {
     Computed(Packed),
     CopyOf(FragmentIndex),
+    /// It is there already, since an earlier attempt, with a tag of this epoch.
+    Kept(GcEpoch),
 }
 
 impl Attempt<'_> {
@@ -125,6 +130,11 @@ impl Attempt<'_> {
             key: self.key.as_ref(),
             deadline: self.deadline,
         }
+    }
+
+    fn new_address(&self, chunk: ChunkIndex, fragment: FragmentIndex) -> FragmentAddress {
+        let (object_id, version) = (self.manifest.object_id, self.next_version());
+        FragmentAddress { object_id, chunk, fragment, version }
     }
 
     fn next_version(&self) -> ObjectVersion {
@@ -232,10 +242,16 @@ impl Attempt<'_> {
         work: &ChunkWork,
         findings: &mut Findings,
     ) -> Result<Option<Vec<Fresh>>, ClientError> {
+        let kept = |fragment: FragmentIndex, onto: OsdId| {
+            self.kept.find(onto, &self.new_address(work.chunk, fragment))
+        };
         let wanted: Vec<FragmentIndex> = work
             .steps
             .iter()
-            .filter(|step| matches!(step.how, How::Regenerate { .. }))
+            .filter(|step| match step.how {
+                How::Regenerate { onto } => kept(step.fragment, onto).is_none(),
+                How::Copy { .. } | How::Drop => false,
+            })
             .map(|step| step.fragment)
             .collect();
         let mut computed = BTreeMap::new();
@@ -248,6 +264,12 @@ impl Attempt<'_> {
         let version = self.next_version();
         let mut fresh = Vec::new();
         for step in &work.steps {
+            let stored = step.how.onto().and_then(|onto| Some((onto, kept(step.fragment, onto)?)));
+            if let Some((onto, KeptFragment { epoch, entry })) = stored {
+                let (fragment, how, content) = (step.fragment, step.how, Made::Kept(epoch));
+                fresh.push(Fresh { fragment, how, onto, content, entry });
+                continue;
+            }
             let (onto, content, entry) = match step.how {
                 How::Drop => continue,
                 How::Copy { from, onto } => {
@@ -363,6 +385,18 @@ impl Attempt<'_> {
         fresh: &Fresh,
         recovery: Bytes,
     ) -> Result<(Arc<Member>, FragmentAddress), Findings> {
+        let stored = self.store_unkept(chunk, fresh, recovery).await?;
+        let kept = KeptFragment { epoch: self.info.newest_epoch, entry: fresh.entry.clone() };
+        self.kept.keep(fresh.onto, stored.1, kept);
+        Ok(stored)
+    }
+
+    async fn store_unkept(
+        &self,
+        chunk: ChunkIndex,
+        fresh: &Fresh,
+        recovery: Bytes,
+    ) -> Result<(Arc<Member>, FragmentAddress), Findings> {
         let onto = fresh.onto;
         let refused = |reason: String| Findings {
             avoid: vec![onto],
@@ -372,12 +406,7 @@ impl Attempt<'_> {
         let member =
             self.engine.pool.member(onto, self.deadline).await.map_err(|error| refused(error.to_string()))?;
         reach(failpoint::Step::UpdateStoring);
-        let address = FragmentAddress {
-            object_id: self.manifest.object_id,
-            chunk,
-            fragment: fresh.fragment,
-            version: self.next_version(),
-        };
+        let address = self.new_address(chunk, fresh.fragment);
         let mut store = Store {
             namespace: self.namespace.id,
             epoch: self.info.newest_epoch,
@@ -389,8 +418,23 @@ impl Attempt<'_> {
                 ctr: None,
             }),
             recovery,
+            mark: self.kept.mark.clone(),
+            open: self.info.min_epoch..=self.info.newest_epoch,
         };
         match &fresh.content {
+            Made::Kept(epoch) => {
+                let old = (*epoch, store.mark.value());
+                let (recovery, to) = (store.recovery.clone(), (store.epoch, &store.mark));
+                let batch = take_over(store.namespace, &address, old, to, recovery);
+                let done = (osd_keys::gc_tag(store.namespace, store.epoch, &address), &store.mark);
+                return match use_again(self.engine, &member, batch, done, self.deadline).await {
+                    Ok(()) => Ok((member, address)),
+                    Err(error) => {
+                        self.kept.forget(onto, &address);
+                        Err(self.not_stored(onto, error, refused))
+                    }
+                };
+            }
             Made::Computed(packed) => store.content = Content::Bytes(packed.clone()),
             Made::CopyOf(from) => {
                 if let Some(content) = self.of_peer(chunk, *from).await {
@@ -403,7 +447,7 @@ impl Attempt<'_> {
                         Err(StoreError::NoCopy(error)) => {
                             tracing::debug!(%onto, %error, "copied through here");
                         }
-                        Err(error) => return Err(self.not_stored(error, refused)),
+                        Err(error) => return Err(self.not_stored(onto, error, refused)),
                     }
                 }
                 store.content = Content::Bytes(self.fetch(chunk, *from).await?);
@@ -411,15 +455,23 @@ impl Attempt<'_> {
         }
         match store.run(self.engine, &member, self.deadline).await {
             Ok(()) => Ok((member, address)),
-            Err(error) => Err(self.not_stored(error, refused)),
+            Err(error) => Err(self.not_stored(onto, error, refused)),
         }
     }
 
-    fn not_stored(&self, error: StoreError, refused: impl Fn(String) -> Findings) -> Findings {
-        if error == StoreError::KeyTaken {
-            self.counters.keys_taken.add(1);
+    fn not_stored(&self, onto: OsdId, error: StoreError, refused: impl Fn(String) -> Findings) -> Findings {
+        match error {
+            // The OSD is well. It is another place's turn only as long as the object is what it is.
+            StoreError::KeyTaken => {
+                self.counters.keys_taken.add(1);
+                self.kept.is_taken(onto);
+                Findings { avoid: Vec::new(), ..refused(error.to_string()) }
+            }
+            StoreError::Gone => Findings { avoid: Vec::new(), ..refused(error.to_string()) },
+            StoreError::NotInNamespace | StoreError::NoCopy(_) | StoreError::Osd(_) => {
+                refused(error.to_string())
+            }
         }
-        refused(error.to_string())
     }
 
     /// The value as another OSD can fetch it, if it can be verified there.
@@ -549,28 +601,29 @@ impl Attempt<'_> {
         }
     }
 
-    /// What stays tagged is found by garbage collection.
+    /// What stays tagged is found by garbage collection. So is what another repairer has written under the same key meanwhile:
+    /// its tag has another mark, and stays.
     async fn remove_tags(&self, stored: Vec<Stored>) {
         let (namespace, epoch) = (self.namespace.id, self.info.newest_epoch);
-        let mut by_osd: BTreeMap<OsdId, (Arc<Member>, Vec<OsdUpdate>)> = BTreeMap::new();
-        for (member, address) in stored.into_iter().filter_map(|stored| stored.at) {
-            let tag = OsdUpdate::Delete(osd_keys::gc_tag(namespace, epoch, &address));
-            by_osd.entry(member.id).or_insert_with(|| (member, Vec::new())).1.push(tag);
-        }
+        let mut by_osd: BTreeMap<OsdId, (Arc<Member>, OsdBatch)> = BTreeMap::new();
         let marker = OsdAssert::Value(osd_keys::namespace_marker(namespace), osd_keys::NAMESPACE_ACTIVE);
-        let removals = by_osd.into_values().map(|(member, updates)| {
-            let batch = OsdBatch { asserts: vec![marker.clone()], updates };
-            async move {
-                let deadline = self.engine.deadline_in(self.engine.config.osd_timeout());
-                let removed = self.engine.pool.call(&member, CallSize::Small, deadline, |osd, deadline| {
-                    let batch = batch.clone();
-                    async move { osd.apply(batch, Priority::Low, deadline).await }
-                });
-                let removed = removed.await;
-                reach(failpoint::Step::UpdateUntagged);
-                if let Err(error) = removed {
-                    tracing::debug!(osd = %member.id, %error, "tags stay until garbage collection");
-                }
+        for (member, address) in stored.into_iter().filter_map(|stored| stored.at) {
+            let tag = osd_keys::gc_tag(namespace, epoch, &address);
+            let empty = || OsdBatch { asserts: vec![marker.clone()], updates: Vec::new() };
+            let (_, batch) = by_osd.entry(member.id).or_insert_with(|| (member, empty()));
+            batch.asserts.push(OsdAssert::Value(tag.clone(), self.kept.mark.value()));
+            batch.updates.push(OsdUpdate::Delete(tag));
+        }
+        let removals = by_osd.into_values().map(|(member, batch)| async move {
+            let deadline = self.engine.deadline_in(self.engine.config.osd_timeout());
+            let removed = self.engine.pool.call(&member, CallSize::Small, deadline, |osd, deadline| {
+                let batch = batch.clone();
+                async move { osd.apply(batch, Priority::Low, deadline).await }
+            });
+            let removed = removed.await;
+            reach(failpoint::Step::UpdateUntagged);
+            if let Err(error) = removed {
+                tracing::debug!(osd = %member.id, %error, "tags stay until garbage collection");
             }
         });
         join_all(removals).await;

@@ -91,6 +91,8 @@ pub(super) struct Group {
     pub(super) work: Vec<WorkItem>,
     /// It takes no work.
     pub(super) abm_is_away: bool,
+    /// It takes so long to take work.
+    pub(super) abm_delay: Duration,
 }
 
 pub(super) struct Backend {
@@ -238,6 +240,8 @@ impl Directory for Backend {
             return Err(MetaError::Protocol("gone".to_owned()));
         }
         if let AbmCommand::AddWork(items) = &command {
+            let delay = self.group.lock().unwrap().abm_delay;
+            self.clock.sleep_until(self.clock.now().plus(delay)).await;
             let mut group = self.group.lock().unwrap();
             if group.abm_is_away {
                 return Err(MetaError::Storage("away".into()));
@@ -478,6 +482,7 @@ impl Fixture {
             late_refusals: Vec::new(),
             work: Vec::new(),
             abm_is_away: false,
+            abm_delay: Duration::ZERO,
         };
         let backend = Arc::new(Backend {
             osds: Mutex::default(),

@@ -8,6 +8,7 @@ mod fairness;
 mod files;
 mod inspecting;
 mod matrix;
+mod racing;
 mod reading;
 mod relocating;
 mod repairing;

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use alba_core::env::MetaError;
-use alba_core::ids::{ChunkIndex, FragmentIndex, ObjectVersion, OsdId};
+use alba_core::ids::{ChunkIndex, FragmentIndex, ObjectId, ObjectVersion, OsdId};
 use alba_core::manifest::Manifest;
 use alba_core::osd_keys::{Parsed, parse};
 use alba_core::preset::Compression;
-use alba_core::wire::rpc::abm::WorkItem;
+use alba_core::wire::rpc::abm::{WORK_PAGE, WorkItem};
 use alba_core::wire::rpc::nsm::NsmError;
 
 use super::backend::{Event, Fixture, NS, preset};
@@ -256,5 +256,28 @@ fn repairs_wait_for_a_backend_manager_that_is_away() {
         assert!(expected.len() == 6 && fixture.backend.group.lock().unwrap().work == expected);
         assert_eq!(fixture.client.statistics().repairs_handed_over, 6);
         assert_eq!(fixture.client.statistics().repairs_dropped, 0);
+    });
+}
+
+/// Two pages more than the first wait: they are told in the background, and hold up nobody.
+#[test]
+fn who_hands_over_waits_for_one_page_however_many_there_are() {
+    let fixture = Fixture::new(9, 3, preset(&[POLICY], 1024, Compression::None));
+    fixture.backend.group.lock().unwrap().abm_delay = Duration::from_secs(5);
+    fixture.run(async {
+        let item = |number: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            WorkItem::RewriteObject { namespace: NS, object: ObjectId::new(id) }
+        };
+        let count = 3 * WORK_PAGE;
+        let clock = fixture.node.env().clock;
+        let began = clock.now();
+        crate::repairs::hand_over(&fixture.client.engine, (0..count).map(item).collect()).await;
+        let waited = clock.now().since(began).as_secs();
+        let told = || fixture.backend.group.lock().unwrap().work.len();
+        assert_eq!((waited, told()), (5, WORK_PAGE));
+        clock.sleep_until(clock.now().plus(Duration::from_secs(20))).await;
+        assert_eq!(told(), count, "and all in the end");
     });
 }

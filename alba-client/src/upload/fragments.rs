@@ -55,13 +55,14 @@ pub(super) struct FragmentWrite {
 
 /// The one batch that stores a fragment: its data, its recovery info and its gc tag. Asserts: the namespace's marker, so that
 /// a re-formatted, moved or foreign disk cannot be written (invariant 4); and that the data key is free, so that it is
-/// written once (invariant 2).
+/// written once (invariant 2). The value of the tag says who wrote it; of uploads, whose object ids are nobody else's, it is empty.
 pub(crate) fn batch(
     namespace: NamespaceId,
     epoch: GcEpoch,
     address: &FragmentAddress,
     data: OsdUpdate,
     recovery: Bytes,
+    tag: Bytes,
 ) -> OsdBatch {
     let bare = |value: Bytes| StoredValue { value, checksum: Checksum::None };
     OsdBatch {
@@ -72,7 +73,7 @@ pub(crate) fn batch(
         updates: vec![
             data,
             OsdUpdate::Set(osd_keys::recovery_info(namespace, address), bare(recovery)),
-            OsdUpdate::Set(osd_keys::gc_tag(namespace, epoch, address), bare(Bytes::new())),
+            OsdUpdate::Set(osd_keys::gc_tag(namespace, epoch, address), bare(tag)),
         ],
     }
 }
@@ -81,7 +82,7 @@ impl FragmentWrite {
     fn batch(&self) -> OsdBatch {
         let data = StoredValue { value: self.packed.bytes.clone(), checksum: self.packed.checksum };
         let data = OsdUpdate::Set(self.data_key(), data);
-        batch(self.namespace, self.epoch, &self.address, data, self.recovery.clone())
+        batch(self.namespace, self.epoch, &self.address, data, self.recovery.clone(), Bytes::new())
     }
 
     fn data_key(&self) -> Bytes {

@@ -7,6 +7,7 @@ pub mod presets;
 pub mod repair;
 pub mod scrub;
 pub mod trash;
+mod unheard;
 pub mod work;
 
 use std::sync::Arc;

@@ -25,6 +25,7 @@ use crate::backend::Backend;
 use crate::error::TaskError;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, in_lane, lanes};
+use crate::tasks::unheard::{Skipped, Unheard};
 
 /// Keys taken from a queue at a time: one batch on the OSD stays small beside client requests.
 pub const PAGE: u32 = 100;
@@ -34,6 +35,7 @@ pub const PAGE: u32 = 100;
 pub struct Obsolete {
     /// Keys that were left waiting, by OSD and lane.
     left: Mutex<BTreeMap<OsdId, BTreeMap<String, u64>>>,
+    unheard: Unheard,
 }
 
 impl Obsolete {
@@ -101,46 +103,58 @@ impl Task for Obsolete {
         let states: BTreeMap<OsdId, OsdState> =
             claimed.into_iter().filter_map(|record| Some((record.osd_id?, record.state))).collect();
         let mut waiting = BTreeMap::new();
+        let mut skipped = Skipped::default();
         let namespaces = run.backend.namespaces().await?;
         let mine = |record: &NamespaceRecord| in_lane(part, record.id.get()) && has_queues(&record.state);
         for namespace in namespaces.iter().filter(|record| mine(record)) {
-            if let Err(error) = clean_up(run, namespace, &states, &mut waiting).await {
+            if let Err(error) = self.clean_up(run, namespace, &states, &mut waiting, &mut skipped).await {
                 run.progress.problem(format!("namespace {}: {error}", namespace.name));
             }
         }
+        skipped.tell(&run.progress);
         self.tell(part, &waiting);
         Ok(())
     }
 }
 
-/// Works on all queues of a namespace, as they are now.
-async fn clean_up(
-    run: &Run,
-    namespace: &NamespaceRecord,
-    states: &BTreeMap<OsdId, OsdState>,
-    waiting: &mut BTreeMap<OsdId, u64>,
-) -> Result<(), TaskError> {
-    let queues = match run.backend.ask_group(&namespace.group, NsmQuery::DeleteQueues(namespace.id)).await? {
-        NsmAnswer::DeleteQueues(queues) => queues,
-        _ => return Err(TaskError::Mismatch("DeleteQueues")),
-    };
-    run.progress.found(queues.iter().map(|(_, keys)| keys).sum());
-    for (osd, keys) in queues {
-        let emptied = match states.get(&osd) {
-            // Nothing is ever read from it again; what it holds goes with it.
-            Some(OsdState::Purging) => forget(run, namespace, osd).await,
-            Some(_) => empty(run, namespace, osd).await,
-            // Claimed since they were listed, or known to the group only, as after an ABM was restored from a backup: its
-            // queue waits. That of an OSD that is purged goes with it.
-            None => Err(TaskError::Unknown(osd)),
+impl Obsolete {
+    /// Works on all queues of a namespace, as they are now.
+    async fn clean_up(
+        &self,
+        run: &Run,
+        namespace: &NamespaceRecord,
+        states: &BTreeMap<OsdId, OsdState>,
+        waiting: &mut BTreeMap<OsdId, u64>,
+        skipped: &mut Skipped,
+    ) -> Result<(), TaskError> {
+        let query = NsmQuery::DeleteQueues(namespace.id);
+        let NsmAnswer::DeleteQueues(queues) = run.backend.ask_group(&namespace.group, query).await? else {
+            return Err(TaskError::Mismatch("DeleteQueues"));
         };
-        // One OSD that does not answer holds up no other.
-        if let Err(error) = emptied {
-            *waiting.entry(osd).or_default() += keys;
-            run.progress.problem(format!("namespace {}: {error}", namespace.name));
+        run.progress.found(queues.iter().map(|(_, keys)| keys).sum());
+        for (osd, keys) in queues {
+            let emptied = match states.get(&osd) {
+                // Nothing is ever read from it again; what it holds goes with it.
+                Some(OsdState::Purging) => forget(run, namespace, osd).await,
+                Some(_) if self.unheard.has(osd, run.now()) => {
+                    skipped.count(osd);
+                    *waiting.entry(osd).or_default() += keys;
+                    continue;
+                }
+                Some(_) => empty(run, namespace, osd).await,
+                // Claimed since they were listed, or known to the group only, as after an ABM was restored from a backup: its
+                // queue waits. That of an OSD that is purged goes with it.
+                None => Err(TaskError::Unknown(osd)),
+            };
+            // One OSD that does not answer holds up no other.
+            if let Err(error) = emptied {
+                self.unheard.note(&error, run.now());
+                *waiting.entry(osd).or_default() += keys;
+                run.progress.problem(format!("namespace {}: {error}", namespace.name));
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn empty(run: &Run, namespace: &NamespaceRecord, osd: OsdId) -> Result<(), TaskError> {

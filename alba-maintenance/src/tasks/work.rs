@@ -2,6 +2,9 @@
 //! done or failed. The ABM itself does what follows.
 //!
 //! Items of a kind without a handler stay in the queue, with that as their last failure, for an agent that has one.
+//!
+//! No item holds up others: one that takes hours is done in turns. After a turn it goes back to the end of the queue, behind
+//! all that have waited meanwhile, and whoever takes it next goes on where it was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,8 @@ use alba_core::wire::rpc::abm::{
 };
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use super::obsolete;
 use crate::backend::Backend;
@@ -23,8 +28,17 @@ use crate::error::TaskError;
 use crate::schedule::Timing;
 use crate::task::{Run, Task};
 
-/// Items claimed at a time.
+/// Items that a worker has in hand at a time.
 const BATCH: u32 = 16;
+
+/// A worker that has more than this in hand asks for more after [`LOOK`] only, so that short items are claimed many at a time.
+const ENOUGH: usize = 8;
+
+/// How often a worker with room asks for more. So long a short item waits, beside the turns of long ones.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long a turn of a long item takes, and the object beyond. What it has done by then must be durable.
+pub const TURN: Duration = Duration::from_secs(10);
 
 /// Agents that can work on the queue side by side.
 const WORKERS: usize = 8;
@@ -37,6 +51,8 @@ const DELETE_STEP: i32 = 200;
 pub enum Handled {
     /// Done.
     Done,
+    /// Its turn is over and there is more to do. What was done is durable.
+    More,
     /// What it waits for is not so yet: this is why.
     NotYet(String),
 }
@@ -74,11 +90,11 @@ impl WorkQueue {
         }
     }
 
-    async fn one(&self, run: &Run, record: &WorkRecord, token: u64) -> Result<(), TaskError> {
+    async fn one(&self, run: &Run, record: WorkRecord, token: u64) -> Result<(), TaskError> {
         run.pace(1, 0).await;
         reach(Step::WorkClaimed);
         let handled = {
-            let renew = keep(run, record, token);
+            let renew = keep(run, &record, token);
             tokio::select! {
                 biased;
                 handled = self.handle(&record.item, run) => handled,
@@ -88,6 +104,8 @@ impl WorkQueue {
         reach(Step::WorkHandled);
         let command = match handled {
             Ok(Handled::Done) => AbmCommand::MarkWorkCompleted(vec![record.id]),
+            // Free at once, and behind all that wait already. It is no failure.
+            Ok(Handled::More) => AbmCommand::RenewWork { ids: vec![record.id], token, period: 1 },
             Ok(Handled::NotYet(reason)) => AbmCommand::FailWork { id: record.id, token, reason },
             Err(error) => {
                 run.progress.problem(format!("{:?}: {error}", record.item));
@@ -142,21 +160,48 @@ impl Task for WorkQueue {
     }
 
     async fn run(&self, _: &str, run: &Run) -> Result<(), TaskError> {
+        let clock = &run.backend.env().clock;
+        let most = usize::try_from(BATCH).unwrap_or(usize::MAX);
+        // Side by side: none waits for another, and each keeps its claim.
+        let mut running = FuturesUnordered::new();
+        let mut next_look = clock.now();
+        let mut failed = None;
         loop {
-            let period = u64::try_from(run.lease.as_micros()).unwrap_or(u64::MAX);
-            let command = AbmCommand::ClaimWork { agent: run.agent.clone(), max: BATCH, period };
-            let AbmOutcome::Work { token, items } = run.backend.tell_abm(command).await? else {
-                return Err(TaskError::Mismatch("Work"));
-            };
-            if items.is_empty() {
-                return Ok(());
+            let room = most.saturating_sub(running.len());
+            if failed.is_none() && room > 0 && (running.len() <= ENOUGH || clock.now() >= next_look) {
+                match claim(run, room).await {
+                    Ok((token, items)) => {
+                        run.progress.found(u64::try_from(items.len()).unwrap_or(u64::MAX));
+                        running.extend(items.into_iter().map(|item| self.one(run, item, token)));
+                    }
+                    // What is in hand is brought to an end.
+                    Err(error) => failed = Some(error),
+                }
+                next_look = clock.now().plus(LOOK);
             }
-            run.progress.found(u64::try_from(items.len()).unwrap_or(u64::MAX));
-            // Side by side: an item that takes hours holds up none of the others, and each keeps its claim.
-            let ended =
-                futures_util::future::join_all(items.iter().map(|item| self.one(run, item, token))).await;
-            ended.into_iter().collect::<Result<(), TaskError>>()?;
+            if running.is_empty() {
+                return failed.map_or(Ok(()), Err);
+            }
+            tokio::select! {
+                biased;
+                ended = running.next() => {
+                    if let Some(Err(error)) = ended {
+                        failed = failed.or(Some(error));
+                    }
+                }
+                () = clock.sleep_until(next_look), if failed.is_none() && running.len() < most => {}
+            }
         }
+    }
+}
+
+/// Takes items that nobody works on: those that have waited for longest. They stay with this agent for a lease.
+async fn claim(run: &Run, max: usize) -> Result<(u64, Vec<WorkRecord>), TaskError> {
+    let period = u64::try_from(run.lease.as_micros()).unwrap_or(u64::MAX);
+    let max = u32::try_from(max).unwrap_or(BATCH).min(BATCH);
+    match run.backend.tell_abm(AbmCommand::ClaimWork { agent: run.agent.clone(), max, period }).await? {
+        AbmOutcome::Work { token, items } => Ok((token, items)),
+        _ => Err(TaskError::Mismatch("Work")),
     }
 }
 

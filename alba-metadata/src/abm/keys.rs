@@ -1,11 +1,11 @@
 //! The ABM's key space. The table is in `docs/formats/metadata.md`.
 
 use alba_core::ids::{
-    AgentId, GroupId, JobName, LongId, MessageId, NamespaceId, NamespaceName, OsdId, PresetName, TaskName,
-    WorkId,
+    AgentId, GroupId, JobName, LongId, MessageId, NamespaceId, NamespaceName, ObjectId, OsdId, PresetName,
+    TaskName, WorkId,
 };
 use alba_core::kv::KvError;
-use alba_core::wire::rpc::abm::Destination;
+use alba_core::wire::rpc::abm::{Destination, WindowTarget};
 
 use crate::value::{Key, damaged};
 
@@ -49,6 +49,13 @@ pub(super) const LETTERS_BY_NAMESPACE: &[u8] = b"b";
 pub(super) const LEAVES: &[u8] = b"j";
 pub(super) const LAST_MOVES: &[u8] = b"m";
 pub(super) const MOVING: &[u8] = b"Y";
+
+pub(super) const MARKS: &[u8] = b"h";
+pub(super) const WINDOWS: &[u8] = b"d";
+pub(super) const SURVEYS: &[u8] = b"s";
+pub(super) const UNREPAIRED: &[u8] = b"u";
+pub(super) const UNREPAIRED_COUNT: &[u8] = b"z";
+pub(super) const WOKEN: &[u8] = b"a";
 
 /// → `OsdRecord`.
 pub(super) fn osd(long_id: &LongId) -> Vec<u8> {
@@ -227,6 +234,31 @@ pub(super) fn task(task: &TaskName) -> Vec<u8> {
 /// → `TaskName`.
 pub(super) fn paused(task: &TaskName) -> Vec<u8> {
     Key::table(PAUSED).bytes(task.as_str().as_bytes()).end()
+}
+
+/// → how far the task says it has come.
+pub(super) fn mark(task: &TaskName) -> Vec<u8> {
+    Key::table(MARKS).bytes(task.as_str().as_bytes()).end()
+}
+
+/// → `WindowRecord`.
+pub(super) fn window(target: &WindowTarget) -> Vec<u8> {
+    match target {
+        WindowTarget::Node(node) => Key::table(WINDOWS).bytes(&[1]).bytes(node.as_str().as_bytes()).end(),
+        WindowTarget::Osd(long_id) => {
+            Key::table(WINDOWS).bytes(&[2]).bytes(long_id.as_str().as_bytes()).end()
+        }
+    }
+}
+
+/// → `SurveyRecord`.
+pub(super) fn survey(namespace: NamespaceId) -> Vec<u8> {
+    Key::table(SURVEYS).number(namespace.get()).end()
+}
+
+/// → `UnrepairedRecord`.
+pub(super) fn unrepaired(namespace: NamespaceId, object: &ObjectId) -> Vec<u8> {
+    Key::table(UNREPAIRED).number(namespace.get()).bytes(object.as_bytes()).end()
 }
 
 /// → `ParticipantRecord`.

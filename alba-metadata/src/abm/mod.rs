@@ -1,6 +1,7 @@
 //! The ABM: who and where (features §1.3 to §1.5, §2.2, §3.7). It never touches a device or a group: what they must learn
 //! goes into the outbox, and its next step happens when delivery is marked.
 
+mod care;
 pub mod export;
 mod groups;
 mod jobs;
@@ -32,7 +33,8 @@ use alba_core::wire::rpc::abm::{
 };
 use alba_core::wire::rpc::nsm::NsmMessage;
 
-use crate::model::{Fault, Model};
+use crate::machine::last_input;
+use crate::model::{FIRST_FORMAT, Fault, Model};
 use crate::txn::{KvTxn, counter};
 use crate::value::{decode, encode, load, save};
 
@@ -148,6 +150,27 @@ impl Model for Abm {
             C::EmptyTrash { namespace } => namespaces::empty_trash(txn, now, *namespace),
             C::DiscardNamespace { name } => namespaces::discard(txn, now, name),
             C::PauseTask { task, paused } => tasks::pause(txn, task, *paused),
+            C::MarkTask { task, token, mark } => tasks::mark(txn, task, *token, *mark),
+            C::OpenWindow { target, period, reason } => care::open(txn, now, target, *period, reason),
+            C::CloseWindow { target } => care::close(txn, target),
+            C::ReportSurveys { task, token, surveys } => care::surveyed(txn, now, task, *token, surveys),
+            C::ReportRepairs { task, token, failed, well } => {
+                care::repaired(txn, now, task, *token, failed, well)
+            }
+            C::WakeUnrepaired { task, token } => care::wake(txn, now, task, *token),
+        }
+    }
+
+    fn format_of(command: &AbmCommand) -> u8 {
+        use AbmCommand as C;
+        match command {
+            C::MarkTask { .. }
+            | C::OpenWindow { .. }
+            | C::CloseWindow { .. }
+            | C::ReportSurveys { .. }
+            | C::ReportRepairs { .. }
+            | C::WakeUnrepaired { .. } => 2,
+            _ => FIRST_FORMAT,
         }
     }
 
@@ -191,6 +214,17 @@ impl Model for Abm {
             Q::Revisions => A::Revisions(revisions::all(store)?),
             Q::Tasks(range) => A::Tasks(tasks::list(store, range)?),
             Q::PausedTasks => A::PausedTasks(tasks::paused(store)?),
+            Q::TaskMark(task) => A::TaskMark(load(store, &keys::mark(task))?),
+            Q::Windows => {
+                let now = last_input(store)?.0;
+                A::Windows { now, windows: care::windows(store, now)? }
+            }
+            Q::Surveys { after, max } => {
+                A::Surveys { now: last_input(store)?.0, page: care::surveys(store, *after, *max)? }
+            }
+            Q::Unrepaired { after, max } => {
+                A::Unrepaired { now: last_input(store)?.0, page: care::unrepaired(store, *after, *max)? }
+            }
         })
     }
 

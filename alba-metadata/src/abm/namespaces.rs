@@ -370,6 +370,7 @@ pub(super) fn forget(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), KvError
     txn.delete(keys::namespace(&record.name));
     txn.delete(keys::namespace_by_id(id));
     txn.delete(keys::last_move(id));
+    txn.delete(keys::survey(id));
     txn.delete(keys::user_of_preset(&record.preset, id));
     txn.add(keys::group_load(&record.group), -1)?;
     revisions::bump(txn, Kind::Namespaces)

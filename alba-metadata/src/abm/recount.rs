@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use alba_core::ids::{LongId, NamespaceId, OsdId};
 use alba_core::kv::{KvError, KvRead};
 use alba_core::wire::rpc::abm::{
-    DeadLetter, JobRecord, NamespaceRecord, NamespaceState, OsdRecord, WorkItem, WorkRecord,
+    DeadLetter, JobRecord, NamespaceRecord, NamespaceState, OsdRecord, SurveyRecord, UnrepairedRecord,
+    WorkItem, WorkRecord,
 };
 
 use super::keys;
@@ -16,7 +17,7 @@ use crate::nsm::Difference;
 use crate::value::{PRESENT, damaged, decode, encode, last_number, load, scan_prefix};
 
 /// Tables that follow from the records.
-const DERIVED: [&[u8]; 12] = [
+const DERIVED: [&[u8]; 13] = [
     keys::OSD_IDS,
     keys::PRESET_USERS,
     keys::NAMESPACE_IDS,
@@ -29,6 +30,7 @@ const DERIVED: [&[u8]; 12] = [
     keys::WORK_BY_ITEM,
     keys::WORK_BY_TIME,
     keys::WORK_COUNT,
+    keys::UNREPAIRED_COUNT,
 ];
 
 #[derive(Default)]
@@ -63,6 +65,7 @@ pub fn recount(store: &dyn KvRead) -> Result<Vec<Difference>, KvError> {
     queues(store, &mut count)?;
     work(store, &mut count, &osds)?;
     jobs(store, &mut count)?;
+    care(store, &mut count, &namespaces)?;
     if let Some(name) = presets::default_name(store)?
         && store.get(&keys::preset(&name))?.is_none()
     {
@@ -256,6 +259,27 @@ fn jobs(store: &dyn KvRead, count: &mut Count) -> Result<(), KvError> {
         scan_prefix(store, keys::LEAVES, usize::MAX)?.into_iter().map(|(key, _)| key).collect();
     for key in stored.symmetric_difference(&leaves) {
         count.wrong("a leaf without its job, or missing", key.clone());
+    }
+    Ok(())
+}
+
+fn care(
+    store: &dyn KvRead,
+    count: &mut Count,
+    namespaces: &BTreeMap<NamespaceId, NamespaceRecord>,
+) -> Result<(), KvError> {
+    for (key, value) in scan_prefix(store, keys::SURVEYS, usize::MAX)? {
+        let record: SurveyRecord = decode(&value)?;
+        if keys::survey(record.namespace) != key || !namespaces.contains_key(&record.namespace) {
+            count.wrong("a survey of a namespace that is not there", key);
+        }
+    }
+    for (key, value) in scan_prefix(store, keys::UNREPAIRED, usize::MAX)? {
+        let record: UnrepairedRecord = decode(&value)?;
+        if keys::unrepaired(record.namespace, &record.object) != key {
+            count.wrong("an object in want of repair under another id", key);
+        }
+        count.count(keys::UNREPAIRED_COUNT.to_vec());
     }
     Ok(())
 }

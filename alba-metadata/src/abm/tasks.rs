@@ -60,6 +60,18 @@ pub(super) fn forget(txn: &mut KvTxn<'_>, now: Timestamp, task: &TaskName) -> Re
         txn.delete(keys::lease(task));
     }
     txn.delete(keys::task(task));
+    txn.delete(keys::mark(task));
+    Ok(AbmOutcome::Done)
+}
+
+pub(super) fn mark(
+    txn: &mut KvTxn<'_>,
+    task: &TaskName,
+    token: u64,
+    mark: u64,
+) -> Result<AbmOutcome, Refused> {
+    leases::held(txn, task, token)?;
+    save(txn, keys::mark(task), &mark)?;
     Ok(AbmOutcome::Done)
 }
 

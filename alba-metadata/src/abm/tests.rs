@@ -10,6 +10,7 @@ use alba_core::wire::rpc::abm::{
 use super::*;
 use crate::machine::{Input, Output, step};
 
+mod care;
 mod golden;
 mod letters;
 mod model;

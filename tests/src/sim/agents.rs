@@ -190,13 +190,14 @@ async fn ills(backend: &Backend) -> Result<Vec<String>, TaskError> {
             records.insert(id, record);
         }
     }
-    let registry = Registry { records, silent: BTreeSet::new() };
+    let registry = Registry { records, ..Registry::default() };
     let repairer = backend.client().repairer();
     for record in backend.namespaces().await? {
         let patient = repairer.patient(record);
         let osds = repairer.osds(&patient, &registry).await?;
         let mut queue = Weakest::new(1);
-        let survey = repairer.survey(&patient, &osds, &BTreeSet::new(), &mut queue).await?;
+        let survey =
+            repairer.survey(&patient, &osds, (&BTreeSet::new(), &BTreeSet::new()), &mut queue).await?;
         if survey.below_policy + survey.repairable + survey.unrepairable > 0 {
             ills.push(format!("{survey:?}"));
         }
@@ -235,7 +236,8 @@ async fn scan_before_closing(backend: &Arc<Backend>) -> Result<(), TaskError> {
             let range = RangeQuery { first: prefix.to_vec(), last, ..RangeQuery::all() };
             for key in handle.range(range).await?.items {
                 let Ok(Parsed::GcTag(id, epoch, address)) = osd_keys::parse(&key) else { continue };
-                let tag = StaleTag { namespace: id, epoch, address };
+                let Some(value) = handle.get(key.clone()).await? else { continue };
+                let tag = StaleTag { namespace: id, epoch, address, value };
                 let manifest = backend.manifest_by_id(&namespace.group, id, address.object_id).await?;
                 handle.apply_if(carry_out(&tag, judge(&tag, osd, manifest.as_ref()))).await?;
             }

@@ -10,6 +10,7 @@ mod agents;
 mod disk;
 mod movers;
 mod operator;
+pub mod upkeep;
 mod world;
 
 use std::sync::Arc;

@@ -145,7 +145,7 @@ impl Life {
             }
             Some(Sabotage::MoveWithoutTag) => move_without_tag(self, backend, namespace, &choice, rng).await,
             _ => {
-                let registry = Registry { records, silent: std::collections::BTreeSet::new() };
+                let registry = Registry { records, ..Registry::default() };
                 let osds = repairer.osds(&patient, &registry).await?;
                 let relocation = Relocation { object, version: choice.manifest.version, source, target };
                 let moved = repairer.relocate(&patient, relocation, &osds, deadline).await?;

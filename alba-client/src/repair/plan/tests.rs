@@ -228,6 +228,7 @@ fn any_standing() -> impl Strategy<Value = Standing> {
         1 => Just(Standing::Draining),
         1 => Just(Standing::Leaving),
         1 => Just(Standing::Dead),
+        1 => Just(Standing::Away),
         1 => Just(Standing::Gone),
     ]
 }
@@ -314,6 +315,26 @@ fn what_is_written_again_in_its_place_counts_for_what_is_given_up() {
     assert_eq!(steps_of(&found), [(0, 0, How::Regenerate { onto: osd(1) }), (0, 1, How::Drop)]);
 }
 
+/// A node is away on purpose: nothing is done for its sake, what else is wrong is repaired, and it does not count.
+#[test]
+fn what_is_away_on_purpose_is_left_alone_and_does_not_count() {
+    use Standing::{Away, Dead, Takes};
+    let object = manifest(2, 2, &[&[Some(0), Some(1), Some(2), Some(3)]]);
+    let policies = policies(&[[2, 2, 3, 1]]);
+    let none = BTreeSet::new();
+    let away = osds(6, &[Away, Takes, Takes, Takes, Takes, Takes]);
+    assert_eq!(planned(&object, &away, &policies, &none), Plan::Nothing);
+    assert_eq!(remaining(&object, &away, &none), Some(1));
+    let both = osds(6, &[Away, Dead, Takes, Takes, Takes, Takes]);
+    let steps = steps_of(&planned(&object, &both, &policies, &none));
+    assert!(matches!(steps.as_slice(), [(0, 1, How::Regenerate { .. })]), "{steps:?}");
+    assert_eq!(remaining(&object, &both, &none), Some(0));
+    // When it comes back, or the time is over, all is as before.
+    let over = osds(6, &[Dead, Takes, Takes, Takes, Takes, Takes]);
+    let steps = steps_of(&planned(&object, &over, &policies, &none));
+    assert!(matches!(steps.as_slice(), [(0, 0, How::Regenerate { .. })]), "{steps:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10000))]
 
@@ -345,6 +366,7 @@ proptest! {
                 let entry = &manifest.chunks[index].fragments[step.fragment.index()];
                 let is_bad = bad.contains(&(chunk_index, step.fragment, ObjectVersion(0)));
                 let at = entry.location.map(|osd| osds.standing(osd));
+                prop_assert!(is_bad || at != Some(Standing::Away), "it is left alone");
                 if let Some(onto) = step.how.onto() {
                     new = true;
                     prop_assert_eq!(osds.standing(onto), Standing::Takes);
@@ -363,7 +385,7 @@ proptest! {
                         let source = &manifest.chunks[index].fragments[from.index()];
                         let standing = osds.standing(source.location.unwrap());
                         prop_assert!(!bad.contains(&(chunk_index, from, ObjectVersion(0))));
-                        prop_assert!(standing.counts() || standing == Standing::Dead);
+                        prop_assert!(standing.counts() || matches!(standing, Standing::Dead | Standing::Away));
                     }
                     How::Regenerate { .. } => {
                         prop_assert!(is_bad || !at.is_some_and(Standing::counts), "it could be read");

@@ -1,6 +1,8 @@
 //! Commands, queries and records of the ABM (features §1.3 to §1.5, §2.2, §3.2, §3.7, §3.11).
 
+mod care;
 mod error;
+mod query;
 mod records;
 mod tasks;
 mod upkeep;
@@ -10,14 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use super::nsm::NsmMessage;
 use crate::ids::{
-    AgentId, AlbaId, GroupId, JobName, LongId, MessageId, NamespaceId, NamespaceName, OsdId, PresetName,
-    TaskName, WorkId,
+    AgentId, AlbaId, GroupId, JobName, LongId, MessageId, NamespaceId, NamespaceName, ObjectId, OsdId,
+    PresetName, TaskName, WorkId,
 };
 use crate::policy::Policy;
 use crate::preset::Preset;
-use crate::range::{Page, RangeQuery};
 
+pub use care::{
+    CARE_PAGE, FailedRepair, REASON_MAX, SurveyCounts, SurveyRecord, UNREPAIRED_MAX, UnrepairedRecord,
+    WINDOW_MAX, WINDOWS_MAX, WindowRecord, WindowTarget, rest,
+};
 pub use error::{AbmError, code};
+pub use query::{AbmAnswer, AbmQuery, OsdFilter, PresetPropagation, Revisions};
 pub use records::{
     GroupLoad, GroupRecord, NamespaceRecord, NamespaceState, OsdEndpoint, OsdInfo, OsdKind, OsdPorts,
     OsdRecord, OsdState, PresetRecord,
@@ -426,6 +432,56 @@ pub enum AbmCommand {
         /// Its name.
         name: NamespaceName,
     },
+    /// Notes how far a task has come, as a number that the task itself gives a meaning. Refused when it has changed hands.
+    MarkTask {
+        /// Which task.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+        /// How far.
+        mark: u64,
+    },
+    /// Something is away on purpose: no repair for its sake. One that is open already lasts as long from now on.
+    OpenWindow {
+        /// What is away.
+        target: WindowTarget,
+        /// For how long from now (microseconds), at most [`WINDOW_MAX`].
+        period: u64,
+        /// For people.
+        reason: String,
+    },
+    /// It is not, or not any more.
+    CloseWindow {
+        /// What.
+        target: WindowTarget,
+    },
+    /// What the one who repairs found, at most [`CARE_PAGE`] namespaces; unknown ones are passed over.
+    ReportSurveys {
+        /// Of the one who repairs.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+        /// By namespace.
+        surveys: Vec<(NamespaceId, SurveyCounts)>,
+    },
+    /// Objects whose repair failed, and objects that are well, at most [`CARE_PAGE`] of each.
+    ReportRepairs {
+        /// Of the one who repairs.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+        /// They rest, longer each time.
+        failed: Vec<FailedRepair>,
+        /// There is nothing wrong with these (any more).
+        well: Vec<(NamespaceId, ObjectId)>,
+    },
+    /// OSDs came or went: what failed before may work now, and rests no longer.
+    WakeUnrepaired {
+        /// Of the one who repairs.
+        task: TaskName,
+        /// As given by `AcquireLease`.
+        token: u64,
+    },
 }
 
 /// What a command gave.
@@ -448,190 +504,6 @@ pub enum AbmOutcome {
     },
     /// The lease.
     Lease(LeaseRecord),
-}
-
-/// Which OSDs to list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OsdFilter {
-    /// All known.
-    All,
-    /// Claimed by this backend.
-    Claimed,
-    /// Neither claimed nor another backend's.
-    Available,
-    /// Being emptied, purged ones too.
-    Decommissioning,
-    /// Being forgotten.
-    Purging,
-    /// Without new fragments.
-    Draining,
-}
-
-/// A read of the ABM's state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AbmQuery {
-    /// The backend's id.
-    AlbaId,
-    /// OSDs ordered by long id.
-    Osds {
-        /// Which.
-        filter: OsdFilter,
-        /// Range of long ids.
-        range: RangeQuery,
-    },
-    /// One OSD.
-    Osd(LongId),
-    /// Presets ordered by name.
-    Presets(RangeQuery),
-    /// One preset.
-    Preset(PresetName),
-    /// Namespaces ordered by name, whatever their state.
-    Namespaces(RangeQuery),
-    /// One namespace.
-    Namespace(NamespaceName),
-    /// All NSM groups.
-    Groups,
-    /// The OSDs linked to a namespace whose AddNamespace was delivered.
-    NamespaceOsds(NamespaceId),
-    /// Undelivered messages of a destination, oldest first.
-    Messages {
-        /// Whose.
-        destination: Destination,
-        /// At most this many.
-        max: u32,
-    },
-    /// Destinations that have undelivered messages, with how many.
-    Queues,
-    /// Destinations that have dead letters, with how many.
-    DeadLetterCounts,
-    /// Dead letters of a destination, oldest first.
-    DeadLetters {
-        /// Whose.
-        destination: Destination,
-        /// Exclusive start.
-        after: Option<MessageId>,
-        /// At most this many, and at most 200.
-        max: u32,
-    },
-    /// What clients saw of OSDs, ordered by long id.
-    OsdHealth(RangeQuery),
-    /// The namespaces that an OSD is linked to, in whatever state the link is.
-    OsdNamespaces {
-        /// Which OSD.
-        osd: OsdId,
-        /// Exclusive start.
-        after: Option<NamespaceId>,
-        /// At most this many, and at most 200.
-        max: u32,
-    },
-    /// Presets whose newest version is not yet in the queues to all groups of their namespaces.
-    PresetsPropagation,
-    /// How many items wait or are worked on.
-    WorkCount,
-    /// The work queue, oldest first.
-    Work {
-        /// Exclusive start.
-        after: Option<WorkId>,
-        /// At most this many, and at most [`WORK_PAGE`].
-        max: u32,
-    },
-    /// Jobs that were not cleared, ordered by name.
-    Jobs(RangeQuery),
-    /// The leaves of a job, all of them.
-    JobProgress(JobName),
-    /// Who has a task.
-    Lease(TaskName),
-    /// All agents that said they are there.
-    Participants,
-    /// The maintenance configuration.
-    Maintenance,
-    /// Counters that grow with every change of what they count.
-    Revisions,
-    /// What is known of tasks, ordered by name.
-    Tasks(RangeQuery),
-    /// The tasks that are paused.
-    PausedTasks,
-}
-
-/// How far a preset's newest version has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PresetPropagation {
-    /// Which preset.
-    pub preset: PresetName,
-    /// The version on its way.
-    pub version: u32,
-    /// Namespaces whose group has not been sent it yet.
-    pub pending: u64,
-}
-
-/// Counters for watching: equal to an earlier answer means that nothing of the kind has changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revisions {
-    /// OSD records; not what clients report of OSDs.
-    pub osds: u64,
-    /// Presets, the default too.
-    pub presets: u64,
-    /// Namespace records.
-    pub namespaces: u64,
-    /// Groups; not their loads.
-    pub groups: u64,
-    /// The maintenance configuration.
-    pub maintenance: u64,
-}
-
-/// What a read gave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AbmAnswer {
-    /// The backend's id.
-    AlbaId(AlbaId),
-    /// OSDs.
-    Osds(Page<OsdRecord>),
-    /// One OSD.
-    Osd(Option<OsdRecord>),
-    /// Presets.
-    Presets(Page<PresetRecord>),
-    /// One preset.
-    Preset(Option<PresetRecord>),
-    /// Namespaces.
-    Namespaces(Page<NamespaceRecord>),
-    /// One namespace.
-    Namespace(Option<NamespaceRecord>),
-    /// NSM groups.
-    Groups(Vec<GroupRecord>),
-    /// OSD ids.
-    OsdIds(Vec<OsdId>),
-    /// Messages.
-    Messages(Vec<(MessageId, Message)>),
-    /// Queue lengths, of messages or dead letters.
-    Queues(Vec<(Destination, u64)>),
-    /// Dead letters.
-    DeadLetters(Page<DeadLetter>),
-    /// What clients saw of OSDs.
-    OsdHealth(Page<(LongId, OsdHealth)>),
-    /// Namespace ids.
-    NamespaceIds(Page<NamespaceId>),
-    /// To `PresetsPropagation`.
-    PresetsPropagation(Vec<PresetPropagation>),
-    /// To `WorkCount`.
-    WorkCount(u64),
-    /// To `Work`.
-    Work(Page<WorkRecord>),
-    /// To `Jobs`.
-    Jobs(Page<JobRecord>),
-    /// To `JobProgress`; none: no such job.
-    JobProgress(Option<Vec<LeafProgress>>),
-    /// To `Lease`.
-    Lease(Option<LeaseRecord>),
-    /// To `Participants`.
-    Participants(Vec<ParticipantRecord>),
-    /// To `Maintenance`.
-    Maintenance(Box<MaintenanceConfig>),
-    /// To `Revisions`.
-    Revisions(Revisions),
-    /// To `Tasks`.
-    Tasks(Page<TaskRecord>),
-    /// To `PausedTasks`, ordered by name.
-    PausedTasks(Vec<TaskName>),
 }
 
 #[cfg(test)]

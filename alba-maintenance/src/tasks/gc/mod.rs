@@ -34,6 +34,7 @@ use crate::backend::{Backend, OsdHandle};
 use crate::error::TaskError;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, in_lane, lanes};
+use crate::tasks::unheard::{Skipped, Unheard};
 use verdict::{StaleTag, Verdict, carry_out, judge};
 
 /// Tags per page (features §3.3).
@@ -42,12 +43,13 @@ const PAGE: i32 = 100;
 /// The task `gc`.
 pub struct Gc {
     grace: Duration,
+    unheard: Unheard,
 }
 
 impl Gc {
     /// Uploads have at least `grace` from the opening of an epoch to the closing of the one before.
     pub fn new(grace: Duration) -> Self {
-        Self { grace }
+        Self { grace, unheard: Unheard::default() }
     }
 
     /// How long a run has to wait before it may close epochs, when somebody opened the newest one so long ago.
@@ -78,15 +80,17 @@ impl Task for Gc {
 
     async fn run(&self, part: &str, run: &Run) -> Result<(), TaskError> {
         let mut waited = false;
+        let mut skipped = Skipped::default();
         for namespace in run.backend.namespaces().await? {
             // The trash keeps everything; one that is being recovered or moved waits.
             if !in_lane(part, namespace.id.get()) || namespace.state != NamespaceState::Active {
                 continue;
             }
-            if let Err(error) = self.collect(run, &namespace, &mut waited).await {
+            if let Err(error) = self.collect(run, &namespace, &mut waited, &mut skipped).await {
                 run.progress.problem(format!("namespace {}: {error}", namespace.name));
             }
         }
+        skipped.tell(&run.progress);
         Ok(())
     }
 }
@@ -97,6 +101,7 @@ impl Gc {
         run: &Run,
         namespace: &NamespaceRecord,
         waited: &mut bool,
+        skipped: &mut Skipped,
     ) -> Result<(), TaskError> {
         let info = run.backend.namespace_info(namespace).await?;
         let newest = info.newest_epoch;
@@ -113,7 +118,12 @@ impl Gc {
         // Asked after the closing: tags below it belong to attempts that can no longer commit anything.
         let open = run.backend.namespace_info(namespace).await?.min_epoch;
         for osd in osds_of(run, namespace).await? {
+            if self.unheard.has(osd, run.now()) {
+                skipped.count(osd);
+                continue;
+            }
             if let Err(error) = scan(run, namespace, osd, open).await {
+                self.unheard.note(&error, run.now());
                 run.progress.problem(format!("namespace {}: {error}", namespace.name));
             }
         }
@@ -160,13 +170,16 @@ async fn scan(run: &Run, namespace: &NamespaceRecord, osd: OsdId, open: GcEpoch)
     loop {
         let page = handle.range(range.clone()).await?;
         run.progress.found(u64::try_from(page.items.len()).unwrap_or(u64::MAX));
+        let values = handle.get_all(page.items.clone()).await?;
         let mut known: Option<(ObjectId, Option<Manifest>)> = None;
-        for key in &page.items {
+        for (key, value) in page.items.iter().zip(values) {
+            // Somebody else has decided since it was listed.
+            let Some(value) = value else { continue };
             let Ok(Parsed::GcTag(in_namespace, epoch, address)) = osd_keys::parse(key) else {
                 run.progress.problem(format!("OSD {osd} holds a tag that cannot be read"));
                 continue;
             };
-            let tag = StaleTag { namespace: in_namespace, epoch, address };
+            let tag = StaleTag { namespace: in_namespace, epoch, address, value };
             run.pace(1, 0).await;
             let manifest = match known.take() {
                 Some((object, manifest)) if object == address.object_id => manifest,

@@ -19,6 +19,8 @@ pub struct StaleTag {
     pub epoch: GcEpoch,
     /// Which fragment it tags.
     pub address: FragmentAddress,
+    /// Its value: the mark of the repair that wrote it, or nothing.
+    pub value: Bytes,
 }
 
 /// What to do with it.
@@ -39,13 +41,14 @@ pub fn judge(tag: &StaleTag, osd: OsdId, manifest: Option<&Manifest>) -> Verdict
     if placed_here { Verdict::Referenced } else { Verdict::Garbage }
 }
 
-/// The batch that carries out a verdict. Garbage goes only while its tag is present: without it someone else has decided.
+/// The batch that carries out a verdict. Garbage goes only while its tag is as it was found: without it someone else has decided, and
+/// with another value someone else has taken the fragment over.
 pub fn carry_out(tag: &StaleTag, verdict: Verdict) -> OsdBatch {
     let tag_key = osd_keys::gc_tag(tag.namespace, tag.epoch, &tag.address);
     match verdict {
         Verdict::Referenced => OsdBatch { asserts: Vec::new(), updates: vec![OsdUpdate::Delete(tag_key)] },
         Verdict::Garbage => OsdBatch {
-            asserts: vec![OsdAssert::Value(tag_key.clone(), Bytes::new())],
+            asserts: vec![OsdAssert::Value(tag_key.clone(), tag.value.clone())],
             updates: vec![
                 OsdUpdate::Delete(osd_keys::fragment(tag.namespace, &tag.address)),
                 OsdUpdate::Delete(osd_keys::recovery_info(tag.namespace, &tag.address)),
@@ -103,6 +106,7 @@ mod tests {
                 fragment: FragmentIndex(0),
                 version: ObjectVersion(version),
             },
+            value: Bytes::from_static(b"mark"),
         }
     }
 
@@ -123,7 +127,7 @@ mod tests {
         let batch = carry_out(&tag(1, 0), Verdict::Garbage);
         assert_eq!((batch.asserts.len(), batch.updates.len()), (1, 3));
         let tag_key = osd_keys::gc_tag(NamespaceId::from_u32(7), GcEpoch::from_u32(0), &tag(1, 0).address);
-        assert_eq!(batch.asserts[0].key(), &tag_key);
+        assert_eq!(batch.asserts, [OsdAssert::Value(tag_key.clone(), Bytes::from_static(b"mark"))]);
         let batch = carry_out(&tag(1, 0), Verdict::Referenced);
         assert_eq!(batch, OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Delete(tag_key)] });
     }

@@ -19,7 +19,7 @@ use super::{Surgery, is_served};
 use crate::backend::Backend;
 use crate::error::TaskError;
 use crate::task::Run;
-use crate::tasks::work::{Handled, Handler, namespace_by_id};
+use crate::tasks::work::{Handled, Handler, TURN, namespace_by_id};
 
 /// Objects between two records of how far a leaf is.
 const PAGE: u32 = 20;
@@ -81,6 +81,8 @@ impl Handler for Jobs {
         };
         let Some(job) = job(&run.backend, name).await? else { return Ok(Handled::Done) };
         let repairer = self.surgery.repairer(&run.backend);
+        let clock = &run.backend.env().clock;
+        let end_of_turn = clock.now().plus(TURN);
         loop {
             let Some(progress) = leaf(&run.backend, name, *number).await? else { return Ok(Handled::Done) };
             let Some(next) = progress.next else { return Ok(Handled::Done) };
@@ -98,21 +100,30 @@ impl Handler for Jobs {
             let patient = repairer.patient(record);
             let osds = repairer.osds(&patient, &registry).await?;
             let page = repairer.page(&patient, next, progress.end, PAGE).await?;
-            let mut moved = progress.clone();
-            moved.next = match page.items.last() {
-                Some(last) if page.has_more => after(&last.object_id),
-                _ => None,
-            };
+            // None: to the end of the leaf.
+            let mut moved = LeafProgress { next: None, ..progress.clone() };
             let leaf = Leaf { run, repairer, patient: &patient, osds: &osds };
-            for manifest in &page.items {
+            for (position, manifest) in (1..).zip(&page.items) {
                 leaf.one(&job, manifest, &mut moved).await?;
                 moved.count += 1;
                 reach(Step::JobObject);
+                let over = clock.now() >= end_of_turn;
+                if over || position == page.items.len() {
+                    let more = page.has_more || position < page.items.len();
+                    moved.next = after(&manifest.object_id).filter(|_| more);
+                }
+                if over {
+                    break;
+                }
             }
+            let more = moved.next.is_some();
             reach(Step::JobPage);
             self.advance(run, name, *number, &progress, moved).await?;
             reach(Step::JobAdvanced);
             self.surgery.count();
+            if more && clock.now() >= end_of_turn {
+                return Ok(Handled::More);
+            }
         }
     }
 }

@@ -7,8 +7,8 @@
 //!   3 repair    the weakest first, some side by side; what failed rests
 //! ```
 //!
-//! It begins anew when OSDs come or go, and until a survey finds nothing that can be done. Nothing is kept but what rests:
-//! another agent finds the same work again.
+//! It begins anew when OSDs come or go, and until a survey finds nothing that can be done. What it counted and what rests it tells
+//! the ABM, so that all can know, and that another agent goes on where this one was.
 
 pub mod damage;
 pub mod detector;
@@ -26,7 +26,7 @@ use alba_client::repair::{
 };
 use alba_core::failpoint::{Step, reach};
 use alba_core::ids::NamespaceId;
-use alba_core::wire::rpc::abm::{NamespaceRecord, NamespaceState};
+use alba_core::wire::rpc::abm::{CARE_PAGE, NamespaceRecord, NamespaceState, SurveyCounts};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -80,16 +80,21 @@ impl Repair {
         let surgery = &self.surgery;
         let repairer = surgery.repairer(&run.backend);
         let registry = surgery.registry(&run.backend).await?;
+        noted(run, surgery.wake_if_changed(run, &registry).await);
         let mut queue = Weakest::new(ROOM);
         let mut wards = BTreeMap::new();
         let mut totals = Survey::default();
         let mut shown = BTreeSet::new();
-        for record in run.backend.namespaces().await?.into_iter().filter(is_served) {
+        let mut counted = Vec::new();
+        let namespaces = run.backend.namespaces().await?;
+        surgery.namespaces(&namespaces.iter().map(|record| record.id).collect());
+        for record in namespaces.into_iter().filter(is_served) {
             run.pace(1, 0).await;
             match self.survey(repairer, &registry, record.clone(), &mut queue).await {
                 Ok((ward, survey)) => {
                     self.show(&record, &survey);
                     shown.insert(record.id);
+                    counted.push((record.id, counts(&survey)));
                     totals.repairable += survey.repairable;
                     totals.unrepairable += survey.unrepairable;
                     for (name, _, why) in survey.listed.iter().take(3) {
@@ -103,6 +108,10 @@ impl Repair {
             }
         }
         self.show_no_more(&shown);
+        for counted in counted.chunks(CARE_PAGE) {
+            noted(run, run.report_surveys(counted.to_vec()).await);
+        }
+        noted(run, surgery.tell(run, true).await);
         metrics::gauge!("alba_repair_backlog_objects").set(gauge(totals.repairable));
         metrics::gauge!("alba_repair_unrepairable_objects").set(gauge(totals.unrepairable));
         run.progress.found(u64::try_from(queue.len()).unwrap_or(u64::MAX));
@@ -122,7 +131,9 @@ impl Repair {
         let patient = repairer.patient(record);
         let osds = repairer.osds(&patient, registry).await?;
         let resting = self.surgery.resting_in(patient.id());
-        let survey = repairer.survey(&patient, &osds, &resting, queue).await?;
+        let known = self.surgery.failed_in(patient.id());
+        let survey = repairer.survey(&patient, &osds, (&resting, &known), queue).await?;
+        self.surgery.surveyed(patient.id(), &survey.sick);
         Ok((Ward { patient, osds }, survey))
     }
 
@@ -153,11 +164,13 @@ impl Repair {
                     let left = u64::try_from(queue.len() + running.len()).unwrap_or(u64::MAX);
                     metrics::gauge!("alba_repair_backlog_objects").set(gauge(left));
                     self.surgery.count();
+                    noted(run, self.surgery.tell(run, false).await);
                 }
                 // Other OSDs, another order.
                 () = &mut changed, if !stale => stale = true,
             }
         }
+        noted(run, self.surgery.tell(run, true).await);
         // Then there may be more to do at once.
         Ok(repaired + u64::from(stale))
     }
@@ -167,7 +180,7 @@ impl Repair {
         loop {
             run.sleep(Duration::from_secs(1)).await;
             if let Ok(now) = self.surgery.registry(&run.backend).await
-                && (now.silent != before.silent || !same_states(&now, before))
+                && (now.silent != before.silent || now.away != before.away || !same_states(&now, before))
             {
                 return;
             }
@@ -234,6 +247,25 @@ impl Repair {
     }
 }
 
+/// What the ABM did not hear or say is no reason not to repair: at worst something is tried again too early, or is not shown. A
+/// server of an older version does not know what this is about.
+fn noted(run: &Run, told: Result<(), TaskError>) {
+    if let Err(error) = told {
+        run.progress.problem(format!("the ABM and this agent did not compare notes: {error}"));
+    }
+}
+
+/// What is told of a survey.
+fn counts(survey: &Survey) -> SurveyCounts {
+    SurveyCounts {
+        below_policy: survey.below_policy,
+        repairable: survey.repairable,
+        unrepairable: survey.unrepairable,
+        left_alone: survey.left_alone,
+        least: survey.safety.least(),
+    }
+}
+
 fn same_states(a: &alba_client::repair::Registry, b: &alba_client::repair::Registry) -> bool {
     let states = |registry: &alba_client::repair::Registry| {
         registry.records.iter().map(|(osd, record)| (*osd, record.state)).collect::<Vec<_>>()
@@ -273,6 +305,9 @@ impl Task for Repair {
     }
 
     async fn run(&self, _: &str, run: &Run) -> Result<(), TaskError> {
+        if !run.continues {
+            noted(run, self.surgery.recall(run).await);
+        }
         while self.round(run).await? > 0 {}
         Ok(())
     }

@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use alba_client::repair::{Registry, RepairStatistics, Repairer};
-use alba_core::env::Moment;
-use alba_core::ids::{NamespaceId, ObjectId};
-use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, MaintenanceConfig, OsdFilter};
+use alba_client::repair::{Registry, RepairStatistics, Repairer, Silence};
+use alba_core::env::{MetaError, Moment};
+use alba_core::ids::{NamespaceId, ObjectId, OsdId};
+use alba_core::wire::rpc::abm::{
+    AbmAnswer, AbmQuery, CARE_PAGE, MaintenanceConfig, OsdFilter, OsdRecord, UnrepairedRecord, WindowRecord,
+};
 use std::sync::Arc;
 
 use super::detector::Detector;
-use super::rest::Resting;
+use super::rest::{News, Resting};
 use crate::backend::Backend;
 use crate::error::TaskError;
+use crate::task::Run;
 
 /// OSDs are looked at anew after a sixth of the time after which they count as dead, within these bounds: so long it takes at most
 /// until a change of the registry or of the configuration is noticed. Few of them are asked, mostly the ABM is.
@@ -49,11 +52,6 @@ impl Surgery {
         let registry = Arc::new(self.look(backend).await?);
         let config = maintenance(backend).await?;
         let timeout = Duration::from_secs(config.auto_repair_timeout_seconds);
-        if looked.as_ref().is_none_or(|(_, _, before)| {
-            before.silent != registry.silent || before.records.len() != registry.records.len()
-        }) {
-            self.resting().wake_all();
-        }
         *looked = Some((now, (timeout / 6).clamp(LOOK.0, LOOK.1), registry.clone()));
         Ok(registry)
     }
@@ -65,11 +63,79 @@ impl Surgery {
         let silent = self.detector.silent(backend, &records, &maintenance(backend).await?).await?;
         metrics::gauge!("alba_repair_silent_osds")
             .set(gauge(u64::try_from(silent.len()).unwrap_or(u64::MAX)));
-        Ok(Registry { records, silent })
+        let windows = windows(backend).await?;
+        let is_away = |record: &OsdRecord| {
+            windows.iter().any(|window| window.covers(&record.info.long_id, record.info.place.node()))
+        };
+        let away: BTreeSet<OsdId> =
+            records.iter().filter(|(_, record)| is_away(record)).map(|(osd, _)| *osd).collect();
+        metrics::gauge!("alba_repair_away_osds")
+            .set(gauge(u64::try_from(away.intersection(&silent).count()).unwrap_or(u64::MAX)));
+        Ok(Registry { records, silent, away })
     }
 
     fn resting(&self) -> MutexGuard<'_, Resting> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins with what the ABM remembers of objects whose repair failed, whoever tried; and when OSDs came or went since, all are
+    /// tried again.
+    pub(super) async fn recall(&self, run: &Run) -> Result<(), TaskError> {
+        let mut known = Vec::new();
+        let mut after = None;
+        loop {
+            let max = u32::try_from(CARE_PAGE).unwrap_or(u32::MAX);
+            let AbmAnswer::Unrepaired { now, page } =
+                run.backend.ask_abm(AbmQuery::Unrepaired { after, max }).await?
+            else {
+                return Err(TaskError::Mismatch("Unrepaired"));
+            };
+            after = page.items.last().map(|record| (record.namespace, record.object)).or(after);
+            let left = |record: &UnrepairedRecord| Duration::from_micros(record.until.saturating_sub(now));
+            known.extend(page.items.into_iter().map(|record| {
+                let left = left(&record);
+                (record, left)
+            }));
+            if !page.has_more {
+                break;
+            }
+        }
+        self.resting().load(known, run.now());
+        Ok(())
+    }
+
+    /// When OSDs are not what they were when objects were tried, these rest no longer. What they were the task's mark says.
+    pub(super) async fn wake_if_changed(&self, run: &Run, registry: &Registry) -> Result<(), TaskError> {
+        let mark = fingerprint(registry);
+        if run.mark().await? == Some(mark) {
+            return Ok(());
+        }
+        self.resting().wake_all(run.now());
+        run.wake_unrepaired().await?;
+        run.set_mark(mark).await
+    }
+
+    /// Tells the ABM of what failed and of what is well; `all`: also when it is little.
+    pub(super) async fn tell(&self, run: &Run, all: bool) -> Result<(), TaskError> {
+        loop {
+            let Some(News { failed, well }) = self.resting().news(all) else { return Ok(()) };
+            run.report_repairs(failed, well).await?;
+        }
+    }
+
+    /// A namespace was gone through: of those that failed before, these are there still.
+    pub(super) fn surveyed(&self, namespace: NamespaceId, left: &BTreeSet<ObjectId>) {
+        self.resting().only(namespace, left);
+    }
+
+    /// These namespaces there are.
+    pub(super) fn namespaces(&self, namespaces: &BTreeSet<NamespaceId>) {
+        self.resting().only_in(namespaces);
+    }
+
+    /// All objects of a namespace whose repair failed before.
+    pub(super) fn failed_in(&self, namespace: NamespaceId) -> BTreeSet<ObjectId> {
+        self.resting().known_of(namespace)
     }
 
     /// The objects of a namespace that are to be left alone for now.
@@ -84,7 +150,7 @@ impl Surgery {
 
     pub(super) fn failed(&self, backend: &Backend, namespace: NamespaceId, object: ObjectId, why: String) {
         tracing::warn!(%namespace, %object, why, "not repaired; tried again later");
-        self.resting().failed(namespace, object, backend.env().clock.now());
+        self.resting().failed(namespace, object, why, backend.env().clock.now());
     }
 
     /// Adds what was done since to the metrics.
@@ -113,6 +179,33 @@ pub(super) async fn maintenance(backend: &Backend) -> Result<MaintenanceConfig, 
         AbmAnswer::Maintenance(config) => Ok(*config),
         _ => Err(TaskError::Mismatch("Maintenance")),
     }
+}
+
+/// The maintenance windows that are open.
+pub(super) async fn windows(backend: &Backend) -> Result<Vec<WindowRecord>, TaskError> {
+    match backend.ask_abm(AbmQuery::Windows).await {
+        Ok(AbmAnswer::Windows { windows, .. }) => Ok(windows),
+        Ok(_) => Err(TaskError::Mismatch("Windows")),
+        // Of an older version: there are none.
+        Err(TaskError::Meta(MetaError::Protocol(_))) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A number that is another one, as good as always, when OSDs come, go, change their state or fall silent (FNV-1a of 64 bits).
+fn fingerprint(registry: &Registry) -> u64 {
+    let of = |(osd, record): (&OsdId, &OsdRecord)| {
+        let silence = match registry.silence(*osd) {
+            Silence::None => 0,
+            Silence::Unexplained => 1,
+            Silence::OnPurpose => 2,
+        };
+        format!("{osd} {:?} {silence};", record.state)
+    };
+    let text: String = registry.records.iter().map(of).collect();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// A number as a gauge has it.

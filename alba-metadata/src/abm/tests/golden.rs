@@ -106,6 +106,7 @@ fn commands_have_golden_numbers() {
     let name = || namespace("n");
     let number = |command: &AbmCommand| postcard::to_stdvec(command).unwrap()[0];
     use AbmCommand as C;
+    use alba_core::ids::TaskName;
     let some = [
         (
             C::MarkRefused { destination: to_group("g"), id: MessageId::from_u32(1), reason: String::new() },
@@ -120,10 +121,14 @@ fn commands_have_golden_numbers() {
         (C::AddWork(vec![]), 32),
         (C::MarkWorkCompleted(vec![]), 36),
         (C::MarkPeersTold { osd: OsdId::from_u32(0), revision: 0 }, 46),
+        (C::ReportRepairs { task: TaskName::new("t").unwrap(), token: 0, failed: vec![], well: vec![] }, 56),
     ];
     for (command, want) in some {
         assert_eq!(number(&command), want, "{command:?}");
     }
     let purge = postcard::to_stdvec(&C::PurgeOsd { long_id: long_id() }).unwrap();
     assert_eq!(purge, b"\x14\x05osd-0");
+    // Members of the version before know the others only.
+    let mark = C::MarkTask { task: TaskName::new("t").unwrap(), token: 0, mark: 0 };
+    assert_eq!((Abm::format_of(&mark), Abm::format_of(&C::AddWork(vec![]))), (2, 1));
 }

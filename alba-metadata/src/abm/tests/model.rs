@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alba_core::ids::{AgentId, JobName, ObjectId, TaskName, WorkId};
 use alba_core::kv::FjallKv;
 use alba_core::policy::Policy;
-use alba_core::wire::rpc::abm::{GroupLoad, JobAction, OsdReport};
+use alba_core::wire::rpc::abm::{FailedRepair, GroupLoad, JobAction, OsdReport, SurveyCounts};
 use proptest::prelude::*;
 
 use super::*;
@@ -149,6 +149,20 @@ fn work_command() -> BoxedStrategy<AbmCommand> {
         }),
         1 => job().prop_map(|name| C::ClearJob { name }),
         1 => agent().prop_map(move |agent| C::AcquireLease { task: task(), agent, period: 5 }),
+        1 => (0_u64..9, 0_u8..4, 0_u8..4).prop_map(move |(token, failed, well)| {
+            let namespace = NamespaceId::from_u32(0);
+            let failed = FailedRepair {
+                namespace,
+                object: ObjectId::new([failed; 32]),
+                reason: String::new(),
+            };
+            let well = vec![(namespace, ObjectId::new([well; 32]))];
+            C::ReportRepairs { task: task(), token, failed: vec![failed], well }
+        }),
+        1 => (0_u64..9, 0_u32..4).prop_map(move |(token, id)| {
+            let surveys = vec![(NamespaceId::from_u32(id), SurveyCounts::default())];
+            C::ReportSurveys { task: task(), token, surveys }
+        }),
         1 => agent().prop_map(|agent| {
             C::RegisterParticipant { agent, role: String::new(), about: String::new() }
         }),

@@ -1,6 +1,7 @@
 use super::super::golden;
 use super::*;
 use crate::ids::{ChunkIndex, FragmentIndex, NodeId, ObjectId, ObjectName, ObjectVersion, Place};
+use crate::range::{Page, RangeQuery};
 use crate::units::ByteCount;
 
 const NS: NamespaceId = NamespaceId::from_u32(7);
@@ -104,6 +105,26 @@ fn task_record() -> TaskRecord {
         failed: Some((5, "f".to_owned())),
         failures: 6,
     }
+}
+
+fn window() -> WindowRecord {
+    let target = WindowTarget::Node(NodeId::new("n").unwrap());
+    WindowRecord { target, reason: "r".to_owned(), since: 1, until: 2 }
+}
+
+fn survey() -> SurveyRecord {
+    let counts =
+        SurveyCounts { below_policy: 1, repairable: 2, unrepairable: 3, left_alone: 6, least: Some((-1, 4)) };
+    SurveyRecord { namespace: NS, at: 5, counts }
+}
+
+fn failed() -> FailedRepair {
+    FailedRepair { namespace: NS, object: object(), reason: "r".to_owned() }
+}
+
+fn unrepaired() -> UnrepairedRecord {
+    let FailedRepair { namespace, object, reason } = failed();
+    UnrepairedRecord { namespace, object, failures: 1, at: 2, until: 3, reason }
 }
 
 fn redis() -> RedisEviction {
@@ -235,6 +256,12 @@ fn commands() -> Vec<AbmCommand> {
         C::PauseTask { task: task(), paused: true },
         C::EmptyTrash { namespace: NS },
         C::DiscardNamespace { name: namespace() },
+        C::MarkTask { task: task(), token: 1, mark: 2 },
+        C::OpenWindow { target: window().target, period: 1, reason: "r".to_owned() },
+        C::CloseWindow { target: WindowTarget::Osd(self::long_id()) },
+        C::ReportSurveys { task: task(), token: 1, surveys: vec![(NS, survey().counts)] },
+        C::ReportRepairs { task: task(), token: 1, failed: vec![failed()], well: vec![(NS, object())] },
+        C::WakeUnrepaired { task: task(), token: 1 },
     ]
 }
 
@@ -303,6 +330,10 @@ fn queries() -> Vec<AbmQuery> {
         Q::Revisions,
         Q::Tasks(range()),
         Q::PausedTasks,
+        Q::TaskMark(task()),
+        Q::Windows,
+        Q::Surveys { after: Some(NS), max: 1 },
+        Q::Unrepaired { after: Some((NS, object())), max: 1 },
     ]
 }
 
@@ -354,6 +385,10 @@ fn answers() -> Vec<AbmAnswer> {
         A::Revisions(Revisions { osds: 1, presets: 2, namespaces: 3, groups: 4, maintenance: 5 }),
         A::Tasks(Page { items: vec![task_record()], has_more: false }),
         A::PausedTasks(vec![task()]),
+        A::TaskMark(Some(1)),
+        A::Windows { now: 9, windows: vec![window()] },
+        A::Surveys { now: 9, page: page(survey()) },
+        A::Unrepaired { now: 9, page: page(unrepaired()) },
     ]
 }
 
