@@ -12,9 +12,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alba_client::Client;
+use alba_client::metadata::Outages;
 use alba_core::daemon::{Context, Daemon};
 use alba_maintenance::agent::new_agent_id;
-use alba_maintenance::{Agent, Backend, pace};
+use alba_maintenance::{Agent, Backend, pace, waiting};
 
 pub(crate) use command::main;
 pub(crate) use config::RebalancerConfig;
@@ -41,10 +42,12 @@ impl Daemon for RebalancerDaemon {
     }
 
     async fn run(config: RebalancerConfig, mut context: Context) -> anyhow::Result<()> {
-        let Some(client) = Client::connect_as_daemon(&config.engine(), &context).await? else {
+        let env = context.env.clone();
+        let outages = Outages::new(env.clone());
+        let Some(client) = Client::connect_as_agent(&config.engine(), &context, outages.clone()).await?
+        else {
             return Ok(());
         };
-        let env = context.env.clone();
         let backend = Backend::new(env.clone(), client);
         let id = new_agent_id(&env)?;
         tracing::info!(agent = %id, "working");
@@ -52,7 +55,7 @@ impl Daemon for RebalancerDaemon {
         let agent = Agent::new(backend.clone(), id, vec![task.clone()], config.framework());
         let (board, clock) = (agent.board().clone(), env.clock.clone());
         context.pages.add("/tasks", move || board.show(clock.now()));
-        context.health.set_ready();
+        let waiting = waiting::tell(env.clone(), outages, context.health.clone());
         let watch = async {
             if config.adapt_to_clients {
                 pace::watch_latency(backend.clone(), agent.pace().clone()).await;
@@ -71,6 +74,7 @@ impl Daemon for RebalancerDaemon {
             biased;
             () = agent.clone().run(context.stop.clone()) => {}
             () = watch => {}
+            () = waiting => {}
             () = reload => {}
         }
         Ok(())

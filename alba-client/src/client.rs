@@ -11,7 +11,7 @@ use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, Abm
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery, ObjectAssert};
 
 use crate::engine::Engine;
-use crate::metadata::MetadataClient;
+use crate::metadata::{MetadataClient, Outages};
 use crate::namespaces::{Namespace, is_moved, unexpected};
 use crate::osds::{self, Asds};
 use crate::watch::Fresh;
@@ -35,11 +35,26 @@ impl Client {
     /// Connects to the metadata servers of `config` over `env.net` or QUIC, and makes sure that one of them answers. OSDs are
     /// connected to when they are first asked.
     pub async fn connect(env: Env, config: ClientConfig) -> Result<Self, ClientError> {
+        Self::connect_with(env, config, None).await
+    }
+
+    /// The same; with `outages` for an agent, which waits for groups that do not answer as that says.
+    pub(crate) async fn connect_with(
+        env: Env,
+        config: ClientConfig,
+        outages: Option<Arc<Outages>>,
+    ) -> Result<Self, ClientError> {
         config.check().map_err(ClientError::Config)?;
         if config.metadata.is_empty() {
             return Err(ClientError::Config("metadata names no server".to_owned()));
         }
-        let metadata = MetadataClient::of(&env, &config)?;
+        let metadata = match outages {
+            None => MetadataClient::of(&env, &config)?,
+            Some(outages) => {
+                let servers = config.metadata.clone();
+                MetadataClient::connect_patiently(MetadataClient::secured(&env, &config)?, servers, outages)
+            }
+        };
         let osds = Asds::new(&env, osds::reach(&env, &config)?, &config);
         let deadline = env.deadline_in(config.request_timeout());
         let directory: Arc<dyn Directory> = metadata.clone();

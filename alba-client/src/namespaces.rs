@@ -19,6 +19,16 @@ use crate::watch::{Fresh, Generation};
 /// Namespaces kept at most; the one asked for longest ago goes first.
 const KEPT: usize = 10_000;
 
+/// Bytes kept of what groups said of namespaces, as estimated: with a thousand OSDs that of one takes a quarter of a MiB. The
+/// namespace asked for longest ago goes first.
+const KEPT_BYTES: usize = 64 << 20;
+
+/// Of them for each active OSD: ids, names, addresses.
+const OSD_BYTES: usize = 256;
+
+/// And for everything else of a namespace.
+const NAMESPACE_BYTES: usize = 1024;
+
 /// A namespace as its name was last resolved.
 pub(crate) struct Namespace {
     pub(crate) name: NamespaceName,
@@ -57,35 +67,62 @@ pub(crate) struct Namespaces {
 
 #[derive(Default)]
 struct Kept {
-    by_name: BTreeMap<NamespaceName, (u64, Arc<Namespace>)>,
+    by_name: BTreeMap<NamespaceName, Entry>,
     by_use: BTreeMap<u64, NamespaceName>,
     next_use: u64,
+    bytes: usize,
+}
+
+struct Entry {
+    last_use: u64,
+    namespace: Arc<Namespace>,
+    bytes: usize,
 }
 
 impl Kept {
     fn get(&mut self, name: &NamespaceName) -> Option<Arc<Namespace>> {
-        let (last_use, namespace) = self.by_name.get_mut(name)?;
-        let key = self.by_use.remove(last_use)?;
-        *last_use = self.next_use;
+        let entry = self.by_name.get_mut(name)?;
+        let key = self.by_use.remove(&entry.last_use)?;
+        entry.last_use = self.next_use;
         self.by_use.insert(self.next_use, key);
         self.next_use += 1;
-        Some(Arc::clone(namespace))
+        Some(Arc::clone(&entry.namespace))
     }
 
     fn remove(&mut self, name: &NamespaceName) {
-        if let Some((last_use, _)) = self.by_name.remove(name) {
-            self.by_use.remove(&last_use);
+        if let Some(entry) = self.by_name.remove(name) {
+            self.by_use.remove(&entry.last_use);
+            self.bytes -= entry.bytes;
         }
     }
 
     fn insert(&mut self, namespace: &Arc<Namespace>) {
         self.remove(&namespace.name);
-        self.by_name.insert(namespace.name.clone(), (self.next_use, Arc::clone(namespace)));
-        self.by_use.insert(self.next_use, namespace.name.clone());
+        let (last_use, bytes) = (self.next_use, NAMESPACE_BYTES);
+        let entry = Entry { last_use, namespace: Arc::clone(namespace), bytes };
+        self.by_name.insert(namespace.name.clone(), entry);
+        self.by_use.insert(last_use, namespace.name.clone());
         self.next_use += 1;
-        while self.by_name.len() > KEPT {
-            let Some((_, oldest)) = self.by_use.pop_first() else { break };
-            self.by_name.remove(&oldest);
+        self.bytes += bytes;
+        self.shrink();
+    }
+
+    /// The group has said something of it.
+    fn weigh(&mut self, namespace: &Arc<Namespace>, info: &NamespaceInfo) {
+        let bytes = NAMESPACE_BYTES + info.active_osds.len() * OSD_BYTES;
+        let Some(entry) = self.by_name.get_mut(&namespace.name) else { return };
+        if Arc::ptr_eq(&entry.namespace, namespace) {
+            self.bytes = self.bytes - entry.bytes + bytes;
+            entry.bytes = bytes;
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        // The last one stays, however large: it is in use.
+        while self.by_name.len() > KEPT || (self.bytes > KEPT_BYTES && self.by_name.len() > 1) {
+            let Some(oldest) = self.by_use.first_key_value().map(|(_, name)| name.clone()) else { break };
+            self.remove(&oldest);
         }
     }
 }
@@ -181,20 +218,20 @@ impl Namespaces {
 
     /// What names mean as far as is kept, ordered by name.
     pub(crate) fn all_kept(&self) -> Vec<Arc<Namespace>> {
-        self.kept().by_name.values().map(|(_, namespace)| Arc::clone(namespace)).collect()
+        self.kept().by_name.values().map(|entry| Arc::clone(&entry.namespace)).collect()
     }
 
     /// Forgets what a name meant, unless it means something else by now.
     pub(crate) fn forget_this(&self, stale: &Arc<Namespace>) {
         let mut kept = self.kept();
-        if kept.by_name.get(&stale.name).is_some_and(|(_, now)| Arc::ptr_eq(now, stale)) {
+        if kept.by_name.get(&stale.name).is_some_and(|now| Arc::ptr_eq(&now.namespace, stale)) {
             kept.remove(&stale.name);
         }
     }
 
     /// What a name means, as far as this process knows.
     pub(crate) fn known(&self, name: &NamespaceName) -> Option<Arc<Namespace>> {
-        self.kept().by_name.get(name).map(|(_, namespace)| Arc::clone(namespace))
+        self.kept().by_name.get(name).map(|entry| Arc::clone(&entry.namespace))
     }
 
     /// Forgets what a name meant.
@@ -292,6 +329,7 @@ impl Namespaces {
                 let info: Arc<NamespaceInfo> = Arc::from(info);
                 *namespace.info.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some((now, wanted.generation, Arc::clone(&info)));
+                self.kept().weigh(namespace, &info);
                 Ok(info)
             }
             _ => Err(unexpected("Namespace")),
@@ -329,4 +367,83 @@ pub(crate) async fn ask_group(
         .await
         .map_err(ClientError::deadline("the namespace manager"))?
         .map_err(ClientError::Meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use alba_core::ids::{LongId, NodeId, OsdId, Place};
+    use alba_core::preset::Preset;
+    use alba_core::units::ByteCount;
+    use alba_core::wire::rpc::abm::{OsdEndpoint, OsdInfo};
+
+    use super::*;
+
+    fn namespace(id: u32) -> Arc<Namespace> {
+        Arc::new(Namespace {
+            name: NamespaceName::new(format!("n-{id}")).unwrap(),
+            id: NamespaceId::from_u32(id),
+            group: GroupId::new("nsm-0").unwrap(),
+            info: Mutex::new(None),
+            inline_refused: Mutex::new(None),
+        })
+    }
+
+    fn info(osds: u32) -> NamespaceInfo {
+        let osd = |id: u32| OsdInfo {
+            long_id: LongId::new(format!("{id:064}")).unwrap(),
+            place: Place::of_node(NodeId::new("node").unwrap()),
+            endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+            capacity: ByteCount(1),
+            used: ByteCount(0),
+        };
+        NamespaceInfo {
+            name: NamespaceName::new("n").unwrap(),
+            preset: Preset::built_in(),
+            preset_version: 0,
+            active_osds: (0..osds).map(|id| (OsdId::from_u32(id), osd(id))).collect(),
+            min_epoch: alba_core::ids::GcEpoch::from_u32(0),
+            newest_epoch: alba_core::ids::GcEpoch::from_u32(0),
+        }
+    }
+
+    #[test]
+    fn what_groups_say_is_kept_within_a_bound_in_bytes() {
+        let mut kept = Kept::default();
+        let large = info(4000);
+        let room = KEPT_BYTES / (NAMESPACE_BYTES + 4000 * OSD_BYTES);
+        let all: Vec<_> = (0..100).map(namespace).collect();
+        for one in &all {
+            kept.insert(one);
+            kept.weigh(one, &large);
+            assert!(kept.bytes <= KEPT_BYTES);
+        }
+        assert_eq!(kept.by_name.len(), room);
+        assert!(kept.get(&all[0].name).is_none(), "the oldest went");
+        assert!(kept.get(&all[99].name).is_some());
+        // It says less than before, and what is forgotten weighs nothing.
+        for one in &all {
+            kept.weigh(one, &info(0));
+        }
+        assert_eq!(kept.bytes, room * NAMESPACE_BYTES);
+        for one in &all {
+            kept.remove(&one.name);
+        }
+        assert_eq!((kept.bytes, kept.by_use.len()), (0, 0));
+        // One that is larger than the bound is kept while it is the only one.
+        kept.insert(&all[0]);
+        kept.weigh(&all[0], &info(300_000));
+        assert_eq!(kept.by_name.len(), 1);
+    }
+
+    #[test]
+    fn the_namespace_asked_for_longest_ago_goes_first() {
+        let mut kept = Kept::default();
+        for id in 0..u32::try_from(KEPT).unwrap() {
+            kept.insert(&namespace(id));
+        }
+        assert!(kept.get(&namespace(0).name).is_some());
+        kept.insert(&namespace(1_000_000));
+        assert_eq!(kept.by_name.len(), KEPT);
+        assert!(kept.get(&namespace(0).name).is_some() && kept.get(&namespace(1).name).is_none());
+    }
 }

@@ -1,9 +1,11 @@
 //! How daemons begin: the metadata servers may come up after them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::daemon::Context;
 
+use crate::metadata::Outages;
 use crate::{Client, ClientConfig, ClientError};
 
 /// First and longest pause between attempts.
@@ -16,13 +18,30 @@ impl Client {
         config: &ClientConfig,
         context: &Context,
     ) -> Result<Option<Self>, ClientError> {
+        Self::connect_when_possible(config, context, None).await
+    }
+
+    /// The same for an agent: what it asks of a group that does not answer waits as [`Outages`] says.
+    pub async fn connect_as_agent(
+        config: &ClientConfig,
+        context: &Context,
+        outages: Arc<Outages>,
+    ) -> Result<Option<Self>, ClientError> {
+        Self::connect_when_possible(config, context, Some(outages)).await
+    }
+
+    async fn connect_when_possible(
+        config: &ClientConfig,
+        context: &Context,
+        outages: Option<Arc<Outages>>,
+    ) -> Result<Option<Self>, ClientError> {
         let clock = context.env.clock.as_ref();
         let mut pause = RETRY.0;
         loop {
             let error = tokio::select! {
                 biased;
                 () = context.stop.wait() => return Ok(None),
-                client = Self::connect(context.env.clone(), config.clone()) => match client {
+                client = Self::connect_with(context.env.clone(), config.clone(), outages.clone()) => match client {
                     Ok(client) => return Ok(Some(client)),
                     Err(error @ ClientError::Config(_)) => return Err(error),
                     Err(error) => error,

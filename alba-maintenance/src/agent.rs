@@ -149,6 +149,7 @@ impl Agent {
     }
 
     async fn say_that_it_is_there(&self) {
+        let mut told = true;
         loop {
             let notes =
                 self.tasks.iter().filter_map(|entry| entry.task.note()).map(|note| format!("; {note}"));
@@ -156,8 +157,15 @@ impl Agent {
                 format!("alba-maintenance {}{}", env!("CARGO_PKG_VERSION"), notes.collect::<String>());
             let role = "maintenance".to_owned();
             let command = AbmCommand::RegisterParticipant { agent: self.id.clone(), role, about };
-            if let Err(error) = self.backend.tell_abm(command).await {
-                tracing::warn!(%error, "the ABM cannot be told that this agent is there");
+            match self.backend.tell_abm(command).await {
+                Ok(_) => told = true,
+                // Once: how long it lasts is told by what waits for the group.
+                Err(error) if std::mem::take(&mut told) => {
+                    tracing::warn!(%error, "the ABM cannot be told that this agent is there");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the ABM still cannot be told that this agent is there")
+                }
             }
             self.sleep(REGISTER).await;
         }
@@ -198,7 +206,11 @@ impl Agent {
                 }
                 Err(error) => {
                     self.board.idle(entry.task.name(), Some(error.to_string()));
-                    tracing::warn!(task = entry.task.name(), %error, "cannot look for work");
+                    if failures == 0 {
+                        tracing::warn!(task = entry.task.name(), %error, "cannot look for work");
+                    } else {
+                        tracing::debug!(task = entry.task.name(), %error, failures, "still cannot look for work");
+                    }
                     pause = LOOK.0.saturating_mul(1 << failures.min(8)).min(LOOK.1);
                     failures = failures.saturating_add(1);
                 }

@@ -2,6 +2,8 @@
 //!
 //! Nothing is cached here but connections: a task decides by what is so when it asks.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alba_client::Client;
@@ -16,7 +18,6 @@ use alba_core::wire::rpc::abm::{
 use alba_core::wire::rpc::nsm::{
     NamespaceDetails, NamespaceInfo, NsmAnswer, NsmCommand, NsmOutcome, NsmQuery,
 };
-use std::sync::Arc;
 
 use crate::error::TaskError;
 
@@ -86,21 +87,20 @@ impl Backend {
         Ok(answer.map_err(|_| TaskError::Deadline(waiting_for))??)
     }
 
-    /// All namespaces, ordered by name, whatever their state.
+    /// All namespaces one after the other, ordered by name, whatever their state: read page by page as they are needed.
+    pub fn each_namespace(&self) -> Namespaces<'_> {
+        Namespaces { backend: self, page: VecDeque::new(), rest: Some(RangeQuery::all()) }
+    }
+
+    /// All namespaces at once, ordered by name, whatever their state. Only for tools that end soon: tasks go through them with
+    /// [`Self::each_namespace`].
     pub async fn namespaces(&self) -> Result<Vec<NamespaceRecord>, TaskError> {
         let mut all = Vec::new();
-        let mut range = RangeQuery::all();
-        loop {
-            let AbmAnswer::Namespaces(page) = self.ask_abm(AbmQuery::Namespaces(range.clone())).await? else {
-                return Err(TaskError::Mismatch("Namespaces"));
-            };
-            let last = page.items.last().map(|record| record.name.clone());
-            all.extend(page.items);
-            match last {
-                Some(last) if page.has_more => range = range.after(last.as_bytes()),
-                _ => return Ok(all),
-            }
+        let mut namespaces = self.each_namespace();
+        while let Some(record) = namespaces.next().await? {
+            all.push(record);
         }
+        Ok(all)
     }
 
     /// All OSDs that pass, ordered by long id.
@@ -164,6 +164,34 @@ impl Backend {
     pub async fn osd(&self, id: OsdId) -> Result<OsdHandle, TaskError> {
         let osd = self.client.osd(id, self.env.deadline_in(META_TIME)).await?;
         Ok(OsdHandle { id, osd, env: self.env.clone() })
+    }
+}
+
+/// See [`Backend::each_namespace`]. Holds a page of some hundred records, however many there are.
+pub struct Namespaces<'b> {
+    backend: &'b Backend,
+    page: VecDeque<NamespaceRecord>,
+    /// What was not read yet; none: nothing.
+    rest: Option<RangeQuery>,
+}
+
+impl Namespaces<'_> {
+    /// The next one; none after the last.
+    pub async fn next(&mut self) -> Result<Option<NamespaceRecord>, TaskError> {
+        loop {
+            if let Some(record) = self.page.pop_front() {
+                return Ok(Some(record));
+            }
+            let Some(range) = self.rest.clone() else { return Ok(None) };
+            let AbmAnswer::Namespaces(page) =
+                self.backend.ask_abm(AbmQuery::Namespaces(range.clone())).await?
+            else {
+                return Err(TaskError::Mismatch("Namespaces"));
+            };
+            let last = page.items.last().filter(|_| page.has_more);
+            self.rest = last.map(|last| range.after(last.name.as_bytes()));
+            self.page = page.items.into();
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use alba_client::Client;
+use alba_client::metadata::Outages;
 use alba_core::daemon::{Context, Daemon};
 
 use crate::agent::{Agent, new_agent_id};
 use crate::backend::Backend;
 use crate::config::MaintenanceConfig;
-use crate::{pace, tasks};
+use crate::{pace, tasks, waiting};
 
 /// `alba-maintenance`.
 pub struct MaintenanceDaemon;
@@ -30,10 +31,12 @@ impl Daemon for MaintenanceDaemon {
     }
 
     async fn run(config: MaintenanceConfig, mut context: Context) -> anyhow::Result<()> {
-        let Some(client) = Client::connect_as_daemon(&config.engine(), &context).await? else {
+        let env = context.env.clone();
+        let outages = Outages::new(env.clone());
+        let Some(client) = Client::connect_as_agent(&config.engine(), &context, outages.clone()).await?
+        else {
             return Ok(());
         };
-        let env = context.env.clone();
         let backend = Backend::new(env.clone(), client);
         let id = new_agent_id(&env)?;
         tracing::info!(agent = %id, "working");
@@ -41,7 +44,7 @@ impl Daemon for MaintenanceDaemon {
         let agent = Agent::new(backend.clone(), id, tasks::all(&config), config);
         let (board, clock) = (agent.board().clone(), env.clock.clone());
         context.pages.add("/tasks", move || board.show(clock.now()));
-        context.health.set_ready();
+        let waiting = waiting::tell(env.clone(), outages, context.health.clone());
         let watch = async {
             if adapt {
                 pace::watch_latency(backend.clone(), agent.pace().clone()).await;
@@ -61,6 +64,7 @@ impl Daemon for MaintenanceDaemon {
             biased;
             () = agent.clone().run(context.stop.clone()) => {}
             () = watch => {}
+            () = waiting => {}
             () = reload => {}
         }
         Ok(())

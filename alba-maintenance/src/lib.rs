@@ -20,9 +20,10 @@ pub mod progress;
 pub mod schedule;
 pub mod task;
 pub mod tasks;
+pub mod waiting;
 
 pub use agent::Agent;
-pub use backend::Backend;
+pub use backend::{Backend, Namespaces};
 pub use command::{configuration, main};
 pub use config::MaintenanceConfig;
 pub use daemon::MaintenanceDaemon;

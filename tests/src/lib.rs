@@ -21,6 +21,7 @@ pub mod guide;
 pub mod history;
 pub mod hosts;
 pub mod hot_names;
+pub mod http;
 pub mod linearizable;
 pub mod links;
 pub mod metadata_nodes;

@@ -117,6 +117,11 @@ pub fn memory(pid: u32) -> Memory {
     Memory { now: kib("VmRSS:") * 1024, peak: kib("VmHWM:") * 1024 }
 }
 
+/// File descriptors that a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
 /// Whether a directory may be removed without asking: it is one that we made.
 pub fn remove_test_directory(path: &Path) {
     drop(fs::remove_dir_all(path));
@@ -142,6 +147,7 @@ mod tests {
         };
         assert_eq!(found, [Process { pid: child.id(), args: vec!["sleep".into(), "1000".into()] }]);
         assert!(memory(child.id()).peak > 0);
+        assert!(descriptors(child.id()) >= 3);
         found[0].signal(Signal::KILL);
         child.wait().unwrap();
         assert_eq!(owned(&owner), []);

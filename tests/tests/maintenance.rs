@@ -13,8 +13,11 @@ use alba_client::{Client, Consistency};
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue};
 use alba_core::env::real;
-use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceName, ObjectId, ObjectName, ObjectVersion, OsdId};
+use alba_core::ids::{
+    ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, ObjectId, ObjectName, ObjectVersion, OsdId,
+};
 use alba_core::osd_keys::{self, FragmentAddress};
+use alba_core::range::{RangeQuery, next_prefix};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmQuery};
 use alba_tests::agents::{Once, Scene, trial};
 use alba_tests::cluster::{Cluster, Options};
@@ -219,4 +222,64 @@ async fn the_checker_finds_what_is_missing_and_what_is_leaked() {
         found["list"].as_array().unwrap().iter().map(|one| one["wrong"].as_str().unwrap()).collect();
     wrong.sort_unstable();
     assert_eq!(wrong, ["leaked", "missing"], "{found}");
+}
+
+/// Keys of a namespace on all OSDs.
+async fn keys_of(client: &Client, osds: u32, namespace: NamespaceId) -> usize {
+    let deadline = real::env().deadline_in(PATIENCE);
+    let prefix = osd_keys::namespace_marker(namespace);
+    let mut found = 0;
+    for osd in 0..osds {
+        let osd = client.osd(OsdId::from_u32(osd), deadline).await.unwrap();
+        let last = next_prefix(&prefix).map(|end| (end, false));
+        let range = RangeQuery { first: prefix.to_vec(), last, ..RangeQuery::all() };
+        let page = osd.range(range, Priority::High, deadline).await.unwrap();
+        assert!(!page.has_more);
+        found += page.items.len();
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deleted_namespace_leaves_on_osds_is_deleted_by_whichever_agent_lives() {
+    const OSDS: u32 = 4;
+    let mut options = options();
+    (options.nodes, options.osds_per_node) = (4, 1);
+    let cluster = Cluster::start("maintenance-deleted", options);
+    // From here on only those that this test runs.
+    process::signal_pid(cluster.pid("maintenance-0"), Signal::KILL);
+    let mut doomed = Stored::new(&cluster, "doomed");
+    doomed.user.create_namespace().await.unwrap();
+    for n in 0..12 {
+        doomed.put(&format!("object {n}"), 50_000).await;
+    }
+    let client = client(&cluster).await;
+    let deadline = real::env().deadline_in(PATIENCE);
+    let name = NamespaceName::new("doomed").unwrap();
+    let id = client.namespace(&name, deadline).await.unwrap().unwrap().id;
+    assert!(keys_of(&client, OSDS, id).await > 24);
+    cluster.alba(&["delete-namespace", "doomed", "--now"]).unwrap();
+    let items = || cluster.alba(&["list-work"]).unwrap()["count"].as_u64().unwrap();
+    wait::until("each OSD is an item of the work queue", PATIENCE, || {
+        let items = items();
+        if items == 4 { Ok(()) } else { Err(items.to_string()) }
+    });
+    // No message waits for what is left: the OSDs serve a new namespace at once.
+    assert!(keys_of(&client, OSDS, id).await > 24);
+    let mut fresh = Stored::new(&cluster, "doomed");
+    fresh.user.create_namespace().await.unwrap();
+    fresh.put("object", 50_000).await;
+    fresh.check().await;
+
+    let died = once(&cluster, "work", Some("work.unmarked"));
+    assert!(died.status.code().is_none(), "it was to die in the middle: {died:?}");
+    assert!(items() > 0);
+    wait::until("another agent has done it", PATIENCE, || {
+        once(&cluster, "work", None);
+        let items = items();
+        if items == 0 { Ok(()) } else { Err(items.to_string()) }
+    });
+    assert_eq!(keys_of(&client, OSDS, id).await, 0);
+    fresh.check().await;
+    assert_whole(&cluster, "in the end");
 }

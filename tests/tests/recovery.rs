@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use alba_client::Consistency;
 use alba_core::env::osd::{OsdBatch, OsdUpdate, Priority};
-use alba_core::ids::{GcEpoch, GroupId, OsdId};
+use alba_core::ids::{GcEpoch, GroupId, NamespaceName, OsdId};
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::abm::NamespaceState;
@@ -323,7 +323,25 @@ async fn a_lost_abm_is_put_together_from_groups_osds_and_an_old_backup() {
     fsck.args(["metadata", "fsck", "--config", &config]);
     assert!(alba_tests::cluster::output_within(fsck, PATIENCE).status.success());
     let (since, since_id) = world.namespace(&client, "since", "[1, 2, 3, 1]").await;
+    let mut in_trash = Vec::new();
     let other = put(&world, &client, &since, "new", 0).await;
+    // One name, given three times: two are in the trash, and the last is in use.
+    let mut given: Vec<NamespaceName> = Vec::new();
+    for round in 0..3_u8 {
+        let twice = if round == 0 {
+            world.namespace(&client, "twice", "[1, 1, 2, 1]").await.0
+        } else {
+            world.well(&["create-namespace", "twice", "twice"]);
+            given[0].clone()
+        };
+        given.push(twice.clone());
+        let fresh = world.client().await;
+        let id = fresh.namespace(&twice, world.deadline()).await.unwrap().unwrap().id;
+        in_trash.push((id, put(&world, &fresh, &twice, "object", u32::from(round)).await));
+        if round < 2 {
+            world.well(&["delete-namespace", "twice"]);
+        }
+    }
     client.delete_namespace(&doomed, world.deadline()).await.unwrap();
     wait::until("a namespace is gone", PATIENCE, || {
         let (_, answer) = world.alba(&["show-namespace", "doomed"]);
@@ -352,10 +370,14 @@ async fn a_lost_abm_is_put_together_from_groups_osds_and_an_old_backup() {
         let (code, answer) = world.alba(&[&groups[..], &["--backup", &backup, &recovered]].concat());
         if code == 0 { Ok(answer["result"].clone()) } else { Err(answer.to_string()) }
     });
-    // The demo's namespace, the two, and that of the backups.
-    assert_eq!((&result["namespaces"], &result["osds"]), (&Value::from(4), &Value::from(4)), "{result}");
+    // The demo's namespace, the two, that of the backups, and the three of one name.
+    assert_eq!((&result["namespaces"], &result["osds"]), (&Value::from(7), &Value::from(4)), "{result}");
+    let aside = |n: usize| format!("twice~{}", in_trash[n].0);
+    let renamed: Vec<&str> =
+        result["renamed"].as_array().unwrap().iter().map(|one| one["is"].as_str().unwrap()).collect();
+    assert_eq!(renamed, [aside(0), aside(1)], "{result}");
     let bare_result = world.well(&[&groups[..], &[&bare]].concat());
-    assert_eq!(bare_result["namespaces"], 4, "also without a backup: {bare_result}");
+    assert_eq!(bare_result["namespaces"], 7, "also without a backup: {bare_result}");
 
     world.kill("metadata-0-without");
     let restore = |file: &str| {
@@ -388,6 +410,18 @@ async fn a_lost_abm_is_put_together_from_groups_osds_and_an_old_backup() {
     world.well(&["deliver-messages", "--timeout", "60"]);
     let bytes = put(&world, &client, &since, "afterwards", 1).await;
     assert_eq!(read(&world, &client, &since, "afterwards").await, bytes);
+    // All of one name are there with all they have.
+    for n in 0..2 {
+        world.well(&["undelete-namespace", &aside(n)]);
+    }
+    world.well(&["deliver-messages", "--timeout", "60"]);
+    let names = [aside(0), aside(1), "twice".to_owned()];
+    for (name, (id, bytes)) in names.iter().zip(&in_trash) {
+        let name = NamespaceName::new(name.as_str()).unwrap();
+        let found = client.namespace(&name, world.deadline()).await.unwrap().unwrap();
+        assert_eq!((found.id, found.state), (*id, NamespaceState::Active), "{name}");
+        assert_eq!(read(&world, &client, &name, "object").await, *bytes, "{name}");
+    }
     // No id is given again.
     let (fresh, fresh_id) = world.namespace(&client, "fresh", "[1, 1, 2, 1]").await;
     assert!(fresh_id > since_id && fresh_id > doomed_id, "{fresh_id:?}");

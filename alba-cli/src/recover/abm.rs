@@ -29,6 +29,7 @@ use alba_metadata::backup::{OldGroup, remake_abm};
 use serde_json::json;
 
 use super::devices::{self, Told};
+use super::named::{Aside, tell_apart};
 use crate::answer::{Answer, note};
 use crate::commands::backend::{mismatch, shown};
 use crate::error::CliError;
@@ -126,13 +127,14 @@ pub(crate) async fn recover(session: &Session, task: Task) -> Result<Answer, Cli
         }
     }
     let osds = ask_osds(session, &task, &groups, &old).await?;
-    let (known, left) = put_together(&task, groups, old, osds, session.env.clock.wall_micros())?;
+    let (mut known, left) = put_together(&task, groups, old, osds, session.env.clock.wall_micros())?;
+    let asides = tell_apart(&mut known.namespaces)?;
     let (written, file) = (known.clone(), task.file.clone());
     let (work, now) = (scratch(&task.file), session.env.clock.wall_micros());
     let write = move || remake_abm(&written, work, &file, now);
     let rows = blocking(session.env.spawn.as_ref(), write).await?;
     let rows = rows.map_err(|error| CliError::failure(error.to_string()))?;
-    answer(&task, &known, &left, rows)
+    answer(&task, &known, &left, &asides, rows)
 }
 
 /// Beside the new file.
@@ -434,6 +436,7 @@ fn put_together(
             let entry = on_devices.entry(*id).or_default();
             entry.name = entry.name.take().or_else(|| one.name.clone());
             entry.preset = entry.preset.take().or_else(|| one.preset.clone());
+            entry.marked |= one.marked;
         }
     }
     let of_backup: BTreeMap<NamespaceId, &NamespaceRecord> =
@@ -483,7 +486,8 @@ fn put_together(
     let ids: BTreeSet<NamespaceId> = on_devices.keys().copied().chain(of_backup.keys().copied()).collect();
     for id in ids.into_iter().filter(|id| !has_group(id)) {
         let record = of_backup.get(&id);
-        let device = on_devices.get(&id);
+        // One that no device takes anything of any more was deleted, and goes: whatever the backup says, and in a lost group, too.
+        let device = on_devices.get(&id).filter(|one| one.marked);
         let name =
             device.and_then(|one| one.name.clone()).or_else(|| record.map(|record| record.name.clone()));
         let group = record.map(|record| record.group.clone()).or_else(|| task.lost_group.clone());
@@ -493,7 +497,10 @@ fn put_together(
             (Some(group), Some(name), Some(preset)) if device.is_some() => {
                 let record = NamespaceRecord { id, name, group, state: NamespaceState::Active, preset };
                 let on = osds.iter().filter(|(_, device)| {
-                    device.told.as_ref().is_some_and(|told| told.namespaces.contains_key(&id))
+                    device
+                        .told
+                        .as_ref()
+                        .is_some_and(|told| told.namespaces.get(&id).is_some_and(|one| one.marked))
                 });
                 let how = on.map(|(osd, _)| (*osd, OsdUse::Active)).collect();
                 namespaces.push(KnownNamespace { record, last_move: MoveId::default(), osds: how });
@@ -532,16 +539,20 @@ fn put_together(
         None => PresetName::new("default")?,
     };
     presets.entry(default_preset.clone()).or_insert_with(|| (Preset::built_in(), 0));
+    let recovered: BTreeSet<NamespaceId> = namespaces.iter().map(|one| one.record.id).collect();
     let known = Known {
         alba_id,
         groups: groups.known,
         osds: osds
             .into_iter()
-            .map(|(id, device)| KnownOsd {
-                id,
-                info: device.info,
-                next_message: device.told.as_ref().map(|told| told.next_message),
-                namespaces: device.told.map(|told| told.namespaces.into_keys().collect()).unwrap_or_default(),
+            .map(|(id, device)| {
+                let next_message = device.told.as_ref().map(|told| told.next_message);
+                let held = device.told.map(|told| told.namespaces).unwrap_or_default();
+                let (marked, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|(_, one)| one.marked);
+                let mut deleted: Vec<NamespaceId> = rest.into_iter().map(|(id, _)| id).collect();
+                deleted.retain(|id| !recovered.contains(id));
+                let namespaces = marked.into_iter().map(|(id, _)| id).collect();
+                KnownOsd { id, info: device.info, next_message, namespaces, deleted }
             })
             .collect(),
         presets: presets
@@ -596,7 +607,13 @@ fn state_of(groups: &Groups, id: NamespaceId, found: &InGroup, now: u64) -> (Gro
     (found.group.clone(), state)
 }
 
-fn answer(task: &Task, known: &Known, left: &[Left], rows: u64) -> Result<Answer, CliError> {
+fn answer(
+    task: &Task,
+    known: &Known,
+    left: &[Left],
+    asides: &[Aside],
+    rows: u64,
+) -> Result<Answer, CliError> {
     let file = task.file.display();
     let mut text = format!(
         "{file}: backend {}, {} groups, {} OSDs, {} presets, {} namespaces ({rows} rows)",
@@ -609,6 +626,14 @@ fn answer(task: &Task, known: &Known, left: &[Left], rows: u64) -> Result<Answer
     for one in left {
         let name = one.name.as_ref().map_or_else(|| "?".to_owned(), shown);
         text.push_str(&format!("\nnamespace {} ({name}) is on OSDs and gets no record: {}", one.id, one.why));
+    }
+    for one in asides {
+        text.push_str(&format!(
+            "\nnamespace {} is called {}: a newer one has its name {}",
+            one.id,
+            shown(&one.is),
+            shown(&one.was)
+        ));
     }
     text.push_str(&format!(
         "\nNow stop all servers of the ABM, move their directories of it away, and give on one of them:\n  \
@@ -641,6 +666,8 @@ fn answer(task: &Task, known: &Known, left: &[Left], rows: u64) -> Result<Answer
         "presets": known.presets.len(),
         "namespaces": known.namespaces.len(),
         "left": leftovers,
+        "renamed": asides.iter().map(|one| json!({ "id": one.id, "was": shown(&one.was), "is": shown(&one.is) }))
+            .collect::<Vec<_>>(),
     });
     let mut answer = Answer::new(result, text)?;
     answer.exit = if left.is_empty() { 0 } else { LEFT };

@@ -20,6 +20,8 @@ const CALL: Duration = Duration::from_secs(10);
 pub(super) struct OnDevice {
     pub(super) name: Option<NamespaceName>,
     pub(super) preset: Option<PresetName>,
+    /// Does it take fragments of it? Where not, the namespace was deleted, and what is left there has to go.
+    pub(super) marked: bool,
 }
 
 /// What a device says.
@@ -99,13 +101,15 @@ fn namespace_of(key: &[u8]) -> Option<NamespaceId> {
 }
 
 async fn namespace(env: &Env, osd: &dyn Osd, id: NamespaceId) -> Result<OnDevice, OsdError> {
-    let keys = vec![osd_keys::namespace_name(id), osd_keys::namespace_preset(id)];
+    let keys =
+        vec![osd_keys::namespace_name(id), osd_keys::namespace_preset(id), osd_keys::namespace_marker(id)];
     let values = osd.multi_get(keys, Priority::Low, env.deadline_in(CALL)).await?;
     let mut values = values.into_iter().map(|value| value.map(|value| value.value));
-    let (name, preset) = (values.next().flatten(), values.next().flatten());
+    let (name, preset, marker) = (values.next().flatten(), values.next().flatten(), values.next().flatten());
     // What does not decode is not known: another device may know it.
     Ok(OnDevice {
         name: name.and_then(|name| NamespaceName::new(name.to_vec()).ok()),
         preset: preset.and_then(|preset| Some(NamespaceOnDevice::decode(&preset).ok()?.preset_name)),
+        marked: marker.is_some(),
     })
 }

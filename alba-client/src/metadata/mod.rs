@@ -8,6 +8,7 @@
 //! not the leader says who is, and that one is asked next. A server that is silent is left after [`ATTEMPT_TIME`]: it may be
 //! stopped or cut off while another one leads.
 
+mod outages;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use alba_core::wire::rpc::watch::{WatchReply, WatchRequest};
 use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
 
+pub use outages::{Outage, Outages};
 use session::{Session, Ticket};
 
 use crate::{ClientConfig, ClientError};
@@ -63,6 +65,8 @@ pub struct MetadataClient {
     abm: GroupId,
     state: Mutex<State>,
     connections: Mutex<BTreeMap<SocketAddr, Arc<Slot>>>,
+    /// How groups that do not answer are waited for; none: everybody asks again by itself.
+    outages: Option<Arc<Outages>>,
 }
 
 /// The connection to one server; the async lock lets only one caller connect.
@@ -117,7 +121,19 @@ impl MetadataClient {
         // The name is valid: not empty and short.
         #[allow(clippy::expect_used)]
         let abm = GroupId::new("abm").expect("a valid name");
-        Arc::new(Self { env, seeds: servers, abm, state: Mutex::default(), connections: Mutex::default() })
+        Arc::new(Self::new(env, servers, abm, None))
+    }
+
+    /// The same for an agent: see [`Outages`].
+    pub fn connect_patiently(env: Env, servers: Vec<SocketAddr>, outages: Arc<Outages>) -> Arc<Self> {
+        // The name is valid: not empty and short.
+        #[allow(clippy::expect_used)]
+        let abm = GroupId::new("abm").expect("a valid name");
+        Arc::new(Self::new(env, servers, abm, Some(outages)))
+    }
+
+    fn new(env: Env, seeds: Vec<SocketAddr>, abm: GroupId, outages: Option<Arc<Outages>>) -> Self {
+        Self { env, seeds, abm, state: Mutex::default(), connections: Mutex::default(), outages }
     }
 
     /// A client of the servers that `config` names, over QUIC when it has certificates, else over `env.net`. Reads the
@@ -298,9 +314,14 @@ impl MetadataClient {
         mut request: impl FnMut() -> Request + Send,
         deadline: Deadline,
     ) -> Result<Reply, MetaError> {
+        let began = self.env.clock.now();
         let mut round = 0;
         let mut refused_rounds = 0;
         loop {
+            let attempt = match &self.outages {
+                Some(outages) => outages.turn(group, deadline).await?,
+                None => None,
+            };
             let mut refusals = Refusals::default();
             let mut seen = "no server is known; check the configured addresses".to_owned();
             let mut candidates = VecDeque::from(self.candidates(group));
@@ -316,6 +337,9 @@ impl MetadataClient {
                         refusals.storage.insert(server, reason);
                     }
                     Attempt::Answered(answer) => {
+                        if let Some(outages) = &self.outages {
+                            outages.answered(group);
+                        }
                         let mut state = self.lock();
                         state.leaders.insert(group.clone(), server);
                         let newest = state.seen.entry(group.clone()).or_default();
@@ -344,8 +368,12 @@ impl MetadataClient {
                     return Err(MetaError::Storage(reason));
                 }
             }
-            round += 1;
-            self.pause(round, deadline, group, &seen).await?;
+            let lost = self.outages.as_ref().is_some_and(|outages| outages.silent(group, began, &seen));
+            drop(attempt);
+            if !lost {
+                round += 1;
+                self.pause(round, deadline, group, &seen).await?;
+            }
             if *group != self.abm {
                 self.learn_groups(deadline).await;
             }

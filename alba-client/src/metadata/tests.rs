@@ -20,6 +20,7 @@ struct Server {
 struct ServerState {
     sessions: u64,
     lose: u32,
+    handled: usize,
     forget_sessions: bool,
     executed: Vec<RequestId>,
     replies: BTreeMap<(SessionId, u64), Reply>,
@@ -30,6 +31,7 @@ impl Handler for Server {
     async fn handle(&self, request: Request, _: Option<Duration>) -> Answer {
         let (reply, lost) = {
             let mut state = self.state.lock().unwrap();
+            state.handled += 1;
             let reply = match request {
                 Request::OpenSession { .. } => {
                     state.sessions += 1;
@@ -84,6 +86,11 @@ impl World {
     }
 
     async fn start(&self) -> Arc<MetadataClient> {
+        let servers = self.serve().await;
+        MetadataClient::connect(self.sim.node(2).env(), servers)
+    }
+
+    async fn serve(&self) -> Vec<SocketAddr> {
         let node = self.sim.node(1);
         let theirs = node.env();
         let listener = theirs.net.listen(node.address(4000)).await.unwrap();
@@ -96,7 +103,7 @@ impl World {
         );
         let nobody = self.sim.node(3).address(1);
         // The first server of the list is not there.
-        MetadataClient::connect(self.sim.node(2).env(), vec![nobody, node.address(4000)])
+        vec![nobody, node.address(4000)]
     }
 
     fn bootstrap() -> AbmCommand {
@@ -284,6 +291,94 @@ fn a_replica_whose_storage_refuses_is_passed_over_and_a_leader_whose_storage_ref
         let directory: &dyn Directory = client.as_ref();
         let result = directory.query(AbmQuery::AlbaId, deadline()).await;
         assert!(matches!(result, Err(MetaError::Unreachable { .. })), "{result:?}");
+    });
+    running.unwrap();
+}
+
+#[test]
+fn a_group_that_is_silent_is_asked_by_one_and_ever_more_rarely_until_it_answers_all() {
+    const CALLERS: usize = 20;
+    let world = World::new(7);
+    let running = world.sim.run(LIMIT, async {
+        let servers = world.serve().await;
+        let env = world.sim.node(2).env();
+        let outages = Outages::new(env.clone());
+        let client = MetadataClient::connect_patiently(env.clone(), servers, outages.clone());
+        let soon = || env.deadline_in(Duration::from_secs(20));
+        let rest = |seconds| env.clock.sleep_until(env.clock.now().plus(Duration::from_secs(seconds)));
+        Directory::command(client.as_ref(), World::bootstrap(), soon()).await.unwrap();
+        assert_eq!(outages.all(), []);
+        let handled = || world.server.state.lock().unwrap().handled;
+
+        // A short silence is nobody's business.
+        world.server.state.lock().unwrap().lose = 1;
+        Directory::command(client.as_ref(), World::bootstrap(), soon()).await.unwrap();
+        assert_eq!(outages.all(), []);
+
+        world.server.state.lock().unwrap().lose = u32::MAX;
+        // Each asks again and again, like the tasks of an agent.
+        let caller = async || {
+            while Directory::command(client.as_ref(), World::bootstrap(), soon()).await.is_err() {
+                rest(1).await;
+            }
+        };
+        let callers = futures_util::future::join_all((0..CALLERS).map(|_| caller()));
+        let watcher = async {
+            rest(60).await;
+            let [lost] = &outages.all()[..] else { panic!("{:?}", outages.all()) };
+            assert_eq!(lost.group, client.abm);
+            let (asked, attempts) = (handled(), lost.attempts);
+            assert!((4..=20).contains(&attempts), "{attempts}");
+            rest(60).await;
+            let [lost] = &outages.all()[..] else { panic!("{:?}", outages.all()) };
+            // A pause of 5 to 10 seconds, and 2.5 for the answer that does not come.
+            let more = lost.attempts - attempts;
+            assert!((4..=8).contains(&more), "{more}");
+            assert!(handled() - asked <= 9, "{} of {CALLERS} callers", handled() - asked);
+            assert!(lost.next <= env.clock.now().plus(Duration::from_secs(10)));
+            world.server.state.lock().unwrap().lose = 0;
+            let back = env.clock.now();
+            while !outages.all().is_empty() {
+                rest(1).await;
+            }
+            assert!(env.clock.now().since(back) <= Duration::from_secs(15));
+        };
+        let began = env.clock.now();
+        tokio::join!(callers, watcher);
+        assert!(env.clock.now().since(began) <= Duration::from_secs(140), "all are answered soon after");
+    });
+    running.unwrap();
+}
+
+/// Work on other groups must not wait for it.
+#[test]
+fn nobody_waits_for_ever_for_a_group_that_is_lost() {
+    let world = World::new(8);
+    let running = world.sim.run(LIMIT, async {
+        let servers = world.serve().await;
+        let env = world.sim.node(2).env();
+        let client = MetadataClient::connect_patiently(env.clone(), servers, Outages::new(env.clone()));
+        let hour = || env.deadline_in(Duration::from_secs(3600));
+        let ask = async || Directory::command(client.as_ref(), World::bootstrap(), hour()).await;
+        ask().await.unwrap();
+        world.server.state.lock().unwrap().lose = u32::MAX;
+        let began = env.clock.now();
+        let (first, second) = tokio::join!(ask(), ask());
+        for result in [first, second] {
+            assert!(matches!(result, Err(MetaError::Unreachable { .. })), "{result:?}");
+        }
+        let waited = env.clock.now().since(began).as_secs();
+        assert!((25..=45).contains(&waited), "{waited}");
+        let began = env.clock.now();
+        let mut at_once = 0;
+        for _ in 0..10 {
+            let before = env.clock.now();
+            assert!(ask().await.is_err());
+            at_once += u32::from(env.clock.now() == before);
+        }
+        // All but those whose turn it was to ask.
+        assert!(at_once >= 8, "{at_once}");
+        assert!(env.clock.now().since(began) <= Duration::from_secs(15));
     });
     running.unwrap();
 }

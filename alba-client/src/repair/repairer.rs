@@ -29,6 +29,9 @@ use crate::{Client, ClientError};
 /// shown another loss, an OSD that does not answer, or another repairer.
 const ROUNDS: u32 = 12;
 
+/// Longest a look at a fragment waits for room in memory.
+const ROOM_TIME: Duration = Duration::from_secs(600);
+
 /// Why an object was not repaired.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RepairError {
@@ -297,8 +300,12 @@ impl Repairer {
         fragment: FragmentIndex,
         checksum: bool,
     ) -> Checked {
-        let deadline = self.engine.deadline_in(self.engine.config.osd_timeout());
         let engine = &self.engine;
+        // Before the time of the OSD begins: that others have all the room says nothing of it.
+        let bytes = manifest.fragment(index, fragment).map_or(0, |entry| entry.packed_len.into());
+        let room = engine.buffers.work(if checksum { bytes } else { 0 }, engine.deadline_in(ROOM_TIME));
+        let Ok(_room) = room.await else { return Checked::Unavailable };
+        let deadline = engine.deadline_in(engine.config.osd_timeout());
         let chunk = Chunk { engine, namespace: patient.id(), manifest, index, key: None, deadline };
         let found =
             if checksum { chunk.packed(fragment).await.map(drop) } else { chunk.exists(fragment).await };

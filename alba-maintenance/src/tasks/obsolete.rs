@@ -104,10 +104,12 @@ impl Task for Obsolete {
             claimed.into_iter().filter_map(|record| Some((record.osd_id?, record.state))).collect();
         let mut waiting = BTreeMap::new();
         let mut skipped = Skipped::default();
-        let namespaces = run.backend.namespaces().await?;
-        let mine = |record: &NamespaceRecord| in_lane(part, record.id.get()) && has_queues(&record.state);
-        for namespace in namespaces.iter().filter(|record| mine(record)) {
-            if let Err(error) = self.clean_up(run, namespace, &states, &mut waiting, &mut skipped).await {
+        let mut namespaces = run.backend.each_namespace();
+        while let Some(namespace) = namespaces.next().await? {
+            if !in_lane(part, namespace.id.get()) || !has_queues(&namespace.state) {
+                continue;
+            }
+            if let Err(error) = self.clean_up(run, &namespace, &states, &mut waiting, &mut skipped).await {
                 run.progress.problem(format!("namespace {}: {error}", namespace.name));
             }
         }

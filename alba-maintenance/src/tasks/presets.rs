@@ -58,7 +58,8 @@ impl Task for Presets {
     async fn run(&self, part: &str, run: &Run) -> Result<(), TaskError> {
         // Before the groups are asked: what changes meanwhile is not late.
         let versions = versions(&run.backend).await?;
-        for namespace in run.backend.namespaces().await? {
+        let mut namespaces = run.backend.each_namespace();
+        while let Some(namespace) = namespaces.next().await? {
             if !in_lane(part, namespace.id.get()) || namespace.state != NamespaceState::Active {
                 continue;
             }

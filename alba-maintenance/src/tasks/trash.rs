@@ -1,6 +1,6 @@
 //! Deletes namespaces for good that have been in the trash for as long as the backend keeps them.
 //!
-//! The devices and the group drop what is in them by themselves: the ABM tells them (features §1.3).
+//! The group drops what it has of them by itself: the ABM tells it. What OSDs hold is the work queue's (features §1.3, §3.7).
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ impl Task for Trash {
             return Err(TaskError::Mismatch("Maintenance"));
         };
         let now = run.backend.env().clock.wall_micros();
-        for namespace in run.backend.namespaces().await? {
+        let mut namespaces = run.backend.each_namespace();
+        while let Some(namespace) = namespaces.next().await? {
             let NamespaceState::Trashed { since } = namespace.state else { continue };
             if !is_over(since, config.auto_cleanup_deleted_namespaces_days, now) {
                 continue;

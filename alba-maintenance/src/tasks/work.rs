@@ -241,7 +241,13 @@ pub async fn namespace_by_id(
     backend: &Backend,
     id: NamespaceId,
 ) -> Result<Option<NamespaceRecord>, TaskError> {
-    Ok(backend.namespaces().await?.into_iter().find(|record| record.id == id))
+    let mut namespaces = backend.each_namespace();
+    while let Some(record) = namespaces.next().await? {
+        if record.id == id {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
 }
 
 async fn repaired(run: &Run, namespace: NamespaceId, osd: OsdId) -> Result<Handled, TaskError> {

@@ -195,6 +195,22 @@ pub(super) fn on_device(
     Ok(())
 }
 
+/// The device takes nothing of the namespace any more: now all that it holds of it may be deleted, by agents and in steps. Not
+/// before: the message that makes the namespace known there may have been under way in the same queue.
+pub(super) fn unmarked(
+    txn: &mut KvTxn<'_>,
+    now: Timestamp,
+    namespace: NamespaceId,
+    osd: OsdId,
+) -> Result<(), Refused> {
+    match osds::by_id(txn, osd)? {
+        Some(registered) if registered.state != OsdState::Purging => {
+            work::add(txn, now, &WorkItem::CleanupOsdNamespace { osd, namespace }).map_err(Into::into)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The group knows the link.
 pub(super) fn linked(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: OsdId) -> Result<(), Refused> {
     advance(txn, namespace, osd, LinkEvent::Linked)?;

@@ -38,6 +38,7 @@ use crate::model::{FIRST_FORMAT, Fault, Model};
 use crate::txn::{KvTxn, counter};
 use crate::value::{decode, encode, load, save};
 
+pub use namespaces::name_aside;
 pub(crate) use namespaces::{Move, Readiness, move_of, moves, readiness};
 pub(crate) use osds::{Peers, by_id as osd_by_id, peers, peers_revision};
 pub(crate) use outbox::{numbers as message_numbers, outgoing};
@@ -289,6 +290,9 @@ fn delivered(
         },
         (Destination::Osd(osd), Message::Osd(OsdMessage::AddNamespace { id, .. })) => {
             links::on_device(txn, now, *id, *osd)
+        }
+        (Destination::Osd(osd), Message::Osd(OsdMessage::RemoveNamespace { id })) => {
+            links::unmarked(txn, now, *id, *osd)
         }
         (_, Message::Nsm(_) | Message::Osd(_) | Message::Skip) => Ok(()),
     }

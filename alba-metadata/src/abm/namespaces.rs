@@ -73,18 +73,23 @@ pub(super) fn create(
     Ok(AbmOutcome::Namespace(record))
 }
 
+/// The name under which a namespace is kept whose own was given to a newer one: `NAME~ID`.
+pub fn name_aside(name: &NamespaceName, id: NamespaceId) -> Option<NamespaceName> {
+    let suffix = format!("~{id}");
+    // Room for the suffix, also behind the longest name.
+    let kept = name.as_bytes().len().min(NamespaceName::MAX_LEN.saturating_sub(suffix.len()));
+    let mut bytes = name.as_bytes().get(..kept)?.to_vec();
+    bytes.extend_from_slice(suffix.as_bytes());
+    NamespaceName::new(bytes).ok()
+}
+
 /// What is in the trash gives its name to a new namespace, and is kept under one of its own: `NAME~ID`. False when it is not in
 /// the trash, or cannot be renamed.
 fn step_aside(txn: &mut KvTxn<'_>, mut record: NamespaceRecord) -> Result<bool, KvError> {
     if !matches!(record.state, NamespaceState::Trashed { .. }) {
         return Ok(false);
     }
-    let suffix = format!("~{}", record.id);
-    // Room for the suffix, also behind the longest name.
-    let kept = record.name.as_bytes().len().min(NamespaceName::MAX_LEN.saturating_sub(suffix.len()));
-    let mut bytes = record.name.as_bytes().get(..kept).unwrap_or_default().to_vec();
-    bytes.extend_from_slice(suffix.as_bytes());
-    let Ok(name) = NamespaceName::new(bytes) else { return Ok(false) };
+    let Some(name) = name_aside(&record.name, record.id) else { return Ok(false) };
     if txn.get(&keys::namespace(&name))?.is_some() {
         return Ok(false);
     }

@@ -13,13 +13,14 @@ use alba_core::manifest::Timestamp;
 use alba_core::preset::Preset;
 use alba_core::wire::rpc::abm::{
     Destination, MaintenanceConfig, NamespaceRecord, NamespaceState, OsdInfo, OsdKind, OsdRecord, OsdState,
+    WorkItem,
 };
 use alba_core::wire::rpc::nsm::{MoveId, OsdUse};
 use thiserror::Error;
 
 use super::lifecycle::LinkState;
 use super::walks::{self, Walk};
-use super::{groups, keys, osds, presets};
+use super::{groups, keys, osds, presets, work};
 use crate::model::Fault;
 use crate::txn::KvTxn;
 use crate::value::{PRESENT, save};
@@ -59,6 +60,8 @@ pub struct KnownOsd {
     pub next_message: Option<MessageId>,
     /// Namespaces that it accepts fragments of.
     pub namespaces: Vec<NamespaceId>,
+    /// Namespaces that were deleted, and of which it still holds something.
+    pub deleted: Vec<NamespaceId>,
 }
 
 /// A namespace.
@@ -159,6 +162,11 @@ pub fn rebuild(kv: &dyn Kv, known: &Known, now: u64) -> Result<(), RebuildError>
         } else {
             walks::start(&mut txn, Walk::LinkOsd(osd.id))?;
         }
+        // The item that said so is gone with the old ABM.
+        for namespace in osd.deleted.iter().filter(|_| osd.next_message.is_some()) {
+            let item = WorkItem::CleanupOsdNamespace { osd: osd.id, namespace: *namespace };
+            work::add(&mut txn, Timestamp(now), &item)?;
+        }
     }
     for namespace in &known.namespaces {
         walks::start(&mut txn, Walk::TellGroup(namespace.record.id))?;
@@ -198,6 +206,9 @@ fn check(known: &Known) -> Result<(), RebuildError> {
     }
     for (at, namespace) in known.namespaces.iter().enumerate() {
         let record = &namespace.record;
+        if known.osds.iter().any(|osd| osd.deleted.contains(&record.id)) {
+            return contradiction(format!("namespace {} is there and deleted", record.name));
+        }
         if record.id >= known.next_namespace {
             return contradiction(format!("namespace {} is beyond the next id", record.id));
         }

@@ -53,61 +53,59 @@ pub(super) fn namespace_of(message: &NsmMessage) -> NamespaceId {
 
 /// A message about a namespace that is not here, not yet or not any more, has no effect: to refuse it would hold up all
 /// that come after it.
-fn effect(txn: &mut KvTxn<'_>, message: &NsmMessage) -> Result<(), KvError> {
+fn effect(txn: &mut KvTxn<'_>, message: &NsmMessage) -> Result<(), Refused> {
     match message {
         NsmMessage::CreateNamespace { id, name, preset, preset_version } => {
-            create(txn, *id, name, preset, *preset_version, Lifecycle::Active)
+            create(txn, *id, name, preset, *preset_version, Lifecycle::Active)?;
         }
         NsmMessage::RecoverNamespace { id, name, preset, preset_version } => {
-            create(txn, *id, name, preset, *preset_version, Lifecycle::Recovering)
+            create(txn, *id, name, preset, *preset_version, Lifecycle::Recovering)?;
         }
-        NsmMessage::DeleteNamespace { id } => {
-            // Gone for everyone now; its tables go in steps.
-            let here = txn_has(txn, &keys::header(*id))?;
-            txn.delete(keys::header(*id));
-            txn.put(keys::dropped(*id), PRESENT);
-            // A copy that was moved away: a late step of that move must have no effect here either.
-            match access::state(txn, *id)? {
-                State { moving: Some(Moving::Outgoing(Outgoing { id: moved, .. })), .. } => {
-                    access::save_state(txn, *id, &State { ended: moved, ..State::default() })
-                }
-                state if !here => {
-                    access::save_state(txn, *id, &State { ended: state.ended, ..State::default() })
-                }
-                _ => {
-                    txn.delete(keys::state(*id));
-                    Ok(())
-                }
-            }
-        }
-        _ if !access::takes_messages(txn, namespace_of(message))? => Ok(()),
+        NsmMessage::DeleteNamespace { id } => delete(txn, *id)?,
+        _ if !access::takes_messages(txn, namespace_of(message))? => {}
         NsmMessage::LinkOsd { namespace, osd, info } => {
             place(txn, *namespace, *osd, info)?;
-            set_use(txn, *namespace, *osd, OsdUse::Active)
+            set_use(txn, *namespace, *osd, OsdUse::Active)?;
         }
         // The info stays: manifests still name the OSD.
-        NsmMessage::UnlinkOsd { namespace, osd } => set_use(txn, *namespace, *osd, OsdUse::Unlinked),
+        NsmMessage::UnlinkOsd { namespace, osd } => set_use(txn, *namespace, *osd, OsdUse::Unlinked)?,
         NsmMessage::UpdatePreset { namespace, preset, version } => {
             if let Some(header) = load::<Header>(txn, &keys::header(*namespace))? {
                 update_preset(txn, *namespace, header, preset, *version)?;
             }
-            Ok(())
         }
         NsmMessage::UpdateOsd { namespace, osd, info } => {
             if txn_has(txn, &keys::of_osd(*namespace, Table::OsdInfos, *osd))? {
                 place(txn, *namespace, *osd, info)?;
             }
-            Ok(())
         }
         NsmMessage::SetTrashed { namespace, trashed } => {
             let mut state = access::state(txn, *namespace)?;
             state.trashed = *trashed;
-            access::save_state(txn, *namespace, &state)
+            access::save_state(txn, *namespace, &state)?;
         }
         NsmMessage::SetOsdUse { namespace, osd, how } => {
             if txn_has(txn, &keys::of_osd(*namespace, Table::OsdInfos, *osd))? {
                 set_use(txn, *namespace, *osd, *how)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Gone for everyone now; its tables go in steps.
+fn delete(txn: &mut KvTxn<'_>, id: NamespaceId) -> Result<(), KvError> {
+    let here = txn_has(txn, &keys::header(id))?;
+    txn.delete(keys::header(id));
+    txn.put(keys::dropped(id), PRESENT);
+    // A copy that was moved away: a late step of that move must have no effect here either.
+    match access::state(txn, id)? {
+        State { moving: Some(Moving::Outgoing(Outgoing { id: moved, .. })), .. } => {
+            access::save_state(txn, id, &State { ended: moved, ..State::default() })
+        }
+        state if !here => access::save_state(txn, id, &State { ended: state.ended, ..State::default() }),
+        _ => {
+            txn.delete(keys::state(id));
             Ok(())
         }
     }
@@ -120,16 +118,22 @@ fn create(
     preset: &Preset,
     preset_version: u32,
     lifecycle: Lifecycle,
-) -> Result<(), KvError> {
+) -> Result<(), Refused> {
     let mut state = access::state(txn, id)?;
     // Ids are never used twice; a namespace that is here already is not to lose its epochs.
     if state.moving.is_some() || txn_has(txn, &keys::header(id))? {
         return Ok(());
     }
+    // It comes back to where it was before. Else the new copy would begin with rows of the old one, and the steps that drop
+    // those would go on with what was recovered. Trouble and no refusal: the message comes again, and this takes some seconds.
+    if txn_has(txn, &keys::dropped(id))? {
+        let text = format!("what was here of namespace {name} ({id}) before is still being dropped");
+        return refuse(NsmError::Unknown(text));
+    }
     state.lifecycle = lifecycle;
     access::save_state(txn, id, &state)?;
     save(txn, keys::header(id), &Header { name: name.clone(), preset: preset.clone(), preset_version })?;
-    epochs::start(txn, id)
+    epochs::start(txn, id).map_err(Into::into)
 }
 
 fn set_use(txn: &mut KvTxn<'_>, namespace: NamespaceId, osd: OsdId, how: OsdUse) -> Result<(), KvError> {

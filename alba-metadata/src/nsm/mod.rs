@@ -4,6 +4,8 @@
 mod access;
 mod changes;
 mod checks;
+#[cfg(test)]
+mod dropping_tests;
 mod epochs;
 pub mod export;
 #[cfg(test)]

@@ -32,7 +32,7 @@ const TRIES: u32 = 5;
 /// Destinations served at once; a namespace for thousands of OSDs does not open thousands of connections together.
 const AT_ONCE: usize = 64;
 
-/// Longest one step may take: also the removal of many keys comes further with each.
+/// Longest one step may take: ten messages are ten small batches on a device.
 const STEP_TIME: Duration = Duration::from_secs(15);
 
 /// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -224,7 +224,12 @@ impl Shared {
                         Err(reason) => reason,
                     }
                 }
-                Err(Failure::Refused(_, reason) | Failure::Trouble(reason)) => reason,
+                Err(Failure::Refused(_, reason)) => reason,
+                Err(Failure::Trouble(reason)) => {
+                    // A group takes a batch whole or not at all: what comes before a message that has to wait goes alone.
+                    patience.singly = BATCH;
+                    reason
+                }
             };
             // Once loudly; that it is stuck shows in the queues.
             if failures == 0 {

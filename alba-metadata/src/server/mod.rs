@@ -31,7 +31,7 @@ use alba_core::env::spawn::AbortOnDrop;
 use alba_core::env::{Deadline, Env, within};
 use alba_core::ids::{AlbaId, GroupId, LongId, NamespaceId, NamespaceName, ObjectId};
 use alba_core::net::rpc::{Answer, Handler};
-use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery};
+use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmError, AbmOutcome, AbmQuery, OsdRecord};
 use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, ObjectUpdate};
 use alba_core::wire::rpc::{Consistency, Refusal, Reply, Request, RequestId};
 use async_trait::async_trait;
@@ -403,20 +403,37 @@ impl Node {
                 Err(error) => return refused(&error),
             };
         if let Some(id) = record.osd_id {
-            return Reply::Abm(Ok(AbmOutcome::OsdId(id)));
+            let leaves = record.state.is_leaving();
+            let claimed = if leaves { Err(AbmError::OsdDecommissioned(long_id)) } else { Ok(id) };
+            return Reply::Abm(claimed.map(AbmOutcome::OsdId));
         }
         // The linearizable read above succeeded: the backend is there, and its id is known to this state.
         let Some(alba_id) = self.alba_id().await else {
             return Reply::Refused(Refusal::NotLeader { leader: None });
         };
         let osd = self.devices.osd(&record.info);
-        if let Err(error) = claim::take(osd.as_ref(), &long_id, &alba_id, deadline).await {
-            if let AbmError::OsdClaimed { owner, .. } = &error {
-                // The device is the authority. That it is not recorded now does no harm: the next claim asks it again.
-                let mark = AbmCommand::MarkForeign { long_id, owner: owner.clone() };
-                drop(abm.propose(Input::Internal(mark), deadline).await);
+        match claim::take(osd.as_ref(), &long_id, &alba_id, deadline).await {
+            Ok(()) => {}
+            Err(claim::NotTaken::No(error)) => {
+                if let AbmError::OsdClaimed { owner, .. } = &error {
+                    // The device is the authority. That it is not recorded now does no harm: the next claim asks it again.
+                    let mark = AbmCommand::MarkForeign { long_id, owner: owner.clone() };
+                    drop(abm.propose(Input::Internal(mark), deadline).await);
+                }
+                return Reply::Abm(Err(error));
             }
-            return Reply::Abm(Err(error));
+            // Another claim of it may have come between the two looks: then it has an id by now, and has heard it.
+            Err(claim::NotTaken::Used(error)) => {
+                let query = AbmQuery::Osd(long_id);
+                let record = abm.query(query, Consistency::Linearizable, deadline).await;
+                return Reply::Abm(match record.map(|(answer, _)| answer) {
+                    Ok(Ok(AbmAnswer::Osd(Some(OsdRecord { osd_id: Some(id), .. })))) => {
+                        Ok(AbmOutcome::OsdId(id))
+                    }
+                    Ok(_) => Err(error),
+                    Err(error) => return refused(&error),
+                });
+            }
         }
         // A crash here leaves a device that is ours and not registered: the next claim finds its own keys and goes on.
         let command = Input::Internal(AbmCommand::MarkClaimed { long_id });

@@ -1,14 +1,15 @@
 //! Messages to OSDs, and what they leave there (features §1.5, wire-protocol §5.3). The device keeps the number of the
 //! next message and every batch asserts it: each message has its effect once, whoever delivers it how often.
+//!
+//! A message must cost the device one small batch, however much it holds: what takes longer belongs into the work queue.
 
 use alba_core::checksum::Checksum;
-use alba_core::env::osd::{OsdAssert, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
+use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue};
 use alba_core::env::{Deadline, Osd, OsdError};
-use alba_core::ids::{AlbaId, MessageId, NamespaceId, OsdId, PresetName};
+use alba_core::ids::{AlbaId, MessageId, OsdId, PresetName};
 use alba_core::kv::KvError;
 use alba_core::osd_keys;
 use alba_core::preset::Preset;
-use alba_core::range::{RangeQuery, next_prefix};
 use alba_core::wire::rpc::abm::OsdMessage;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -88,9 +89,6 @@ pub(super) fn value(bytes: impl Into<Bytes>) -> StoredValue {
     StoredValue { value: bytes.into(), checksum: Checksum::None }
 }
 
-/// Keys deleted per batch (wire-protocol §5.3).
-const DELETE_STEP: i32 = 200;
-
 /// Gives one message its effect, once; without a message only the device's counter moves on. `next_sent`: the number that no
 /// message has yet; read before the device is asked, and messages are delivered by one at a time.
 pub(super) async fn deliver(
@@ -124,7 +122,7 @@ pub(super) async fn deliver(
     }
     let next = id.next().ok_or_else(|| DeliveryError::Damaged("the last message".to_owned()))?;
     let advance = OsdUpdate::Set(next_key, value(osd_keys::message_id_value(next)));
-    let mut batch = OsdBatch { asserts: vec![unchanged.clone()], updates: vec![advance] };
+    let mut batch = OsdBatch { asserts: vec![unchanged], updates: vec![advance] };
     match message {
         None => {}
         Some(OsdMessage::Identify { osd_id }) => {
@@ -142,12 +140,10 @@ pub(super) async fn deliver(
             batch.updates.push(set(osd_keys::namespace_preset(*id), encoded(&record)?));
         }
         Some(OsdMessage::RemoveNamespace { id }) => {
-            // The marker goes first: every write to the namespace asserts it, so what is there then can only shrink.
-            // A crash between the steps leaves the message undelivered, and the next attempt goes on.
-            let unmark = OsdUpdate::Delete(osd_keys::namespace_marker(*id));
-            let first = OsdBatch { asserts: vec![unchanged], updates: vec![unmark] };
-            osd.apply(first, Priority::Low, deadline).await?;
-            delete_all(osd, *id, deadline).await?;
+            // Every write to the namespace asserts the marker, so what is there from now on can only shrink. All the rest may be
+            // millions of keys: an item of the work queue, made when this message is marked delivered, has it deleted, and no
+            // message waits for that. The marker goes in the batch that counts the message: never one without the other.
+            batch.updates.push(OsdUpdate::Delete(osd_keys::namespace_marker(*id)));
         }
     }
     osd.apply(batch, Priority::High, deadline).await?;
@@ -156,24 +152,4 @@ pub(super) async fn deliver(
 
 fn encoded<T: Serialize>(record: &T) -> Result<Bytes, DeliveryError> {
     encode(record).map(Bytes::from).map_err(|error| DeliveryError::Damaged(error.to_string()))
-}
-
-/// Deletes every key of a namespace.
-async fn delete_all(osd: &dyn Osd, namespace: NamespaceId, deadline: Deadline) -> Result<(), DeliveryError> {
-    let prefix: OsdKey = osd_keys::namespace_marker(namespace);
-    let range = RangeQuery {
-        last: next_prefix(&prefix).map(|end| (end, false)),
-        first: prefix.to_vec(),
-        first_included: true,
-        reverse: false,
-        max: DELETE_STEP,
-    };
-    loop {
-        let page = osd.range(range.clone(), Priority::Low, deadline).await?;
-        if page.items.is_empty() {
-            return Ok(());
-        }
-        let updates = page.items.into_iter().map(OsdUpdate::Delete).collect();
-        osd.apply(OsdBatch { asserts: Vec::new(), updates }, Priority::Low, deadline).await?;
-    }
 }

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use super::*;
 
 mod ages;
+mod claims;
 mod delivery;
 mod meta;
 mod moves;
@@ -312,32 +313,6 @@ fn a_claimed_osd_knows_whose_it_is_and_a_new_namespace_is_writable_at_once() {
 }
 
 #[test]
-fn a_device_of_another_backend_is_refused_with_its_owner() {
-    let world = World::new(2, 1);
-    let (theirs, ours) = (world.server.env(), world.sim.node(2).env());
-    let running = world.sim.run(LIMIT, async {
-        let deadline = ours.deadline_in(LIMIT);
-        let other = AlbaId::new("other-backend").unwrap();
-        claim::take(&world.osd(0).inner, &info(0).long_id, &other, deadline).await.unwrap();
-        claim::take(&world.osd(0).inner, &info(0).long_id, &other, deadline).await.unwrap();
-        world.start(&theirs).await;
-        let mut client = Client::connect(&ours, world.address()).await;
-        assert_eq!(client.claim(0).await, Err(AbmError::OsdUnknown(info(0).long_id)));
-        client.abm(AbmCommand::AddOsd(info(0))).await.unwrap();
-        let owner = "other-backend".to_owned();
-        let claimed = AbmError::OsdClaimed { long_id: info(0).long_id, owner: owner.clone() };
-        assert_eq!(client.claim(0).await, Err(claimed));
-        let record =
-            client.call(Request::AbmQuery(Consistency::Linearizable, AbmQuery::Osd(info(0).long_id)));
-        let Reply::AbmAnswer(Ok(AbmAnswer::Osd(Some(record)))) = record.await else { panic!() };
-        assert_eq!((record.state, record.owner), (OsdState::Foreign, Some(owner)));
-        *world.osd(0).cut_off.lock().unwrap() = true;
-        assert!(matches!(client.claim(0).await, Err(AbmError::OsdUnreachable { .. })));
-    });
-    running.unwrap();
-}
-
-#[test]
 fn a_stuck_osd_shows_and_holds_nobody_up() {
     let world = World::new(3, 5);
     let (theirs, ours) = (world.server.env(), world.sim.node(2).env());
@@ -357,45 +332,6 @@ fn a_stuck_osd_shows_and_holds_nobody_up() {
         *world.osd(1).cut_off.lock().unwrap() = false;
         client.until(<[_]>::is_empty).await;
         assert_eq!(client.namespace(&record).await.active_osds.len(), 5);
-    });
-    running.unwrap();
-}
-
-#[test]
-fn a_deleted_namespace_leaves_nothing_on_its_osds() {
-    let world = World::new(4, 3);
-    let (theirs, ours) = (world.server.env(), world.sim.node(2).env());
-    let running = world.sim.run(LIMIT, async {
-        world.start(&theirs).await;
-        let mut client = Client::connect(&ours, world.address()).await;
-        client.add_and_claim(0..3).await;
-        let record = client.create("ns").await;
-        let neighbour = client.create("neighbour").await;
-        client.until(<[_]>::is_empty).await;
-        let deadline = ours.deadline_in(LIMIT);
-        let key = |namespace, n: u32| {
-            let address = osd_keys::FragmentAddress {
-                object_id: ObjectId::new([7; 32]),
-                chunk: alba_core::ids::ChunkIndex(n),
-                fragment: alba_core::ids::FragmentIndex(0),
-                version: alba_core::ids::ObjectVersion(0),
-            };
-            osd_keys::fragment(namespace, &address)
-        };
-        let stored = || StoredValue { value: Bytes::from_static(b"x"), checksum: Checksum::None };
-        let mut updates: Vec<_> = (0..450).map(|n| OsdUpdate::Set(key(record.id, n), stored())).collect();
-        updates.push(OsdUpdate::Set(key(neighbour.id, 0), stored()));
-        let batch = OsdBatch { asserts: Vec::new(), updates };
-        world.osd(0).inner.apply(batch, Priority::High, deadline).await.unwrap();
-        client.abm(AbmCommand::DeleteNamespace { name: record.name.clone() }).await.unwrap();
-        client.until(<[_]>::is_empty).await;
-        let of = |namespace: NamespaceId| {
-            let prefix = osd_keys::namespace_marker(namespace);
-            world.osd(0).inner.content().keys().filter(|key| key.starts_with(&prefix)).count()
-        };
-        assert_eq!((of(record.id), of(neighbour.id)), (0, 4));
-        let again = client.create("ns").await;
-        assert_ne!(again.id, record.id);
     });
     running.unwrap();
 }

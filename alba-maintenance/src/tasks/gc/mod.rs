@@ -81,7 +81,8 @@ impl Task for Gc {
     async fn run(&self, part: &str, run: &Run) -> Result<(), TaskError> {
         let mut waited = false;
         let mut skipped = Skipped::default();
-        for namespace in run.backend.namespaces().await? {
+        let mut namespaces = run.backend.each_namespace();
+        while let Some(namespace) = namespaces.next().await? {
             // The trash keeps everything; one that is being recovered or moved waits.
             if !in_lane(part, namespace.id.get()) || namespace.state != NamespaceState::Active {
                 continue;

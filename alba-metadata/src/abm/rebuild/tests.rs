@@ -33,6 +33,7 @@ fn osd(id: u32, next_message: Option<u32>, namespaces: &[u32]) -> KnownOsd {
         },
         next_message: next_message.map(MessageId::from_u32),
         namespaces: namespaces.iter().map(|id| NamespaceId::from_u32(*id)).collect(),
+        deleted: Vec::new(),
     }
 }
 
@@ -159,8 +160,33 @@ fn a_rebuilt_abm_goes_on_where_everybody_is() {
 }
 
 #[test]
+fn what_was_left_of_deleted_namespaces_is_work_again() {
+    let kv = MemKv::new();
+    let mut known = known();
+    // OSD 3 does not answer and is purged.
+    for osd in [0, 3, 4] {
+        known.osds[osd].deleted = vec![NamespaceId::from_u32(5)];
+    }
+    rebuild(&kv, &known, NOW).unwrap();
+    assert_eq!(crate::abm::recount(&kv).unwrap(), []);
+    let AbmAnswer::Work(page) = Abm::query(&kv, &AbmQuery::Work { after: None, max: 100 }).unwrap() else {
+        panic!()
+    };
+    let cleaned: Vec<u64> = page
+        .items
+        .into_iter()
+        .filter_map(|record| match record.item {
+            WorkItem::CleanupOsdNamespace { osd, namespace } if namespace.get() == 5 => Some(osd.get()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cleaned, [0, 4]);
+}
+
+#[test]
 fn what_contradicts_itself_is_refused() {
-    let wrong: [fn(&mut Known); 6] = [
+    let wrong: [fn(&mut Known); 7] = [
+        |known| known.osds[0].deleted = vec![NamespaceId::from_u32(3)],
         |known| known.next_namespace = NamespaceId::from_u32(8),
         |known| known.next_osd = OsdId::from_u32(4),
         |known| known.osds.push(osd(2, None, &[])),

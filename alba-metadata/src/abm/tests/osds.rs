@@ -95,7 +95,8 @@ fn a_purged_osd_is_forgotten_with_everything_about_it() {
     world.complete(is_wait).unwrap();
     let cleanup = WorkItem::CleanupNamespaceOsd { namespace: namespaces[0], osd: id };
     assert!(world.items().contains(&cleanup));
-    assert!(!world.items().iter().any(|item| matches!(item, WorkItem::CleanupOsdNamespace { .. })));
+    let of_it = |item: &WorkItem| matches!(item, WorkItem::CleanupOsdNamespace { osd, .. } if *osd == id);
+    assert!(!world.items().iter().any(of_it));
     world.complete(|_| true).unwrap();
     assert_eq!((world.osd(0), world.osds(OsdFilter::Purging)), (None, vec![]));
     for table in [keys::OSD_IDS, keys::HEALTH, keys::PEERS_TOLD, keys::WALKS] {

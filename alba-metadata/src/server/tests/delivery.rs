@@ -1,6 +1,6 @@
 //! What is delivered when destinations refuse, are lost, or change.
 
-use alba_core::wire::rpc::abm::{DeadLetter, Message, OsdMessage};
+use alba_core::wire::rpc::abm::{DeadLetter, Message, OsdMessage, WorkItem};
 
 use super::*;
 
@@ -183,6 +183,57 @@ fn clients_cannot_say_what_happened_outside() {
         ] {
             assert!(matches!(client.abm(command).await, Err(AbmError::BadArgument(_))));
         }
+    });
+    running.unwrap();
+}
+
+/// A large namespace that goes is millions of keys on each OSD: no message may wait for that.
+#[test]
+fn a_deleted_namespace_costs_an_osd_one_batch_and_the_rest_is_work_for_agents() {
+    let world = World::new(4, 3);
+    let (theirs, ours) = (world.server.env(), world.sim.node(2).env());
+    let running = world.sim.run(LIMIT, async {
+        world.start(&theirs).await;
+        let mut client = Client::connect(&ours, world.address()).await;
+        client.add_and_claim(0..3).await;
+        let record = client.create("ns").await;
+        let neighbour = client.create("neighbour").await;
+        client.until(<[_]>::is_empty).await;
+        let key = |namespace, n: u32| {
+            let address = osd_keys::FragmentAddress {
+                object_id: ObjectId::new([7; 32]),
+                chunk: alba_core::ids::ChunkIndex(n),
+                fragment: alba_core::ids::FragmentIndex(0),
+                version: alba_core::ids::ObjectVersion(0),
+            };
+            osd_keys::fragment(namespace, &address)
+        };
+        let stored = || StoredValue { value: Bytes::from_static(b"x"), checksum: Checksum::None };
+        for n in 0..450 {
+            write(world.osd(0), OsdUpdate::Set(key(record.id, n), stored()), &ours).await;
+        }
+        write(world.osd(0), OsdUpdate::Set(key(neighbour.id, 0), stored()), &ours).await;
+        client.abm(AbmCommand::DeleteNamespace { name: record.name.clone() }).await.unwrap();
+        client.until(<[_]>::is_empty).await;
+        assert_eq!(client.ask(AbmQuery::DeadLetterCounts).await, AbmAnswer::Queues(vec![]));
+        let of = |namespace: NamespaceId| {
+            let prefix = osd_keys::namespace_marker(namespace);
+            world.osd(0).inner.content().keys().filter(|key| key.starts_with(&prefix)).count()
+        };
+        // The neighbour's: marker, name, preset and the fragment. Of the other all but the marker, which every write asserts.
+        assert_eq!((of(record.id), of(neighbour.id)), (452, 4));
+        assert!(!world.osd(0).inner.content().contains_key(&osd_keys::namespace_marker(record.id)));
+        let AbmAnswer::Work(page) = client.ask(AbmQuery::Work { after: None, max: 10 }).await else {
+            panic!()
+        };
+        let items: Vec<WorkItem> = page.items.into_iter().map(|record| record.item).collect();
+        let clean = |n| WorkItem::CleanupOsdNamespace { osd: OsdId::from_u32(n), namespace: record.id };
+        assert!(items.len() == 3 && (0..3).all(|n| items.contains(&clean(n))), "{items:?}");
+        // The OSD has gone on counting.
+        let again = client.create("ns").await;
+        assert_ne!(again.id, record.id);
+        client.until(<[_]>::is_empty).await;
+        assert!(world.osd(0).inner.content().contains_key(&osd_keys::namespace_marker(again.id)));
     });
     running.unwrap();
 }
