@@ -392,7 +392,7 @@ mod tests {
         let osd = |id: u32| OsdInfo {
             long_id: LongId::new(format!("{id:064}")).unwrap(),
             place: Place::of_node(NodeId::new("node").unwrap()),
-            endpoint: OsdEndpoint { ips: vec!["127.0.0.1".parse().unwrap()], port: 1 },
+            endpoint: OsdEndpoint::over_tcp(vec!["127.0.0.1".parse().unwrap()], 1),
             capacity: ByteCount(1),
             used: ByteCount(0),
         };

@@ -13,6 +13,7 @@ use alba_client::{Client, Consistency};
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority, StoredValue};
 use alba_core::env::real;
+use alba_core::failpoint::Step;
 use alba_core::ids::{
     ChunkIndex, FragmentIndex, NamespaceId, NamespaceName, ObjectId, ObjectName, ObjectVersion, OsdId,
 };
@@ -271,11 +272,11 @@ async fn what_a_deleted_namespace_leaves_on_osds_is_deleted_by_whichever_agent_l
     fresh.put("object", 50_000).await;
     fresh.check().await;
 
-    let died = once(&cluster, "work", Some("work.unmarked"));
-    assert!(died.status.code().is_none(), "it was to die in the middle: {died:?}");
+    let work = Once::maintenance(&cluster, "work");
+    work.dies_at(&cluster, Step::WorkUnmarked.into(), async || {}).await;
     assert!(items() > 0);
     wait::until("another agent has done it", PATIENCE, || {
-        once(&cluster, "work", None);
+        work.run(&cluster);
         let items = items();
         if items == 0 { Ok(()) } else { Err(items.to_string()) }
     });

@@ -16,12 +16,9 @@ use std::time::Duration;
 
 use alba_client::{Client, ClientConfig};
 use alba_core::checksum::Checksum;
-use alba_core::env::osd::{Osd as _, OsdBatch, OsdKey, OsdUpdate, Priority, StoredValue};
-use alba_core::env::{Deadline, Env, real};
-use alba_core::ids::{AgentId, LongId, NamespaceId, TaskName};
-use alba_core::net::asd::{AsdClient, AsdClientConfig};
-use alba_core::osd_keys::{self, FragmentAddress, Parsed};
-use alba_core::range::{RangeQuery, next_prefix};
+use alba_core::env::osd::{OsdUpdate, StoredValue};
+use alba_core::env::real;
+use alba_core::ids::{AgentId, NamespaceId, TaskName};
 use alba_core::wire::rpc::abm::{AbmCommand, AbmOutcome};
 use alba_tests::cluster::{Cluster, Options, output_within};
 use alba_tests::device::Device;
@@ -525,7 +522,7 @@ async fn the_scheduled_scrub_finds_all_flipped_bits_and_goes_on_where_an_agent_d
     // One dies after its first slice, with much of the period before it.
     let mut dies = cluster.command();
     dies.args(["maintenance", "--once", "scrub", "--config", &config]);
-    dies.env("ALBA_TEST_MAINTENANCE_DIES_AT", "scrub.marked");
+    dies.env("ALBA_TEST_DIES_AT", "scrub.marked");
     let died = output_within(dies, Duration::from_secs(180));
     assert_eq!(died.status.code(), None, "by a signal: {died:?}");
     // Another one has it on its schedule.
@@ -539,11 +536,10 @@ async fn the_scheduled_scrub_finds_all_flipped_bits_and_goes_on_where_an_agent_d
         for index in 0..12 {
             let device = Device::of(&ward.cluster, index);
             for (key, address) in device.fragments(namespace).await {
-                let keys = vec![key];
-                let found = device.client.multi_get(keys, Priority::High, device.deadline()).await.unwrap();
+                let found = device.get(key).await;
                 let flipped = |stored: &StoredValue| stored.value.as_ref() == b"flipped";
                 // Replaced ones wait for clean-up: what manifests name is of a later version.
-                left += usize::from(address.version.0 == 0 && found[0].as_ref().is_some_and(flipped));
+                left += usize::from(address.version.0 == 0 && found.as_ref().is_some_and(flipped));
             }
         }
         left

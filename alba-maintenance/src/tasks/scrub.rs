@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_client::repair::{Osds, Patient, Repairer, Suspect, is_gone};
+use alba_client::repair::{Osds, Patient, Repairer, Suspect};
 use alba_core::failpoint::{Step, reach};
 use alba_core::ids::ObjectId;
 use alba_core::manifest::Manifest;
@@ -19,7 +19,6 @@ use super::repair::jobs::check;
 use super::repair::{Surgery, is_served};
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::failpoint;
 use crate::schedule::Timing;
 use crate::task::{Run, Task, in_lane, lanes};
 

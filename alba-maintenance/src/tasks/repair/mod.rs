@@ -26,8 +26,8 @@ use alba_client::ClientError;
 use alba_client::repair::{
     Osds, Patient, Registry, RepairError, Repaired, Repairer, Survey, Waiting, Weakest, is_gone,
 };
-use alba_core::failpoint::{Step, reach};
 use alba_core::env::MetaError;
+use alba_core::failpoint::{Step, reach};
 use alba_core::ids::NamespaceId;
 use alba_core::wire::rpc::abm::{CARE_PAGE, NamespaceRecord, NamespaceState, SurveyCounts};
 use async_trait::async_trait;
