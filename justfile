@@ -28,9 +28,10 @@ seeds count="200":
 jepsen-like seconds="600" seed="1":
     ALBA_JEPSEN_SECONDS={{seconds}} ALBA_TEST_SEED={{seed}} cargo test --release -p alba-tests --test linearizability histories_under_faults -- --nocapture
 
-# The tests that take long: an object of 1 GiB, more kills.
+# The tests that take long: an object of 1 GiB, more kills, agents that also stop at every step of their work (debug builds only).
 test-long:
     ALBA_LONG_TESTS=1 cargo test --release -p alba-tests --test first_light --test kill_everything -- --nocapture
+    ALBA_LONG_TESTS=1 cargo test -p alba-tests --test maintenance_kills --test rebalance_kills
 
 # 64 uploads of 256 MiB at once: the proxy stays below 512 MiB. Takes 30 GiB of disk.
 upload-memory:
