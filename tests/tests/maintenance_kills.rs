@@ -25,6 +25,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_alba-under-test");
 
 const LATER: Duration = Duration::from_secs(3600);
 
+/// After which OSDs count as lost where that is tried.
+const SILENCE: Duration = Duration::from_secs(6);
+
 /// One node's two OSDs are drained in turn, whichever has the first object; a fragment there that is to be copied is gone.
 async fn heals(label: &str, steps: Vec<At>) {
     let ward = Ward::start(label, Ward::options(PROGRAM, 3, 2), &SIZES).await;
@@ -32,8 +35,7 @@ async fn heals(label: &str, steps: Vec<At>) {
     for (number, at) in steps.into_iter().enumerate() {
         let At(step, _) = at;
         if step == Step::RepairTried {
-            // What nobody told of for half of it is tried.
-            ward.auto_repair_after(Duration::from_secs(6));
+            ward.auto_repair_after(SILENCE);
         }
         // Too few of the first object's fragments are left for a while.
         let lost = if step == Step::RepairFailed { 2 } else { 1 };
@@ -42,6 +44,10 @@ async fn heals(label: &str, steps: Vec<At>) {
             let drained = ward.drain_the_first_object().await;
             let taken = ward.take_fragments(&name(0), drained, lost).await;
             gone.borrow_mut().extend(taken);
+            if step == Step::RepairTried {
+                // What nobody told of for half of it is tried: the time itself is what has to pass.
+                tokio::time::sleep(SILENCE / 2 + Duration::from_secs(1)).await;
+            }
         };
         let finish = async || {
             if step == Step::RepairFailed {

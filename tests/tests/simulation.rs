@@ -161,12 +161,14 @@ fn the_checker_sees_moves_of_what_garbage_collection_cannot_find() {
 }
 
 #[test]
-#[should_panic(expected = "does not have it")]
 fn the_checker_sees_garbage_collected_before_its_epoch_is_closed() {
-    // One of these seeds has an upload between the scan and the closing; its readers miss what was deleted.
-    for seed in 1..=20 {
-        run(seed, Plan { faults: false, sabotage: Some(Sabotage::ScanBeforeClosing), ..MAINTAINED });
-    }
+    // One of these seeds has an upload between the scan and the closing. Its readers miss what was deleted, or, where enough is
+    // left to read, fsck does.
+    let plan = Plan { faults: false, sabotage: Some(Sabotage::ScanBeforeClosing), ..MAINTAINED };
+    let seen = (1..=20).find_map(|seed| std::panic::catch_unwind(|| run(seed, plan)).err());
+    let seen = seen.expect("nobody notices");
+    let text = seen.downcast_ref::<String>().unwrap();
+    assert!(text.contains("does not have it") || text.contains("wrong: Missing"), "{text}");
 }
 
 #[test]

@@ -38,6 +38,9 @@ const CONVALESCENCE: Duration = Duration::from_secs(1800);
 /// work and to do it.
 const TWO_CYCLES: Duration = Duration::from_secs(20);
 
+/// As long as agents that clean up leave OSDs alone that did not answer, and a bit.
+const UNHEARD: Duration = Duration::from_secs(125);
+
 /// All agents of a run.
 pub(super) struct Agents {
     count: u32,
@@ -109,6 +112,8 @@ impl Agents {
         if self.repair {
             is_repaired(world, &backend).await;
         }
+        // Then agents ask every OSD again that they had left alone.
+        world.sleep(UNHEARD).await;
         let orphans = plant_orphans(&backend).await.unwrap();
         assert!(orphans > 0);
         world.sleep(TWO_CYCLES).await;
