@@ -118,21 +118,18 @@ impl Refusals {
 impl MetadataClient {
     /// A client of the servers at these addresses. Connects when first asked something.
     pub fn connect(env: Env, servers: Vec<SocketAddr>) -> Arc<Self> {
-        // The name is valid: not empty and short.
-        #[allow(clippy::expect_used)]
-        let abm = GroupId::new("abm").expect("a valid name");
-        Arc::new(Self::new(env, servers, abm, None))
+        Arc::new(Self::new(env, servers, None))
     }
 
     /// The same for an agent: see [`Outages`].
     pub fn connect_patiently(env: Env, servers: Vec<SocketAddr>, outages: Arc<Outages>) -> Arc<Self> {
+        Arc::new(Self::new(env, servers, Some(outages)))
+    }
+
+    fn new(env: Env, seeds: Vec<SocketAddr>, outages: Option<Arc<Outages>>) -> Self {
         // The name is valid: not empty and short.
         #[allow(clippy::expect_used)]
         let abm = GroupId::new("abm").expect("a valid name");
-        Arc::new(Self::new(env, servers, abm, Some(outages)))
-    }
-
-    fn new(env: Env, seeds: Vec<SocketAddr>, abm: GroupId, outages: Option<Arc<Outages>>) -> Self {
         Self { env, seeds, abm, state: Mutex::default(), connections: Mutex::default(), outages }
     }
 
