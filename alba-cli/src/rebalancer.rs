@@ -58,7 +58,7 @@ impl Daemon for RebalancerDaemon {
         let waiting = waiting::tell(env.clone(), outages, context.health.clone());
         let watch = async {
             if config.adapt_to_clients {
-                pace::watch_latency(backend.clone(), agent.pace().clone()).await;
+                pace::give_way(backend.clone(), agent.pace().clone()).await;
             }
             std::future::pending::<()>().await;
         };

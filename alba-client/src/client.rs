@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::metadata::{MetadataClient, Outages};
 use crate::namespaces::{Namespace, is_moved, unexpected};
 use crate::osds::{self, Asds};
+use crate::repair::Transfers;
 use crate::watch::Fresh;
 use crate::{
     ClientConfig, ClientError, Consistency, FragmentCacheStatistics, ObjectSink, ObjectSource, OsdConnector,
@@ -112,6 +113,11 @@ impl Client {
     /// What was counted since this client was made.
     pub fn statistics(&self) -> Statistics {
         self.engine.counters.snapshot()
+    }
+
+    /// How many fragments repair and moves have on their way at once.
+    pub fn transfers(&self) -> &Transfers {
+        &self.engine.transfers
     }
 
     /// Tells `observer` from now on, unless there is one already.

@@ -22,6 +22,7 @@ use crate::manifest_cache::ManifestCache;
 use crate::namespaces::{Namespace, Namespaces, ask_directory};
 use crate::observer::Observed;
 use crate::osd_pool::OsdPool;
+use crate::repair::Transfers;
 use crate::repairs::Repairs;
 use crate::turns::{Turns, UploadSlot};
 use crate::upload::WriteHedges;
@@ -54,6 +55,8 @@ pub(crate) struct Engine {
     /// What writers left.
     pub(crate) repairs: Repairs,
     pub(crate) observed: Observed,
+    /// Fragments that maintenance has on their way.
+    pub(crate) transfers: Transfers,
     /// Begins with the first upload: who only reads needs to hear of nothing.
     changes: OnceLock<AbmWatch>,
     turns: Turns,
@@ -102,6 +105,7 @@ impl Engine {
             found: Found::default(),
             repairs: Repairs::default(),
             observed: Observed::default(),
+            transfers: Transfers::default(),
             changes: OnceLock::new(),
             env,
             config: Live::new(config),

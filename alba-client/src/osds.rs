@@ -238,6 +238,11 @@ impl Osd for Lanes {
         let _measured = self.measure(&self.times.other);
         self.small.disk_usage(deadline).await
     }
+
+    async fn client_operations(&self, deadline: Deadline) -> Result<Option<u64>, OsdError> {
+        let _measured = self.measure(&self.times.other);
+        self.small.client_operations(deadline).await
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use alba_core::daemon::StopSignal;
 use alba_core::env::spawn::AbortOnDrop;
-use alba_core::env::{Clock, Env};
+use alba_core::env::{Clock, Deadline, Env, within};
 use alba_core::failpoint::{Step, reach};
 use alba_core::ids::{AgentId, TaskName};
 use alba_core::range::{RangeQuery, next_prefix};
@@ -34,6 +34,9 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_s
 
 /// How often the agent says that it is there.
 const REGISTER: Duration = Duration::from_secs(10);
+
+/// Longest that an agent that ends waits to say so. Well below what a daemon has to stop.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why a task is not done.
 const PAUSED: &str = "paused";
@@ -142,9 +145,13 @@ impl Agent {
             _ = loops.next() => {}
         }
         drop(loops);
+        // Where a whole cluster is stopped, metadata stops, too: who is not told finds out by the agent's silence.
+        let (clock, deadline) = (self.clock(), Deadline::after(self.clock(), FAREWELL));
         let gone = AbmCommand::RemoveParticipant { agent: self.id.clone() };
-        if let Err(error) = self.backend.tell_abm(gone).await {
-            tracing::debug!(%error, "cannot say that this agent ends");
+        match within(clock, deadline, self.backend.tell_abm(gone)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot say that this agent ends"),
+            Err(_) => tracing::debug!("cannot say in time that this agent ends"),
         }
     }
 

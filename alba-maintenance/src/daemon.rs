@@ -47,7 +47,7 @@ impl Daemon for MaintenanceDaemon {
         let waiting = waiting::tell(env.clone(), outages, context.health.clone());
         let watch = async {
             if adapt {
-                pace::watch_latency(backend.clone(), agent.pace().clone()).await;
+                pace::give_way(backend.clone(), agent.pace().clone()).await;
             }
             std::future::pending::<()>().await;
         };

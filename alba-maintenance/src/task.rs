@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 use crate::backend::Backend;
 use crate::error::TaskError;
-use crate::pace::Pace;
+use crate::pace::{Hurry, Pace};
 use crate::progress::Progress;
 use crate::schedule::Timing;
 
@@ -102,6 +102,11 @@ impl Run {
     pub async fn set_mark(&self, mark: u64) -> Result<(), TaskError> {
         let command = AbmCommand::MarkTask { task: self.task.clone(), token: self.token, mark };
         self.backend.tell_abm(command).await.map(drop)
+    }
+
+    /// While what it gives is there, what is done cannot wait, if `urgent`.
+    pub(crate) fn hurry(&self, urgent: bool) -> Hurry {
+        self.pace.hurry(urgent)
     }
 
     /// Waits until so much may be done within the rates. To be called before it is done.

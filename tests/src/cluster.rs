@@ -139,6 +139,22 @@ impl Cluster {
         self.directory.join("data")
     }
 
+    /// What its daemons have logged so far, with their names.
+    pub fn logs(&self) -> Vec<(String, String)> {
+        let files = fs::read_dir(self.data_dir().join("logs")).unwrap().flatten();
+        let logs: Vec<_> = files
+            .map(|file| {
+                let bytes = fs::read(file.path()).unwrap();
+                (
+                    file.file_name().to_string_lossy().into_owned(),
+                    String::from_utf8_lossy(&bytes).into_owned(),
+                )
+            })
+            .collect();
+        assert!(!logs.is_empty(), "nothing was logged");
+        logs
+    }
+
     /// A directory for the test's own files.
     pub fn scratch(&self) -> &Path {
         &self.directory

@@ -153,6 +153,10 @@ fn a_cluster_stops_in_order_resumes_and_grows() {
         let left = cluster.processes();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
+    // None waited for another that was stopping, too, until its time was over.
+    for (daemon, log) in cluster.logs() {
+        assert!(!log.contains("not drained in time"), "{daemon}: {log}");
+    }
 
     cluster.kill_everything(|_| {});
     cluster.set_nodes(4);

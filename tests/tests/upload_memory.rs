@@ -41,8 +41,9 @@ struct Form {
 const LONG: Form =
     Form { uploads: 64, size: 256 * MIB, in_flight: None, bound: 512 * MIB, sequences: (16, 64 * MIB) };
 
-/// What a proxy needs beside its buffers: its program, threads' stacks, connections, and what the allocator keeps.
-const BESIDE: u64 = 48 * MIB;
+/// What a proxy needs beside its buffers: its program, threads' stacks and connections (24 MiB when idle), and what its allocator
+/// may keep of what is free (64 MiB, and what is freed between two looks).
+const BESIDE: u64 = 104 * MIB;
 
 /// In flight, frames of requests included, in the short form.
 const SHORT_IN_FLIGHT: u64 = 24 * MIB;

@@ -230,6 +230,11 @@ impl Health {
         self.condition != Condition::Disqualified
     }
 
+    /// Does it take no new fragments for want of space?
+    pub(crate) fn is_full(&self) -> bool {
+        self.condition == Condition::Full
+    }
+
     /// May new fragments go there?
     pub(crate) fn takes_data(&self, now: Moment) -> bool {
         self.condition == Condition::Good && self.overloaded_until <= now

@@ -17,6 +17,7 @@ pub mod safety;
 pub mod standing;
 mod store;
 pub mod survey;
+mod transfers;
 mod update;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use repairer::{Checked, Patient, RepairError, Repaired, Repairer, Suspect, i
 pub use safety::{Safety, SafetyRow};
 pub use standing::{OsdView, Osds, Silence, Standing};
 pub use survey::{Registry, Survey};
+pub use transfers::{MOST_TRANSFERS, Transfers};
 
 /// How old what is known of a namespace's preset and gc epoch may be: when it is too old the group refuses, and it is asked anew.
 const SETTINGS_AGE: Duration = Duration::from_secs(30);

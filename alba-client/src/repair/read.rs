@@ -81,6 +81,9 @@ impl Chunk<'_> {
         let member = engine.pool.member(osd, self.deadline).await.map_err(|error| unreachable(&error))?;
         let key = osd_keys::fragment(self.namespace, &address);
         let len = u64::from(entry.packed_len);
+        let clock = engine.env.clock.as_ref();
+        let turn = engine.transfers.begin(clock, self.deadline).await;
+        let _turn = turn.map_err(|error| unreachable(&error))?;
         let values = engine
             .pool
             .call_of(CallKind::Read, &member, CallSize::of(len), self.deadline, |osd, deadline| {

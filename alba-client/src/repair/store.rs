@@ -148,6 +148,8 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let batch = self.batch();
+        let turn =
+            engine.transfers.begin(engine.env.clock.as_ref(), deadline).await.map_err(StoreError::Osd)?;
         let applied = engine
             .pool
             .call(member, CallSize::of(self.len()), deadline, |osd, deadline| {
@@ -155,6 +157,7 @@ impl Store {
                 async move { osd.apply(batch, Priority::Low, deadline).await }
             })
             .await;
+        drop(turn);
         match applied {
             Ok(()) => {
                 reach(Step::UpdateStored);

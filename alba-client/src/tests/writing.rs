@@ -231,6 +231,19 @@ fn no_satisfiable_policy_says_what_is_missing() {
 }
 
 #[test]
+fn what_is_full_is_named_when_no_policy_can_be_satisfied() {
+    let fixture = Fixture::new(4, 4, preset(&[[2, 2, 3, 4]], 1024, Compression::None));
+    for id in [0, 1] {
+        fixture.backend.osd(osd(id)).set(|f| f.full = true);
+    }
+    fixture.run(async {
+        let error = put(&fixture, "o", &data(10)).await.unwrap_err();
+        let ClientError::NoSatisfiablePolicy { reason } = &error else { panic!("{error}") };
+        assert!(reason.contains("4 OSDs are active") && reason.contains("2 of them are full"), "{reason}");
+    });
+}
+
+#[test]
 fn the_fallback_policy_is_used_when_the_first_cannot_be_met() {
     let fixture = Fixture::new(4, 4, preset(&[[5, 4, 8, 3], [2, 2, 3, 4]], 1024, Compression::None));
     fixture.run(async {

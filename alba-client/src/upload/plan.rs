@@ -46,10 +46,8 @@ pub(super) fn plan(
     let (choice, candidates) = match choose_policy(&info.preset.policies, &preferred) {
         Ok(choice) => (choice, preferred),
         Err(_) => (
-            choose_policy(&info.preset.policies, &all).map_err(|error| {
-                let active = info.active_osds.len();
-                unsatisfiable(format!("{error}; {active} OSDs are active for the namespace"))
-            })?,
+            choose_policy(&info.preset.policies, &all)
+                .map_err(|error| unsatisfiable(format!("{error}; {}", others(engine, info))))?,
             all,
         ),
     };
@@ -62,6 +60,20 @@ pub(super) fn plan(
         .collect::<Option<_>>()
         .ok_or_else(|| ClientError::Internal("placement chose an OSD that was no candidate".to_owned()))?;
     Ok(Plan { policy: choice.policy, targets, usable })
+}
+
+/// Says what there is beside the usable ones, for whoever must do something about it.
+fn others(engine: &Engine, info: &NamespaceInfo) -> String {
+    let members = info.active_osds.iter().filter_map(|(id, _)| engine.pool.known(*id));
+    let full = members.filter(|member| member.health().is_full()).count();
+    let active = info.active_osds.len();
+    if full == 0 {
+        format!("{active} OSDs are active for the namespace")
+    } else {
+        format!(
+            "{active} OSDs are active for the namespace, {full} of them are full: add OSDs or delete objects"
+        )
+    }
 }
 
 pub(super) fn candidate(member: &Member) -> Candidate {

@@ -216,4 +216,11 @@ pub trait Osd: Send + Sync + 'static {
 
     /// Space used and available.
     async fn disk_usage(&self, deadline: Deadline) -> Result<DiskUsage, OsdError>;
+
+    /// How many values clients have read and batches they have written since it began, as far as it counts that: what is asked at
+    /// [`Priority::High`], look-ups of keys excepted.
+    async fn client_operations(&self, deadline: Deadline) -> Result<Option<u64>, OsdError> {
+        let _ = deadline;
+        Ok(None)
+    }
 }

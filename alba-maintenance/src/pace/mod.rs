@@ -1,18 +1,20 @@
 //! How fast maintenance goes: rates per task and in all, and less while clients would notice.
 //!
-//! [`Rate`] and [`politeness`] are pure; [`Pace`] waits. Every wait ends: a rate is never zero.
+//! [`Rate`], [`politeness`] and [`company`] are pure; [`Pace`] waits. Every wait ends: a rate is never zero.
 
+mod company;
 mod politeness;
 mod probe;
 mod rate;
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alba_core::env::{Clock, Env, Moment};
 
+pub use company::{Company, transfers};
 pub use politeness::{FULL, Politeness, share_of};
-pub use probe::watch_latency;
+pub use probe::give_way;
 pub use rate::{Limits, Rate};
 
 /// The limits of one task, or of all together.
@@ -48,6 +50,19 @@ pub struct Pace {
     own: Arc<Mutex<Buckets>>,
     all: Arc<Mutex<Buckets>>,
     share: Arc<AtomicU16>,
+    /// Objects in work of which the next loss would cost data.
+    urgent: Arc<AtomicUsize>,
+}
+
+/// See [`Pace::hurry`].
+pub struct Hurry(Option<Arc<AtomicUsize>>);
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        if let Some(urgent) = &self.0 {
+            urgent.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Pace {
@@ -58,6 +73,7 @@ impl Pace {
             own: Arc::new(Mutex::new(Buckets::new(Limits::default()))),
             all: Arc::new(Mutex::new(Buckets::new(limits))),
             share: Arc::new(AtomicU16::new(FULL)),
+            urgent: Arc::default(),
         }
     }
 
@@ -85,6 +101,19 @@ impl Pace {
     /// Uses so much of the rates from now on, of [`FULL`]; at least one part.
     pub fn set_share(&self, share: u16) {
         self.share.store(share.clamp(1, FULL), Ordering::Relaxed);
+    }
+
+    /// While what it gives is there, clients are no reason to go slower, if `urgent`: what is done cannot wait.
+    pub fn hurry(&self, urgent: bool) -> Hurry {
+        Hurry(urgent.then(|| {
+            self.urgent.fetch_add(1, Ordering::Relaxed);
+            self.urgent.clone()
+        }))
+    }
+
+    /// Is anything done that cannot wait?
+    pub fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) > 0
     }
 
     /// Waits until `objects` things of `bytes` bytes together may be done.

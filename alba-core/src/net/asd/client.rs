@@ -16,7 +16,7 @@ use crate::env::{Connector, Deadline, Endpoint, Env, Osd, OsdError, within};
 use crate::ids::LongId;
 use crate::range::{Page, RangeQuery};
 use crate::units::ByteCount;
-use crate::wire::asd::{AsdStatistics, Peer, Request, Response, Slowness};
+use crate::wire::asd::{AsdStatistics, CLIENT_OPERATIONS, Peer, Request, Response, Slowness};
 use crate::wire::common::Version;
 use crate::wire::llio::Message;
 use crate::wire::osd_info::Capability;
@@ -375,6 +375,17 @@ impl Osd for AsdClient {
         match self.call(Request::GetDiskUsage, deadline).await? {
             Response::DiskUsage(usage) => Ok(usage),
             other => Err(misplaced(&other)),
+        }
+    }
+
+    async fn client_operations(&self, deadline: Deadline) -> Result<Option<u64>, OsdError> {
+        match self.health(deadline).await {
+            Ok(json) => Ok(serde_json::from_str::<serde_json::Value>(&json)
+                .ok()
+                .and_then(|health| health.get(CLIENT_OPERATIONS)?.as_u64())),
+            // Of before it counted.
+            Err(OsdError::UnknownOperation) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -33,6 +33,9 @@ pub const INLINE_BELOW: usize = 16384;
 /// The longest id a client may ask for; longer ones cannot be ours.
 pub const EXPECTED_ID_MAX: usize = 4096;
 
+/// In the object that answers Health: what clients have read and written since the daemon began, look-ups excepted.
+pub const CLIENT_OPERATIONS: &str = "client_operations";
+
 /// What a client sends first, unframed; `expected` none: any ASD will do.
 pub fn encode_prologue(expected: Option<&str>) -> Result<Bytes, WireError> {
     let mut w = Writer::new();

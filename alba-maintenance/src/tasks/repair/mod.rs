@@ -268,6 +268,7 @@ impl Repair {
         admitted: &Admitted,
         waiting: Waiting,
     ) -> Ended {
+        let _hurry = run.hurry(waiting.remaining <= 0);
         run.pace(1, waiting.bytes).await;
         reach(Step::RepairObject);
         let time = OBJECT_TIME.saturating_add(Duration::from_secs(waiting.bytes / SLOWEST));

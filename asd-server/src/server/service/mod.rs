@@ -7,12 +7,15 @@ mod proofs;
 mod reads;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::osd::{Osd, OsdBatch, OsdUpdate, Priority};
 use alba_core::env::{Deadline, Env, Moment, within};
-use alba_core::wire::asd::{AsdError, AsdStatistics, Command, Request, Response, Slowness};
+use alba_core::wire::asd::{
+    AsdError, AsdStatistics, CLIENT_OPERATIONS, Command, Request, Response, Slowness,
+};
 use alba_core::wire::common::{Stat, Version};
 use alba_core::wire::osd_info::Capability;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -94,6 +97,8 @@ pub struct Service {
     gate: Arc<Gate>,
     peers: Arc<Peers>,
     copies: Semaphore,
+    /// Values read and batches written by clients.
+    client_operations: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -125,6 +130,7 @@ impl Service {
             gate: Gate::new(env.clock.clone(), limits.schedule),
             peers: Arc::new(Peers::new(env.clone())),
             copies: Semaphore::new(copy::AT_ONCE),
+            client_operations: AtomicU64::new(0),
             state: Mutex::new(state),
             env,
             limits,
@@ -146,9 +152,12 @@ impl Service {
         self.lock().health = json;
     }
 
-    /// How it feels: a JSON object.
+    /// How it feels: a JSON object, with what clients have asked for until now.
     pub fn health(&self) -> String {
-        self.lock().health.clone()
+        let told = self.lock().health.clone();
+        let Ok(mut object) = serde_json::from_str::<serde_json::Map<_, _>>(&told) else { return told };
+        object.insert(CLIENT_OPERATIONS.to_owned(), self.client_operations.load(Ordering::Relaxed).into());
+        serde_json::Value::Object(object).to_string()
     }
 
     /// Takes the engine away, to close it.
@@ -169,6 +178,9 @@ impl Service {
     /// Answers one request.
     pub async fn answer(&self, request: Request, deadline: Deadline) -> Result<Answer, AsdError> {
         let command = request.command();
+        if is_client_operation(&request) {
+            self.client_operations.fetch_add(1, Ordering::Relaxed);
+        }
         let begun = self.env.clock.now();
         if command != Command::Slowness {
             self.be_slow(deadline).await?;
@@ -286,6 +298,19 @@ impl Service {
         }
         statistics
     }
+}
+
+/// Maintenance gives way to these. Look-ups are left out: agents time them at a client's priority.
+fn is_client_operation(request: &Request) -> bool {
+    let moves_values = matches!(
+        request,
+        Request::Apply { .. }
+            | Request::MultiGet { .. }
+            | Request::MultiGet2 { .. }
+            | Request::PartialGet { .. }
+            | Request::ProvenGet { .. }
+    );
+    moves_values && request.priority() == Priority::High
 }
 
 /// A batch is one write, and a look-up for each key.

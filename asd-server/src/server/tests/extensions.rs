@@ -4,6 +4,7 @@ use alba_core::blake3_tree::verify;
 use alba_core::checksum::ChecksumAlgorithm;
 use alba_core::env::Endpoint;
 use alba_core::env::real::OsRandom;
+use alba_core::range::RangeQuery;
 use alba_core::wire::asd::Peer as WirePeer;
 use alba_core::wire::osd_info::Capability;
 
@@ -114,10 +115,27 @@ fn peers_are_set_over_the_wire_and_kept_over_restarts() {
 fn health_is_the_object_that_the_daemon_gave_it() {
     run(ServerLimits::default(), async |asd| {
         let health = async || asd.osd().health(asd.deadline()).await.unwrap();
-        assert_eq!(health().await, "{}");
+        assert_eq!(health().await, r#"{"client_operations":0}"#);
         asd.service.set_health(r#"{"state":"failing"}"#.into());
-        assert_eq!(health().await, r#"{"state":"failing"}"#);
+        assert_eq!(health().await, r#"{"client_operations":0,"state":"failing"}"#);
         asd.service.set_engine(Err("the disk is on fire".into()));
-        assert_eq!(health().await, r#"{"state":"failing"}"#, "also without a store");
+        assert_eq!(health().await, r#"{"client_operations":0,"state":"failing"}"#, "also without a store");
+    });
+}
+
+#[test]
+fn what_clients_read_and_write_is_counted_and_nothing_else() {
+    run(ServerLimits::default(), async |asd| {
+        let osd = asd.osd();
+        let key = OsdKey::from_static(b"k");
+        let value = StoredValue { value: "v".into(), checksum: Checksum::None };
+        let batch = OsdBatch { asserts: vec![], updates: vec![OsdUpdate::Set(key.clone(), value)] };
+        for (priority, counted) in [(Priority::Low, 0), (Priority::High, 2)] {
+            osd.apply(batch.clone(), priority, asd.deadline()).await.unwrap();
+            osd.multi_get(vec![key.clone()], priority, asd.deadline()).await.unwrap();
+            osd.multi_exists(vec![key.clone()], priority, asd.deadline()).await.unwrap();
+            osd.range(RangeQuery::all(), priority, asd.deadline()).await.unwrap();
+            assert_eq!(osd.client_operations(asd.deadline()).await, Ok(Some(counted)));
+        }
     });
 }
