@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use alba_client::Client;
 use alba_client::metadata::Outages;
-use alba_core::daemon::{Context, Daemon};
+use alba_core::daemon::{Context, Daemon, allocator};
 use alba_maintenance::agent::new_agent_id;
-use alba_maintenance::{Agent, Backend, pace, waiting};
+use alba_maintenance::{Agent, Backend, KEPT, pace, waiting};
 
 pub(crate) use command::main;
 pub(crate) use config::RebalancerConfig;
@@ -42,6 +42,7 @@ impl Daemon for RebalancerDaemon {
     }
 
     async fn run(config: RebalancerConfig, mut context: Context) -> anyhow::Result<()> {
+        let _allocator = allocator::keep_some(&context, KEPT);
         let env = context.env.clone();
         let outages = Outages::new(env.clone());
         let Some(client) = Client::connect_as_agent(&config.engine(), &context, outages.clone()).await?

@@ -7,6 +7,7 @@
 //! Beside its own keys every daemon's configuration has `log_level` and `log_format`; the arguments of the same names
 //! win over them.
 
+pub mod allocator;
 mod args;
 mod changes;
 mod health;

@@ -27,7 +27,7 @@ pub struct MaintenanceConfig {
     /// Objects or fragments per second of all tasks of this agent together.
     #[serde(default = "defaults::objects_per_second")]
     pub objects_per_second: u64,
-    /// Do less while OSDs answer clients slowly.
+    /// Do less while clients are there.
     #[serde(default = "defaults::yes")]
     pub adapt_to_clients: bool,
     /// How long uploads that have begun may take until garbage collection makes them begin anew.

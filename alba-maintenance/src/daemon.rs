@@ -4,12 +4,15 @@ use std::net::SocketAddr;
 
 use alba_client::Client;
 use alba_client::metadata::Outages;
-use alba_core::daemon::{Context, Daemon};
+use alba_core::daemon::{Context, Daemon, allocator};
 
 use crate::agent::{Agent, new_agent_id};
 use crate::backend::Backend;
 use crate::config::MaintenanceConfig;
 use crate::{pace, tasks, waiting};
+
+/// Freed memory kept for the next fragments: some chunks' worth.
+pub const KEPT: u64 = 32 << 20;
 
 /// `alba-maintenance`.
 pub struct MaintenanceDaemon;
@@ -31,6 +34,7 @@ impl Daemon for MaintenanceDaemon {
     }
 
     async fn run(config: MaintenanceConfig, mut context: Context) -> anyhow::Result<()> {
+        let _allocator = allocator::keep_some(&context, KEPT);
         let env = context.env.clone();
         let outages = Outages::new(env.clone());
         let Some(client) = Client::connect_as_agent(&config.engine(), &context, outages.clone()).await?

@@ -26,5 +26,5 @@ pub use agent::Agent;
 pub use backend::{Backend, Namespaces};
 pub use command::{configuration, main};
 pub use config::MaintenanceConfig;
-pub use daemon::MaintenanceDaemon;
+pub use daemon::{KEPT, MaintenanceDaemon};
 pub use error::TaskError;

@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alba_client::{Client, FragmentCacheKind};
-use alba_core::daemon::{Changes, Context, Daemon};
+use alba_core::daemon::{Changes, Context, Daemon, allocator};
 use anyhow::Context as _;
 
 use crate::{ProxyConfig, Server, readiness};
+
+/// Freed memory kept for the next buffers. As much as buffers may have in flight by default.
+const KEPT: u64 = 64 << 20;
 
 /// `alba-proxy`.
 pub struct ProxyDaemon;
@@ -34,7 +37,7 @@ impl Daemon for ProxyDaemon {
                 "insecure_listen: anybody who reaches this address can read and delete everything"
             );
         }
-        crate::allocator::keep_some();
+        let _allocator = allocator::keep_some(&context, KEPT);
         // First the port: one that is taken should stop the start at once, not after the metadata is there.
         let listener = context.env.net.listen(config.listen_at()).await?;
         let listen = listener.local_addr().context("listening socket")?;
@@ -58,8 +61,6 @@ impl Daemon for ProxyDaemon {
         let (health, stop) = (context.health.clone(), context.stop.clone());
         let watch = readiness::watch(context.env.clone(), client.clone(), health, stop.clone());
         let _watch = context.env.spawn.spawn("readiness", Box::pin(watch)).abort_on_drop();
-        let give_back = crate::allocator::give_back(Arc::clone(&context.env.clock), stop.clone());
-        let _give_back = context.env.spawn.spawn("allocator", Box::pin(give_back)).abort_on_drop();
         let reload = reload(server.clone(), client, context.changes);
         let _reload = context.env.spawn.spawn("reload", Box::pin(reload)).abort_on_drop();
         server.run_on(listeners, stop).await.context("serving")

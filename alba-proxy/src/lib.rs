@@ -4,7 +4,6 @@
 //! something behind for one that has gone.
 
 mod admission;
-mod allocator;
 mod backend;
 mod caches;
 pub mod client;

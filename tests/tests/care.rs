@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alba_client::{Client, ClientConfig};
 use alba_core::env::osd::{Osd as _, OsdBatch, OsdUpdate, Priority};
@@ -22,6 +22,7 @@ use alba_core::osd_keys::{self, Parsed};
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, UnrepairedRecord};
 use alba_tests::cluster::{Cluster, Options};
+use alba_tests::metrics::metric;
 use alba_tests::proxy::User;
 use alba_tests::{content, wait};
 use rustix::process::Signal;
@@ -248,4 +249,34 @@ async fn what_cannot_be_repaired_is_told_and_rests_also_when_another_agent_takes
     .await;
     assert_eq!(next.failures, last.failures + 1, "it goes on counting: {last:?} {next:?}");
     assert!(next.at >= last.until, "it has rested as long as it was to: {last:?} {next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_know_whether_clients_are_there_and_move_little_at_once_beside_them() {
+    let (cluster, mut user) = cluster("company").await;
+    let processes = &cluster.ready.processes;
+    let agents = ["maintenance-0", "rebalancer-0"].map(|name| {
+        processes
+            .iter()
+            .find(|process| process.name == name)
+            .unwrap_or_else(|| panic!("{processes:?}"))
+            .metrics
+    });
+    // Nobody is there, or somebody.
+    let expect = |clients: f64, limit: f64| {
+        let seen = agents.map(|agent| {
+            ["beside_clients", "transfers_limit"]
+                .map(|name| metric(agent, &format!("alba_maintenance_{name}"), ""))
+        });
+        if seen == [[Some(clients), Some(limit)]; 2] { Ok(()) } else { Err(format!("{seen:?}")) }
+    };
+    wait::until("nobody is there", PATIENCE, || expect(0.0, 256.0));
+    let file = cluster.scratch().join("file");
+    content::write_file(&file, "content", 10_000).unwrap();
+    let begun = Instant::now();
+    while let Err(seen) = expect(1.0, 1.0) {
+        assert!(begun.elapsed() < PATIENCE, "clients are not noticed: {seen}");
+        user.upload("o", &file, true).await.unwrap();
+    }
+    wait::until("nobody is there any more", PATIENCE, || expect(0.0, 256.0));
 }

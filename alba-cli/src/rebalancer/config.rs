@@ -22,7 +22,7 @@ pub(crate) struct RebalancerConfig {
     /// Metadata servers; any one that answers is enough.
     #[serde(default)]
     pub(crate) metadata: Vec<SocketAddr>,
-    /// Do less while OSDs answer clients slowly.
+    /// Do less while clients are there.
     #[serde(default = "yes")]
     pub(crate) adapt_to_clients: bool,
     /// How long the work stays with an agent that is not heard of, before another agent takes it.

@@ -87,3 +87,66 @@ impl Transfers {
         Ok(Transfer { transfers: self, turn: Some(turn) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use alba_core::env::sim::Simulation;
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Runs `test` with a clock and a deadline that never comes by itself.
+    fn with_clock(test: impl AsyncFnOnce(&dyn Clock, Deadline)) {
+        let simulation = Simulation::new(1);
+        let env = simulation.node(1).env();
+        let test = async { test(env.clock.as_ref(), env.deadline_in(Duration::from_secs(10))).await };
+        simulation.run(Duration::from_secs(60), test).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_longer_than_it_may_is_told() {
+        with_clock(async |clock, deadline| {
+            let transfers = Transfers::default();
+            transfers.limit(0);
+            let refused = transfers.begin(clock, deadline).await;
+            assert!(matches!(refused, Err(OsdError::Timeout)));
+            transfers.limit(1);
+            let later = Deadline::after(clock, Duration::from_secs(10));
+            assert!(transfers.begin(clock, later).await.is_ok());
+        });
+    }
+
+    proptest! {
+        /// However the limit changes: a transfer begins exactly when fewer run than may.
+        #[test]
+        fn no_more_run_than_may_and_no_turn_is_lost(
+            steps in prop::collection::vec((0_u8..3, 0_u16..6), 1..200)
+        ) {
+            with_clock(async |clock, deadline| {
+                let transfers = Transfers::default();
+                let mut limit = usize::from(MOST_TRANSFERS);
+                let mut running = Vec::new();
+                for (step, number) in steps {
+                    match step {
+                        0 => {
+                            transfers.limit(number);
+                            limit = usize::from(number);
+                        }
+                        1 => drop(running.pop()),
+                        _ => {
+                            let begun = transfers.begin(clock, deadline).now_or_never();
+                            assert_eq!(begun.is_some(), running.len() < limit, "{} of {limit}", running.len());
+                            running.extend(begun.and_then(Result::ok));
+                        }
+                    }
+                }
+                running.clear();
+                transfers.limit(MOST_TRANSFERS);
+                assert_eq!(transfers.turns.available_permits(), usize::from(MOST_TRANSFERS));
+            });
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! processes of the cluster. `proxy/slice/<bytes>/<where>/<clients>`: slices per second at random places of objects that were written before, `<where>` being `asd` (no fragment cache), `ram` or `local` (the caches of these kinds).
 //! `proxy/fairness/…`: p50 and p99 of slices of 4 KiB that one client reads `alone`, and `beside` another one that keeps 64 connections busy with uploads of 64 MiB.
 //! Preset `default`: 12 OSDs on 4 nodes, 5+4. Limits: `loopback`, TCP between two threads of this process, and `disk`, blocks of 1 MiB written over and synced with fdatasync.
-//! ALBA_BENCH_SECONDS (5) per measurement, ALBA_BENCH_DIR for the cluster and all files.
+//! ALBA_BENCH_SECONDS (5) per measurement, ALBA_BENCH_DIR for the cluster and all files; ALBA_BENCH_PROGRAM: another build of the daemons. Takes up to 50 GiB of disk for its time.
 
 // A bench is an edge: it measures real time and prints.
 #![allow(
@@ -19,7 +19,7 @@
 
 mod load;
 
-use alba_tests::bench::{Bench, limits, print};
+use alba_tests::bench::{Bench, limits, print, program};
 use alba_tests::cluster::{Cluster, Options};
 
 /// Clients at once.
@@ -40,7 +40,7 @@ fn print_times(name: &str, load: &load::Load) {
 }
 
 fn start(place: &str, cache: &str) -> Cluster {
-    let mut options = Options::new(env!("CARGO_BIN_EXE_alba-under-test"));
+    let mut options = Options::new(&program(env!("CARGO_BIN_EXE_alba-under-test")));
     if cache == "ram" {
         options.env.push(("ALBA_PROXY__CLIENT__FRAGMENT_CACHE__KIND".to_owned(), cache.to_owned()));
     } else {

@@ -1,21 +1,19 @@
-//! How the C library's allocator treats the buffers of objects: some of what is free is kept for the next ones, the rest goes
-//! back to the system.
+//! How the C library's allocator treats the buffers of daemons that move objects: some of what is free is kept for the next ones, the
+//! rest goes back to the system.
 //!
 //! Fresh memory costs a page fault per page. A proxy that maps and unmaps each buffer spends a third of its CPU time on that: 1.9
 //! seconds per GiB of uploads instead of 1.2, 1.5 per GiB of downloads instead of 0.85. By itself the allocator keeps what is
 //! free, but in an arena for up to eight threads per core, each what it once held at most. So: two arenas, no mappings of
 //! their own, and a look every second whether more is kept than is worth it.
 //!
-//! It must never keep more than [`KEPT`] for longer than two looks: the bound on the proxy's memory counts with that.
+//! It must never keep more than it was told for longer than two looks: bounds on the memory of daemons count with that.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::daemon::StopSignal;
-use alba_core::env::Clock;
-
-/// Bytes that may be kept beside what is in use. As much as buffers may have in flight by default.
-const KEPT: u64 = 64 << 20;
+use super::Context;
+use crate::env::Clock;
+use crate::env::spawn::AbortOnDrop;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -29,33 +27,33 @@ struct Memory {
     in_use: u64,
 }
 
-/// Is more kept than is worth it?
-fn keeps_too_much(memory: Memory) -> bool {
-    memory.resident > memory.in_use.saturating_add(KEPT)
+/// Is more than `kept` bytes kept beside what is in use?
+fn keeps_too_much(memory: Memory, kept: u64) -> bool {
+    memory.resident > memory.in_use.saturating_add(kept)
 }
 
-/// To be called once, before requests are served. Does nothing where there is another C library.
-pub(crate) fn keep_some() {
+/// Keeps up to `kept` bytes of what is free, and gives back what is beyond for as long as what this returns is there. To be called once,
+/// before there is much to do. Does nothing where there is another C library.
+pub fn keep_some(context: &Context, kept: u64) -> AbortOnDrop {
     #[cfg(target_env = "gnu")]
-    if !gnu::keep_in_two_arenas() {
+    if !gnu::keep_in_two_arenas(kept) {
         tracing::warn!(
-            "the allocator cannot be configured: the proxy may take more memory than its limits say"
+            "the allocator cannot be configured: this daemon may take more memory than its limits say"
         );
     }
+    let give_back = give_back(Arc::clone(&context.env.clock), kept);
+    context.env.spawn.spawn("allocator", Box::pin(give_back)).abort_on_drop()
 }
 
-/// Gives back what is kept beyond [`KEPT`], until told to stop.
-pub(crate) async fn give_back(clock: Arc<dyn Clock>, stop: StopSignal) {
+async fn give_back(clock: Arc<dyn Clock>, kept: u64) {
     loop {
-        tokio::select! {
-            biased;
-            () = stop.wait() => return,
-            () = clock.sleep_until(clock.now().plus(PAUSE)) => {}
-        }
+        clock.sleep_until(clock.now().plus(PAUSE)).await;
         #[cfg(target_env = "gnu")]
-        if gnu::memory().is_some_and(keeps_too_much) {
+        if gnu::memory().is_some_and(|memory| keeps_too_much(memory, kept)) {
             gnu::give_back();
         }
+        #[cfg(not(target_env = "gnu"))]
+        let _ = kept;
     }
 }
 
@@ -70,14 +68,12 @@ mod gnu {
     /// Larger buffers are mappings of their own: the highest value there is. Chunks are smaller.
     const OWN_MAPPING: i32 = 32 << 20;
 
-    /// What may be free at the end of an arena without being given back at once: that is what is kept.
-    const AT_THE_END: i32 = 64 << 20;
-
-    pub(super) fn keep_in_two_arenas() -> bool {
+    /// `kept` may be free at the end of an arena without being given back at once.
+    pub(super) fn keep_in_two_arenas(kept: u64) -> bool {
         let settings = [
             (libc::M_ARENA_MAX, ARENAS),
             (libc::M_MMAP_THRESHOLD, OWN_MAPPING),
-            (libc::M_TRIM_THRESHOLD, AT_THE_END),
+            (libc::M_TRIM_THRESHOLD, i32::try_from(kept).unwrap_or(i32::MAX)),
         ];
         settings.into_iter().all(|(parameter, value)| {
             // SAFETY: mallopt takes two integers and may be called at any time from any thread: it takes the allocator's own
@@ -127,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_is_in_use_never_counts_as_kept() {
-        let with = |resident, in_use| keeps_too_much(Memory { resident, in_use });
+        const KEPT: u64 = 1000;
+        let with = |resident, in_use| keeps_too_much(Memory { resident, in_use }, KEPT);
         assert!(!with(KEPT, 0));
         assert!(with(KEPT + 1, 0));
         assert!(!with(KEPT + 500, 500));
