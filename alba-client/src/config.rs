@@ -65,6 +65,9 @@ pub struct ClientConfig {
     /// TCP connections to one OSD.
     #[serde(default = "defaults::osd_connections")]
     pub osd_connections: usize,
+    /// TCP connections to all OSDs together that stay open while nothing uses them; those beyond are closed after use.
+    #[serde(default = "defaults::max_idle_osd_connections")]
+    pub max_idle_osd_connections: usize,
     /// How OSDs are reached. `auto`: over TCP where the OSD is registered with such a port, over QUIC where it is registered
     /// with that alone. `tcp`, `quic`: only so; an OSD without such a port is not reached at all. Over QUIC all requests to an
     /// OSD share one connection, which is encrypted and shows a certificate; bulk costs ten times the CPU time of TCP.
@@ -123,6 +126,9 @@ mod defaults {
     pub(super) fn manifest_cache_bytes() -> u64 {
         64 << 20
     }
+    pub(super) fn max_idle_osd_connections() -> usize {
+        4096
+    }
     pub(super) fn osd_connections() -> usize {
         8
     }
@@ -165,6 +171,7 @@ impl Default for ClientConfig {
             max_uploads: defaults::max_uploads(),
             manifest_cache_bytes: defaults::manifest_cache_bytes(),
             osd_connections: defaults::osd_connections(),
+            max_idle_osd_connections: defaults::max_idle_osd_connections(),
             osd_transport: OsdTransport::Auto,
             osd_streams: defaults::osd_streams(),
             hedge: defaults::hedge(),

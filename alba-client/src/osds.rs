@@ -12,7 +12,7 @@ use alba_core::env::osd::{
 };
 use alba_core::env::real::quic::{self, QuicConnector, QuicLimits};
 use alba_core::env::{Clock, Connector, Deadline, Env, Osd, OsdError};
-use alba_core::net::asd::{AsdClientConfig, OsdTransport, Reach};
+use alba_core::net::asd::{AsdClientConfig, IdleLimit, OsdTransport, Reach};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::request::{self, Stage};
 use alba_core::wire::rpc::abm::OsdInfo;
@@ -42,7 +42,8 @@ pub fn reach(env: &Env, config: &ClientConfig) -> Result<Reach, ClientError> {
         }
         _ => None,
     };
-    Ok(Reach::new(env.clone(), connector, config.osd_transport))
+    let idle = IdleLimit::new(config.max_idle_osd_connections);
+    Ok(Reach::new(env.clone(), connector, config.osd_transport).with_idle(idle))
 }
 
 /// How many calls to an OSD may be under way at once, by way.

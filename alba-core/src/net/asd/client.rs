@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::connection::{Connection, Failed};
-use super::pool::{Permit, Pool};
+use super::pool::{IdleLimit, Permit, Pool};
 use super::reach::NO_CERTIFICATE;
 use crate::env::osd::{DiskUsage, OsdBatch, OsdKey, Priority, ProvenSlice, StoredValue, ValueSlice};
 use crate::env::{Connector, Deadline, Endpoint, Env, Osd, OsdError, within};
@@ -93,10 +93,22 @@ impl AsdClient {
         expected: LongId,
         config: AsdClientConfig,
     ) -> Arc<Self> {
+        Self::sharing(env, connector, endpoints, expected, config, None)
+    }
+
+    /// The same; its idle connections count with those of others that have the same `limit`.
+    pub fn sharing(
+        env: Env,
+        connector: Option<Arc<dyn Connector>>,
+        endpoints: Vec<Endpoint>,
+        expected: LongId,
+        config: AsdClientConfig,
+        limit: Option<Arc<IdleLimit>>,
+    ) -> Arc<Self> {
         let is_stream = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Quic(_));
         let only_streams = !endpoints.is_empty() && endpoints.iter().all(is_stream);
         let most = if only_streams { config.max_streams } else { config.max_connections }.max(1);
-        let (pool, last_good) = (Pool::new(most), AtomicUsize::new(0));
+        let (pool, last_good) = (Pool::new(most, limit), AtomicUsize::new(0));
         Arc::new(Self { env, connector, endpoints, last_good, expected, config, most, pool })
     }
 

@@ -19,6 +19,7 @@ use crate::wire::asd::{EXPECTED_ID_MAX, MAGIC, VERSION, encode_prologue_answer};
 use crate::wire::llio::WireError;
 
 pub use client::{AsdClient, AsdClientConfig, probe};
+pub use pool::IdleLimit;
 pub use reach::{OsdTransport, Reach};
 
 /// Why a server ends a connection at its prologue. What the protocol wants the client to hear has been sent.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{AsdClient, AsdClientConfig};
 use super::connection::Connection;
+use super::pool::IdleLimit;
 use crate::env::{Connector, Deadline, Endpoint, Env, OsdError};
 use crate::ids::LongId;
 use crate::wire::rpc::abm::{OsdEndpoint, OsdInfo};
@@ -43,13 +44,20 @@ pub struct Reach {
     env: Env,
     connector: Option<Arc<dyn Connector>>,
     transport: OsdTransport,
+    idle: Option<Arc<IdleLimit>>,
 }
 
 impl Reach {
     /// Over `env.net`, and over `connector` where that is the way. Without one, what is reached over QUIC only is not reached:
     /// calls fail with [`OsdError::Connection`].
     pub fn new(env: Env, connector: Option<Arc<dyn Connector>>, transport: OsdTransport) -> Self {
-        Self { env, connector, transport }
+        Self { env, connector, transport, idle: None }
+    }
+
+    /// The same with a bound on the TCP connections that all clients that this one makes keep open while nothing uses them.
+    #[must_use]
+    pub fn with_idle(self, limit: Arc<IdleLimit>) -> Self {
+        Self { idle: Some(limit), ..self }
     }
 
     /// Over `env.net`, for who has no certificate.
@@ -70,7 +78,8 @@ impl Reach {
         expected: LongId,
         config: AsdClientConfig,
     ) -> Arc<AsdClient> {
-        AsdClient::over(self.env.clone(), self.connector.clone(), endpoints, expected, config)
+        let (env, connector) = (self.env.clone(), self.connector.clone());
+        AsdClient::sharing(env, connector, endpoints, expected, config, self.idle.clone())
     }
 
     /// Asks who answers at `endpoint`.

@@ -293,6 +293,29 @@ fn an_address_that_is_dead_is_passed_over() {
     });
 }
 
+#[test]
+fn clients_that_share_a_limit_keep_no_more_idle_connections_than_that() {
+    let world = world();
+    let limit = IdleLimit::new(1);
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let at = vec![Endpoint::Tcp(world.asd_node.address(PORT))];
+            let id = LongId::new("asd_0").unwrap();
+            AsdClient::sharing(world.env.clone(), None, at, id, client_config(), Some(limit.clone()))
+        })
+        .collect();
+    world.run(async {
+        for _ in 0..2 {
+            for client in &clients {
+                client.version(world.soon()).await.unwrap();
+                assert_eq!(limit.idle(), 1);
+            }
+        }
+    });
+    drop(clients);
+    assert_eq!(limit.idle(), 0);
+}
+
 fn client_config() -> AsdClientConfig {
     AsdClientConfig::default()
 }
