@@ -81,31 +81,32 @@ impl Chunk<'_> {
         let member = engine.pool.member(osd, self.deadline).await.map_err(|error| unreachable(&error))?;
         let key = osd_keys::fragment(self.namespace, &address);
         let len = u64::from(entry.packed_len);
-        let clock = engine.env.clock.as_ref();
-        let turn = engine.transfers.begin(clock, self.deadline).await;
-        let _turn = turn.map_err(|error| unreachable(&error))?;
-        let values = engine
-            .pool
-            .call_of(CallKind::Read, &member, CallSize::of(len), self.deadline, |osd, deadline| {
-                let keys = vec![key.clone()];
-                async move { osd.multi_get(keys, Priority::Low, deadline).await }
+        let fetched = async {
+            let values = engine
+                .pool
+                .call_of(CallKind::Read, &member, CallSize::of(len), self.deadline, |osd, deadline| {
+                    let keys = vec![key.clone()];
+                    async move { osd.multi_get(keys, Priority::Low, deadline).await }
+                })
+                .await
+                .map_err(|error| match error {
+                    OsdError::Damaged(what) => ReadFault::Damaged(what),
+                    error => unreachable(&error),
+                })?;
+            let Some(stored) = values.into_iter().next().flatten() else { return Err(ReadFault::Missing) };
+            let verified = engine
+                .compute(len, move || PackedFragment(stored.value).verify(&entry))
+                .await
+                .map_err(|error| unreachable(&error))?;
+            verified.map_err(|_| {
+                let reason = "its checksum is not the manifest's";
+                engine.counters.fragments_damaged.add(1);
+                engine.pool.damaged(&member, reason);
+                ReadFault::Damaged(reason.to_owned())
             })
-            .await
-            .map_err(|error| match error {
-                OsdError::Damaged(what) => ReadFault::Damaged(what),
-                error => unreachable(&error),
-            })?;
-        let Some(stored) = values.into_iter().next().flatten() else { return Err(ReadFault::Missing) };
-        let verified = engine
-            .compute(len, move || PackedFragment(stored.value).verify(&entry))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        verified.map_err(|_| {
-            let reason = "its checksum is not the manifest's";
-            engine.counters.fragments_damaged.add(1);
-            engine.pool.damaged(&member, reason);
-            ReadFault::Damaged(reason.to_owned())
-        })
+        };
+        let clock = engine.env.clock.as_ref();
+        engine.transfers.run(clock, self.deadline, fetched).await.map_err(|error| unreachable(&error))?
     }
 
     /// Is it there? Its bytes are not looked at.

@@ -148,16 +148,12 @@ impl Store {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let batch = self.batch();
-        let turn =
-            engine.transfers.begin(engine.env.clock.as_ref(), deadline).await.map_err(StoreError::Osd)?;
-        let applied = engine
-            .pool
-            .call(member, CallSize::of(self.len()), deadline, |osd, deadline| {
-                let batch = batch.clone();
-                async move { osd.apply(batch, Priority::Low, deadline).await }
-            })
-            .await;
-        drop(turn);
+        let apply = engine.pool.call(member, CallSize::of(self.len()), deadline, |osd, deadline| {
+            let batch = batch.clone();
+            async move { osd.apply(batch, Priority::Low, deadline).await }
+        });
+        let clock = engine.env.clock.as_ref();
+        let applied = engine.transfers.run(clock, deadline, apply).await.map_err(StoreError::Osd)?;
         match applied {
             Ok(()) => {
                 reach(Step::UpdateStored);

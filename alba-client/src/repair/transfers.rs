@@ -4,15 +4,21 @@
 //! What a client's request waits behind is what runs at the same moment, on OSDs, on the network and on processors, not what runs
 //! within a second. One fragment at a time is hardly felt at any speed; eight at once are, at a tenth of it.
 //!
-//! It must never be held while waiting for another one: each is one call to one OSD and what is computed of its answer.
+//! It must never be held while waiting for another one: each is one call to one OSD and what is computed of its answer. Nor must an OSD
+//! that hangs hold up all others: what takes longer than [`HELD`] does little, and goes on beside the next one.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use alba_core::env::{Clock, Deadline, OsdError, within};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// As many as may ever be on their way at once.
 pub const MOST_TRANSFERS: u16 = 256;
+
+/// Longest that one of them keeps others waiting.
+const HELD: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Transfers {
@@ -28,7 +34,7 @@ struct State {
 }
 
 /// The right to one.
-pub(crate) struct Transfer<'a> {
+struct Transfer<'a> {
     transfers: &'a Transfers,
     turn: Option<OwnedSemaphorePermit>,
 }
@@ -75,12 +81,23 @@ impl Transfers {
         state.limit = limit;
     }
 
-    /// Waits for its turn.
-    pub(crate) async fn begin(
+    /// Does `call` when its turn comes.
+    pub(crate) async fn run<T>(
         &self,
         clock: &dyn Clock,
         deadline: Deadline,
-    ) -> Result<Transfer<'_>, OsdError> {
+        call: impl Future<Output = T>,
+    ) -> Result<T, OsdError> {
+        let turn = self.begin(clock, deadline).await?;
+        let mut call = pin!(call);
+        if let Ok(done) = within(clock, Deadline::after(clock, HELD), call.as_mut()).await {
+            return Ok(done);
+        }
+        drop(turn);
+        Ok(call.await)
+    }
+
+    async fn begin(&self, clock: &dyn Clock, deadline: Deadline) -> Result<Transfer<'_>, OsdError> {
         let turn = within(clock, deadline, self.turns.clone().acquire_owned()).await;
         // It is never closed.
         let turn = turn.ok().and_then(Result::ok).ok_or(OsdError::Timeout)?;
@@ -116,6 +133,23 @@ mod tests {
             transfers.limit(1);
             let later = Deadline::after(clock, Duration::from_secs(10));
             assert!(transfers.begin(clock, later).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_call_that_hangs_does_not_hold_up_the_others() {
+        with_clock(async |clock, deadline| {
+            let transfers = Transfers::default();
+            transfers.limit(1);
+            let begun = clock.now();
+            let hangs = transfers.run(clock, deadline, clock.sleep_until(begun.plus(HELD * 5)));
+            let next = async {
+                transfers.run(clock, deadline, async {}).await.unwrap();
+                clock.now().since(begun)
+            };
+            let (hung, waited) = futures_util::future::join(hangs, next).await;
+            assert_eq!((hung, waited), (Ok(()), HELD));
+            assert_eq!(clock.now().since(begun), HELD * 5, "and it comes to its end");
         });
     }
 
