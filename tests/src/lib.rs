@@ -25,7 +25,6 @@ pub mod http;
 pub mod linearizable;
 pub mod links;
 pub mod metadata_nodes;
-pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod proxy;

@@ -22,7 +22,7 @@ use alba_core::osd_keys::{self, Parsed};
 use alba_core::range::RangeQuery;
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmQuery, UnrepairedRecord};
 use alba_tests::cluster::{Cluster, Options};
-use alba_tests::metrics::metric;
+use alba_tests::http::metric;
 use alba_tests::proxy::User;
 use alba_tests::{content, wait};
 use rustix::process::Signal;

@@ -15,7 +15,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use alba_tests::cluster::{Cluster, Options};
-use alba_tests::metrics::metric;
+use alba_tests::http::metric;
 use alba_tests::upkeep::{Stored, assert_whole, fsck, wait_clean};
 use alba_tests::{process, wait};
 use rustix::process::Signal;

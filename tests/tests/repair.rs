@@ -22,7 +22,7 @@ use alba_core::ids::{AgentId, NamespaceId, TaskName};
 use alba_core::wire::rpc::abm::{AbmCommand, AbmOutcome};
 use alba_tests::cluster::{Cluster, Options, output_within};
 use alba_tests::device::Device;
-use alba_tests::metrics::metric;
+use alba_tests::http::metric;
 use alba_tests::proxy::User;
 use alba_tests::{content, wait};
 use serde_json::{Value, json};

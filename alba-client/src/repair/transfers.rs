@@ -8,11 +8,11 @@
 //! that hangs hold up all others: what takes longer than [`HELD`] does little, and goes on beside the next one.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::{Clock, Deadline, OsdError, within};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use alba_core::fair::{Limits, Permit, Pool};
+use alba_core::request;
 
 /// As many as may ever be on their way at once.
 pub const MOST_TRANSFERS: u16 = 256;
@@ -21,64 +21,22 @@ pub const MOST_TRANSFERS: u16 = 256;
 const HELD: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub struct Transfers {
-    turns: Arc<Semaphore>,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// As many may run.
-    limit: u16,
-    /// Turns of so many that run end with them.
-    too_many: u16,
-}
-
-/// The right to one.
-struct Transfer<'a> {
-    transfers: &'a Transfers,
-    turn: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for Transfer<'_> {
-    fn drop(&mut self) {
-        let mut state = self.transfers.lock();
-        if state.too_many > 0
-            && let Some(turn) = self.turn.take()
-        {
-            state.too_many -= 1;
-            turn.forget();
-        }
-    }
-}
+pub struct Transfers(Pool);
 
 impl Default for Transfers {
     fn default() -> Self {
-        let state = Mutex::new(State { limit: MOST_TRANSFERS, too_many: 0 });
-        Self { turns: Arc::new(Semaphore::new(usize::from(MOST_TRANSFERS))), state }
+        Self(Pool::new(limits(MOST_TRANSFERS)))
     }
 }
 
-impl Transfers {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic happens under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn limits(transfers: u16) -> Limits {
+    Limits::all_alike(u64::from(transfers.clamp(1, MOST_TRANSFERS)))
+}
 
-    /// Lets so many run at once from now on, up to [`MOST_TRANSFERS`]; none at all while it is 0. Those that run stay.
+impl Transfers {
+    /// Lets so many run at once from now on, from 1 to [`MOST_TRANSFERS`]. Those that run stay.
     pub fn limit(&self, limit: u16) {
-        let limit = limit.min(MOST_TRANSFERS);
-        let mut state = self.lock();
-        if limit > state.limit {
-            let more = limit - state.limit;
-            let kept = more.min(state.too_many);
-            state.too_many -= kept;
-            self.turns.add_permits(usize::from(more - kept));
-        } else {
-            let fewer = state.limit - limit;
-            let gone = self.turns.forget_permits(usize::from(fewer));
-            state.too_many += fewer.saturating_sub(u16::try_from(gone).unwrap_or(fewer));
-        }
-        state.limit = limit;
+        self.0.resize(limits(limit));
     }
 
     /// Does `call` when its turn comes.
@@ -97,11 +55,9 @@ impl Transfers {
         Ok(call.await)
     }
 
-    async fn begin(&self, clock: &dyn Clock, deadline: Deadline) -> Result<Transfer<'_>, OsdError> {
-        let turn = within(clock, deadline, self.turns.clone().acquire_owned()).await;
-        // It is never closed.
-        let turn = turn.ok().and_then(Result::ok).ok_or(OsdError::Timeout)?;
-        Ok(Transfer { transfers: self, turn: Some(turn) })
+    async fn begin(&self, clock: &dyn Clock, deadline: Deadline) -> Result<Permit, OsdError> {
+        // Another one has held it until then.
+        self.0.take(clock, &request::flow(), 1, deadline).await.map_err(|_| OsdError::Timeout)
     }
 }
 
@@ -127,10 +83,11 @@ mod tests {
     fn who_waits_for_longer_than_it_may_is_told() {
         with_clock(async |clock, deadline| {
             let transfers = Transfers::default();
-            transfers.limit(0);
+            transfers.limit(1);
+            let held = transfers.begin(clock, deadline).await.unwrap();
             let refused = transfers.begin(clock, deadline).await;
             assert!(matches!(refused, Err(OsdError::Timeout)));
-            transfers.limit(1);
+            drop(held);
             let later = Deadline::after(clock, Duration::from_secs(10));
             assert!(transfers.begin(clock, later).await.is_ok());
         });
@@ -157,7 +114,7 @@ mod tests {
         /// However the limit changes: a transfer begins exactly when fewer run than may.
         #[test]
         fn no_more_run_than_may_and_no_turn_is_lost(
-            steps in prop::collection::vec((0_u8..3, 0_u16..6), 1..200)
+            steps in prop::collection::vec((0_u8..3, 1_u16..6), 1..200)
         ) {
             with_clock(async |clock, deadline| {
                 let transfers = Transfers::default();
@@ -178,8 +135,7 @@ mod tests {
                     }
                 }
                 running.clear();
-                transfers.limit(MOST_TRANSFERS);
-                assert_eq!(transfers.turns.available_permits(), usize::from(MOST_TRANSFERS));
+                assert_eq!(transfers.0.usage().used, 0);
             });
         }
     }

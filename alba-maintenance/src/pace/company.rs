@@ -37,6 +37,13 @@ impl Company {
         }
     }
 
+    /// Of `asked` OSDs so many have said something. Where most are silent nothing is known: perhaps it is clients that keep them busy.
+    pub fn answered(&mut self, answered: usize, asked: usize, now: Moment) {
+        if answered * 2 < asked {
+            self.last = now;
+        }
+    }
+
     /// Forgets all OSDs but these.
     pub fn keep(&mut self, osds: &[OsdId]) {
         self.counts.retain(|osd, _| osds.contains(osd));
@@ -83,6 +90,10 @@ mod tests {
         assert!(company.is_there(at(6000)));
         company.counted(osd(3), None, at(9000));
         assert!(company.is_there(at(9000)), "one that does not count");
+        company.answered(5, 12, at(15_000));
+        assert!(company.is_there(at(16_999)) && !company.is_there(at(17_000)), "most of them say nothing");
+        company.answered(6, 12, at(18_000));
+        assert!(!company.is_there(at(18_000)), "some of them are dead");
         company.keep(&[osd(2)]);
         company.counted(osd(1), Some(7), at(20_000));
         assert!(!company.is_there(at(20_000)));

@@ -63,8 +63,11 @@ async fn watch_clients(backend: &Backend, pace: &Pace, clients: &AtomicBool) {
             let counted = within(clock.as_ref(), deadline, osd.client_operations(deadline)).await;
             Some((*id, counted.ok()?.ok()?))
         };
-        for (osd, counted) in join_all(osds.iter().take(SAMPLE).map(count)).await.into_iter().flatten() {
-            company.counted(osd, counted, clock.now());
+        let asked = join_all(osds.iter().take(SAMPLE).map(count)).await;
+        let answered: Vec<_> = asked.iter().flatten().collect();
+        company.answered(answered.len(), asked.len(), clock.now());
+        for (osd, counted) in answered {
+            company.counted(*osd, *counted, clock.now());
         }
         let are_there = company.is_there(clock.now());
         clients.store(are_there, Ordering::Relaxed);
