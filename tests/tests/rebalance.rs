@@ -185,7 +185,8 @@ async fn new_osds_are_filled_with_little_more_moved_than_must_be_though_the_agen
     let total: u64 = before.values().sum();
     assert_eq!((before.len(), total), (12, 6 * FRAGMENT * OBJECTS as u64));
     let filled = rates(&before, &all);
-    assert!(!within_bounds(&filled) && filled.iter().filter(|rate| **rate > 0.5).count() == 12, "{filled:?}");
+    // 0.60 on average, as the total says. Where fragments go is drawn: one OSD of a dozen may be two or three deviations (of 0.05) below.
+    assert!(!within_bounds(&filled) && filled.iter().filter(|rate| **rate > 0.4).count() == 12, "{filled:?}");
     let even = total / 15;
     let least: u64 = before.values().map(|held| held.saturating_sub(even)).sum();
     let planned = wait::until("the namespace is on the new OSDs", Duration::from_secs(60), || {
