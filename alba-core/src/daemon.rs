@@ -59,6 +59,9 @@ pub trait Daemon: Sized {
     /// What it is, in one line.
     const ABOUT: &'static str;
 
+    /// Is all its work such that clients of other daemons should go first?
+    const GIVES_WAY: bool = false;
+
     /// Checks what types cannot: the text of an error says which key and what to do.
     fn check(config: &Self::Config) -> Result<(), String>;
 
@@ -118,7 +121,12 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(logs) => logs,
         Err(message) => return complain(D::NAME, &message, 2),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(D::NAME).build()
+    let urgency = if D::GIVES_WAY { real::urgency::give_way } else { real::urgency::go_first };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(D::NAME)
+        .on_thread_start(urgency)
+        .build()
     {
         Ok(runtime) => runtime,
         Err(error) => return complain(D::NAME, &format!("cannot start its threads: {error}"), 1),

@@ -107,6 +107,17 @@ pub fn flow() -> Flow {
     CURRENT.try_with(|request| request.flow()).unwrap_or_default()
 }
 
+/// Makes `work`, which another task will do, a part of what this one works on.
+pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let request = current();
+    async move {
+        match request {
+            Some(request) => request.scope(work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// The id for what is sent to other processes; 0: none.
 pub fn trace() -> u64 {
     CURRENT.try_with(|request| request.id.map_or(0, TraceId::get)).unwrap_or(0)

@@ -24,7 +24,10 @@ pub use meta::{Directory, MetaError, NamespaceStore};
 pub use net::{Connector, Endpoint, Listener, Net, Stream};
 pub use osd::{Osd, OsdError};
 pub use rng::Rng;
-pub use spawn::{Spawn, TaskGone, TaskHandle, blocking};
+pub use spawn::{Here, Spawn, TaskGone, TaskHandle, blocking, computing, elsewhere};
+
+/// Requests that move up to this many bytes are small: it is little to compute, and less than a connection has under way.
+pub const SMALL_REQUEST: u64 = 64 << 10;
 
 /// What a component needs of the outside, bundled because nearly all need all of it.
 #[derive(Clone)]
@@ -37,11 +40,19 @@ pub struct Env {
     pub net: Arc<dyn Net>,
     /// Tasks and blocking work.
     pub spawn: Arc<dyn Spawn>,
+    /// The same for what is large and can wait a moment: uploads, whole objects, fragments. Its threads give way to those of
+    /// `spawn`, so that a small request is not felt to wait behind it.
+    pub bulk: Arc<dyn Spawn>,
 }
 
 impl Env {
     /// The moment `after` from now, as a deadline.
     pub fn deadline_in(&self, after: std::time::Duration) -> Deadline {
         Deadline::after(self.clock.as_ref(), after)
+    }
+
+    /// Where to work on a request that moves so many bytes.
+    pub fn for_bytes(&self, bytes: u64) -> &Arc<dyn Spawn> {
+        if bytes <= SMALL_REQUEST { &self.spawn } else { &self.bulk }
     }
 }

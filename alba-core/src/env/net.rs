@@ -1,5 +1,6 @@
 //! Byte streams between machines.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -13,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::clock::Deadline;
 
 /// Both directions of a connection.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Any {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> ByteStream for T {}
 
 /// A connection.
 pub type Stream = Box<dyn ByteStream>;
@@ -39,6 +40,12 @@ pub trait Net: Send + Sync + 'static {
     /// listener is dropped. What it accepts has no address: it is told as `127.0.0.1:0`.
     async fn listen_file(&self, at: &Path, _mode: u32) -> io::Result<Box<dyn Listener>> {
         Err(io::Error::new(io::ErrorKind::Unsupported, format!("no socket files here: {}", at.display())))
+    }
+
+    /// For a task that will use `stream` from now on and runs elsewhere than the one that opened or accepted it: waits on it
+    /// are this task's then. Where that makes no difference it is given back as it is.
+    fn adopt(&self, stream: Stream) -> io::Result<Stream> {
+        Ok(stream)
     }
 
     /// For the end of a process, after its listeners were dropped: waits until the other sides of what they accepted were told, or

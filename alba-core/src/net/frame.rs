@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -20,6 +20,10 @@ const FIRST_READ: usize = 1024;
 /// At most this much is reserved on the word of a length prefix; beyond it room doubles as the bytes arrive. Fragments
 /// of the usual size with their recovery info fit, so they are never moved.
 const TRUSTED: usize = 4 << 20;
+
+/// Most bytes that one system call moves. A kernel that does not interrupt itself (PREEMPT_NONE, as servers have it) lets nobody
+/// else have the processor before the call is over: with megabytes at once, small requests waited milliseconds for it.
+const PER_CALL: usize = 128 << 10;
 
 /// Frames up to this size are not worth memory from a pool, in bytes.
 pub const SMALL: usize = 4096;
@@ -122,7 +126,8 @@ impl FrameReader {
             if filling.filled == filling.end {
                 break;
             }
-            let room = &mut filling.memory.bytes_mut()[filling.filled..filling.end];
+            let end = filling.end.min(filling.filled + PER_CALL);
+            let room = &mut filling.memory.bytes_mut()[filling.filled..end];
             match stream.read(room).await? {
                 0 => return Err(FrameError::Closed),
                 read => filling.filled += read,
@@ -187,7 +192,7 @@ impl FrameReader {
         if self.buf.capacity() - self.buf.len() < room {
             self.buf.reserve(room);
         }
-        stream.read_buf(&mut self.buf).await
+        stream.read_buf(&mut (&mut self.buf).limit(PER_CALL)).await
     }
 }
 
@@ -222,10 +227,15 @@ impl Buf for Parts<'_> {
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut filled = 0;
+        let (mut filled, mut left) = (0, PER_CALL);
         for (slot, piece) in slices.iter_mut().zip(self.pieces()) {
+            let piece = piece.get(..left).unwrap_or(piece);
             *slot = IoSlice::new(piece);
             filled += 1;
+            left -= piece.len();
+            if left == 0 {
+                break;
+            }
         }
         filled
     }
@@ -396,5 +406,20 @@ mod tests {
         let (_, read) = tokio::join!(writer, near.read_to_end(&mut received));
         assert_eq!(read.unwrap(), message.len());
         assert_eq!(received, parts.concat());
+    }
+
+    #[tokio::test]
+    async fn no_call_moves_more_than_others_can_wait_for() {
+        let payload = Bytes::from(vec![7; PER_CALL]);
+        let parts = [Bytes::from_static(b"head"), payload.clone(), payload];
+        let mut left = Parts { parts: &parts, offset: 0 };
+        let mut calls = Vec::new();
+        while left.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = left.chunks_vectored(&mut slices);
+            calls.push(slices[..filled].iter().map(|slice| slice.len()).sum());
+            left.advance(*calls.last().unwrap());
+        }
+        assert_eq!(calls, [PER_CALL, PER_CALL, 4]);
     }
 }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use self::buffers::{Buffers, LARGEST};
 use self::file::Handles;
 use self::probe::{PROBE_PREFIX, Probed, probe};
-use self::threads::IoThreads;
+use self::threads::{IoThreads, Work};
 use crate::env::disk::{BLOCK, BLOCK_BYTES, check_punch};
 use crate::env::{Disk, DiskFile, Spawn, blocking};
 
@@ -89,10 +89,11 @@ impl Shared {
     /// Runs `work` where it may block. A worker that ended without an answer is an I/O error.
     async fn run<T: Send + 'static>(
         &self,
+        kind: Work,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         match &self.runner {
-            Runner::Threads(threads) => threads.run(work).await,
+            Runner::Threads(threads) => threads.run(kind, work).await,
             Runner::Spawn(spawn) => blocking(spawn.as_ref(), work).await.map_err(io::Error::other)?,
         }
     }
@@ -164,7 +165,7 @@ impl RealDisk {
         open: impl FnOnce(bool) -> io::Result<Handles> + Send + 'static,
     ) -> io::Result<Arc<dyn DiskFile>> {
         let direct = self.shared.direct;
-        let handles = self.shared.run(move || open(direct)).await?;
+        let handles = self.shared.run(Work::Other, move || open(direct)).await?;
         Ok(Arc::new(RealFile { handles: Arc::new(handles), shared: self.shared.clone() }))
     }
 }
@@ -174,7 +175,7 @@ impl Disk for RealDisk {
     async fn list(&self) -> io::Result<Vec<String>> {
         let directory = self.directory.clone();
         self.shared
-            .run(move || {
+            .run(Work::Other, move || {
                 let mut names = Vec::new();
                 for entry in fs::read_dir(&directory)? {
                     let entry = entry?;
@@ -204,22 +205,22 @@ impl Disk for RealDisk {
 
     async fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.path(name)?;
-        self.shared.run(move || fs::remove_file(path)).await
+        self.shared.run(Work::Other, move || fs::remove_file(path)).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.path(from)?, self.path(to)?);
-        self.shared.run(move || fs::rename(from, to)).await
+        self.shared.run(Work::Other, move || fs::rename(from, to)).await
     }
 
     async fn sync_directory(&self) -> io::Result<()> {
         let directory = self.directory.clone();
-        self.shared.run(move || File::open(directory)?.sync_all()).await
+        self.shared.run(Work::Other, move || File::open(directory)?.sync_all()).await
     }
 
     async fn space(&self) -> io::Result<(u64, u64)> {
         let directory = self.directory.clone();
-        self.shared.run(move || space(&directory)).await
+        self.shared.run(Work::Other, move || space(&directory)).await
     }
 }
 
@@ -251,10 +252,11 @@ struct RealFile {
 impl RealFile {
     async fn run<T: Send + 'static>(
         &self,
+        kind: Work,
         work: impl FnOnce(&Handles) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let handles = self.handles.clone();
-        self.shared.run(move || work(&handles)).await
+        self.shared.run(kind, move || work(&handles)).await
     }
 
     /// Writes `parts`, and then does something else on the same thread.
@@ -267,13 +269,13 @@ impl RealFile {
         let len: usize = parts.iter().map(Bytes::len).sum();
         if len > 0 && self.handles.takes_direct(offset, len) {
             let buffer = self.shared.buffers.take(direct::copied_len(&parts).clamp(1, PIECE)).await?;
-            self.run(move |handles| {
+            self.run(Work::Other, move |handles| {
                 handles.write_direct(offset, &parts, buffer)?;
                 then(handles)
             })
             .await
         } else {
-            self.run(move |handles| {
+            self.run(Work::Other, move |handles| {
                 handles.write_cached(offset, &parts)?;
                 then(handles)
             })
@@ -285,7 +287,7 @@ impl RealFile {
 #[async_trait]
 impl DiskFile for RealFile {
     async fn len(&self) -> io::Result<u64> {
-        self.run(Handles::len).await
+        self.run(Work::Other, Handles::len).await
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
@@ -299,10 +301,10 @@ impl DiskFile for RealFile {
         let (Some(_), Some(blocks)) = (end, blocks) else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         if blocks <= LARGEST {
             let buffer = self.shared.buffers.take(blocks).await?;
-            self.run(move |handles| handles.read(offset, len, buffer)).await
+            self.run(Work::Read, move |handles| handles.read(offset, len, buffer)).await
         } else {
             let buffer = self.shared.buffers.take(PIECE).await?;
-            self.run(move |handles| handles.read_pieces(offset, len, buffer)).await
+            self.run(Work::Read, move |handles| handles.read_pieces(offset, len, buffer)).await
         }
     }
 
@@ -316,14 +318,14 @@ impl DiskFile for RealFile {
 
     async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         check_punch(offset, len)?;
-        self.run(move |handles| handles.punch(offset, len)).await
+        self.run(Work::Other, move |handles| handles.punch(offset, len)).await
     }
 
     async fn allocate(&self, len: u64) -> io::Result<()> {
-        self.run(move |handles| handles.allocate(len)).await
+        self.run(Work::Other, move |handles| handles.allocate(len)).await
     }
 
     async fn sync(&self) -> io::Result<()> {
-        self.run(Handles::sync).await
+        self.run(Work::Other, Handles::sync).await
     }
 }

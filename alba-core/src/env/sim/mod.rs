@@ -175,11 +175,14 @@ impl SimNode {
     /// makes no connections any more; the restarted process takes a new one.
     pub fn env(&self) -> Env {
         let (core, node, life) = (&self.core, self.number, self.core.node_life(self.number));
+        let spawn = Arc::new(spawn::SimSpawn { core: core.clone(), node, life });
         Env {
             clock: Arc::new(clock::SimClock { core: core.clone(), node }),
             rng: core.node_rng(node),
             net: Arc::new(net::SimNet { core: core.clone(), node, life }),
-            spawn: Arc::new(spawn::SimSpawn { core: core.clone(), node, life }),
+            // Computing takes no time here: nothing to give way to.
+            bulk: spawn.clone(),
+            spawn,
         }
     }
 

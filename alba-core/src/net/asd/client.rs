@@ -200,7 +200,7 @@ impl AsdClient {
         deadline: Deadline,
     ) -> Result<Response, OsdError> {
         let answer_max = self.config.answer_max();
-        if let Some(mut connection) = permit.take_idle().await {
+        if let Some(mut connection) = permit.take_idle(self.env.net.as_ref()).await {
             match connection.exchange(message, request, answer_max).await {
                 Ok(answer) => {
                     permit.give_back(connection);

@@ -9,7 +9,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::env::{Clock, Deadline, Env, OsdError, Stream, within};
+use crate::env::{Clock, Deadline, Env, Net, OsdError, Stream, within};
 use crate::ids::LongId;
 use crate::net::frame::{FrameError, FrameReader, write_message};
 use crate::wire::asd::{
@@ -102,6 +102,11 @@ impl Connection {
     /// A stream for one request, to be answered by `expected`.
     pub(super) fn for_one_request(stream: Stream, expected: LongId) -> Self {
         Self { stream, reader: FrameReader::new(), prologue: Prologue::WithRequest(expected) }
+    }
+
+    /// For the task that calls, which may not be the one that used it last.
+    pub(super) fn adopted(self, net: &dyn Net) -> std::io::Result<Self> {
+        Ok(Self { stream: net.adopt(self.stream)?, ..self })
     }
 
     async fn prologue(&mut self, expected: Option<&LongId>) -> Result<Result<String, AsdError>, FrameError> {

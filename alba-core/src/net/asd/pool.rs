@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::connection::Connection;
+use crate::env::Net;
 
 /// A bound on the idle connections of many clients together: what is beyond it is closed after use. Connections in use are bounded
 /// by each client alone, and by how much is done at once.
@@ -92,11 +93,15 @@ pub(super) struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// The idle connection used last (the likeliest to be alive) that is still usable; the others are dropped.
-    pub(super) async fn take_idle(&self) -> Option<Connection> {
+    /// The idle connection used last (the likeliest to be alive) that is still usable, for the task that asks; the others are
+    /// dropped.
+    pub(super) async fn take_idle(&self, net: &dyn Net) -> Option<Connection> {
         loop {
             let mut connection = self.pool.pop()?;
-            if connection.is_usable().await {
+            // In this order: what has just been adopted does not know yet what the other side did.
+            if connection.is_usable().await
+                && let Ok(connection) = connection.adopted(net)
+            {
                 return Some(connection);
             }
         }

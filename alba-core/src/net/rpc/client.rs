@@ -1,6 +1,7 @@
 //! The calling side: many calls in flight over one connection.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Answer;
 use super::frame::{ABOUT_CONNECTION, FrameError, FrameReader, encode_traced};
 use crate::env::spawn::AbortOnDrop;
-use crate::env::{Clock, Deadline, Env, Moment, Stream, within};
+use crate::env::{Clock, Deadline, Env, Moment, Stream, elsewhere, within};
 use crate::request;
 use crate::wire::rpc::{MAX_REPLY, Reply, Request};
 
@@ -91,12 +92,13 @@ impl Drop for Waiting<'_> {
 impl RpcConnection {
     /// Connects.
     pub async fn open(env: &Env, to: SocketAddr, deadline: Deadline) -> Result<Self, RpcError> {
-        let stream = env
-            .net
-            .connect(to, deadline)
-            .await
-            .map_err(|error| RpcError::Connect(format!("{to}: {error}")))?;
-        Ok(Self::over(env, stream))
+        // Where the tasks of the connection run: many will share it, whoever was the first to need it.
+        let net = env.net.clone();
+        let connect = async move { net.connect(to, deadline).await };
+        let failed = |error: &dyn fmt::Display| RpcError::Connect(format!("{to}: {error}"));
+        let stream =
+            elsewhere(env.spawn.as_ref(), "rpc-connect", connect).await.map_err(|gone| failed(&gone))?;
+        Ok(Self::over(env, stream.map_err(|error| failed(&error))?))
     }
 
     /// Speaks over a stream that exists already.

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::env::real::TokioSpawn;
+use crate::env::real;
 
 const MODES: [IoMode; 2] = [IoMode::Auto, IoMode::PageCache];
 
@@ -19,7 +19,7 @@ async fn conforms() {
         crate::env::disk_conformance::run(&disk(directory.path(), mode)).await;
     }
     let directory = tempfile::tempdir().unwrap();
-    crate::env::disk_conformance::run(&RealDisk::new(directory.path(), Arc::new(TokioSpawn))).await;
+    crate::env::disk_conformance::run(&RealDisk::new(directory.path(), real::env().spawn)).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! A bounded number of threads that may block, with a bounded queue before them.
+//! A bounded number of threads that may block, with a bounded queue before them. Reads go first, and a part of the threads is for
+//! them alone: a read of a block must not wait until a disk has written megabytes, as all that write do.
 //!
 //! Disk work has threads of its own so that a slow disk cannot take those that other work needs, nor the other way
 //! round. They decide nothing about order: whoever cares about priorities keeps the queue short from outside.
@@ -11,19 +12,36 @@ use std::thread;
 
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::env::real::urgency;
+
 /// Jobs that may be queued or running, per thread. Others wait in line before the queue, where they can give up.
 const JOBS_PER_THREAD: usize = 16;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Reads; it ends soon.
+    Read,
+    /// Anything else, which may take as long as the disk does to sync.
+    Other,
+}
+
 struct Jobs {
-    waiting: VecDeque<Job>,
+    reads: VecDeque<Job>,
+    others: VecDeque<Job>,
+    /// Threads for reads that have nothing to do, or were woken and have not looked yet.
+    readers_waiting: usize,
     open: bool,
 }
 
 struct Queue {
     jobs: Mutex<Jobs>,
+    /// For threads that do everything.
     changed: Condvar,
+    /// For threads that only read.
+    to_read: Condvar,
 }
 
 impl Queue {
@@ -32,19 +50,46 @@ impl Queue {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job; none when all are done and none can come.
-    fn next(&self) -> Option<Job> {
+    fn add(&self, work: Work, job: Job) {
+        let mut jobs = self.jobs();
+        match work {
+            Work::Read => {
+                // Is there one more of them than there are reads for them already? Else whoever comes first takes it.
+                let reader = jobs.readers_waiting > jobs.reads.len();
+                jobs.reads.push_back(job);
+                if reader { &self.to_read } else { &self.changed }.notify_one();
+            }
+            Work::Other => {
+                jobs.others.push_back(job);
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// The next job for a thread that does `all`, or only reads; none when all are done and none can come.
+    fn next(&self, all: bool) -> Option<Job> {
+        let changed = if all { &self.changed } else { &self.to_read };
         let mut jobs = self.jobs();
         loop {
-            if let Some(job) = jobs.waiting.pop_front() {
+            if let Some(job) = jobs.reads.pop_front() {
+                return Some(job);
+            }
+            if all && let Some(job) = jobs.others.pop_front() {
                 return Some(job);
             }
             if !jobs.open {
                 return None;
             }
-            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs.readers_waiting += usize::from(!all);
+            jobs = changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs.readers_waiting -= usize::from(!all);
         }
     }
+}
+
+/// Every fourth thread is only for reads; the first does everything, since it may be the only one.
+fn does_all(thread: usize) -> bool {
+    thread % 4 != 1
 }
 
 /// The threads. When this is dropped they finish what is running and end; nobody waits for them, because a disk that
@@ -60,15 +105,19 @@ impl IoThreads {
     pub(super) fn new(threads: usize) -> io::Result<Self> {
         let threads = threads.clamp(1, 1024);
         let jobs = threads * JOBS_PER_THREAD;
-        let queue = Queue {
-            jobs: Mutex::new(Jobs { waiting: VecDeque::new(), open: true }),
-            changed: Condvar::new(),
-        };
+        let none = Jobs { reads: VecDeque::new(), others: VecDeque::new(), readers_waiting: 0, open: true };
+        let queue = Queue { jobs: Mutex::new(none), changed: Condvar::new(), to_read: Condvar::new() };
         let started = Self { queue: Arc::new(queue), slots: Arc::new(Semaphore::new(jobs)), jobs };
         for n in 0..threads {
             let queue = started.queue.clone();
+            let all = does_all(n);
             thread::Builder::new().name(format!("disk-io-{n}")).spawn(move || {
-                while let Some(job) = queue.next() {
+                if all {
+                    urgency::serve_both()
+                } else {
+                    urgency::go_first()
+                };
+                while let Some(job) = queue.next(all) {
                     // A job that panics told its caller by dropping the answer; the thread is needed for the next.
                     drop(catch_unwind(AssertUnwindSafe(job)));
                 }
@@ -80,6 +129,7 @@ impl IoThreads {
     /// Runs `work` on one of the threads. Given up before it started, it never runs; afterwards it runs to its end.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        kind: Work,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let slot = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
@@ -94,8 +144,7 @@ impl IoThreads {
             // Who gave up meanwhile gets no answer.
             drop(answer.send(done));
         });
-        self.queue.jobs().waiting.push_back(job);
-        self.queue.changed.notify_one();
+        self.queue.add(kind, job);
         result.await.map_err(|_| io::Error::other("the disk operation panicked"))?
     }
 
@@ -109,6 +158,7 @@ impl Drop for IoThreads {
     fn drop(&mut self) {
         self.queue.jobs().open = false;
         self.queue.changed.notify_all();
+        self.queue.to_read.notify_all();
     }
 }
 
@@ -142,9 +192,14 @@ mod tests {
     #[tokio::test]
     async fn runs_on_named_threads_and_passes_results_and_errors_on() {
         let threads = IoThreads::new(2).unwrap();
-        let name = threads.run(|| Ok(thread::current().name().map(str::to_owned))).await.unwrap().unwrap();
+        let name = threads
+            .run(Work::Other, || Ok(thread::current().name().map(str::to_owned)))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(name.starts_with("disk-io-"), "{name}");
-        let failed = threads.run(|| Err::<(), _>(io::ErrorKind::StorageFull.into())).await.unwrap_err();
+        let failed =
+            threads.run(Work::Other, || Err::<(), _>(io::ErrorKind::StorageFull.into())).await.unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
         assert_eq!(threads.in_flight(), 0);
     }
@@ -153,16 +208,16 @@ mod tests {
     async fn a_panic_is_an_error_and_costs_no_thread() {
         let threads = IoThreads::new(1).unwrap();
         for _ in 0..3 {
-            threads.run(|| -> io::Result<()> { panic!("as tests do") }).await.unwrap_err();
+            threads.run(Work::Other, || -> io::Result<()> { panic!("as tests do") }).await.unwrap_err();
         }
-        assert_eq!(threads.run(|| Ok(7)).await.unwrap(), 7);
+        assert_eq!(threads.run(Work::Other, || Ok(7)).await.unwrap(), 7);
     }
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_what_is_given_up_before_it_starts_never_runs() {
         let threads = IoThreads::new(1).unwrap();
         let (job, running, end) = blocker();
-        let mut blocks = pin!(threads.run(job));
+        let mut blocks = pin!(threads.run(Work::Other, job));
         assert!(!poll(blocks.as_mut()));
         running.recv_timeout(SOON).unwrap();
 
@@ -174,12 +229,13 @@ mod tests {
                 Ok(())
             }
         };
-        let mut queued: Vec<_> = (0..JOBS_PER_THREAD + 3).map(|_| Box::pin(threads.run(count()))).collect();
+        let mut queued: Vec<_> =
+            (0..JOBS_PER_THREAD + 3).map(|_| Box::pin(threads.run(Work::Other, count()))).collect();
         for work in &mut queued {
             assert!(!poll(work.as_mut()));
         }
         assert_eq!(threads.in_flight(), JOBS_PER_THREAD, "the rest waits outside");
-        assert_eq!(threads.queue.jobs().waiting.len(), JOBS_PER_THREAD - 1);
+        assert_eq!(threads.queue.jobs().others.len(), JOBS_PER_THREAD - 1);
         let last = queued.pop().unwrap();
         queued.clear();
         end.send(()).unwrap();
@@ -189,12 +245,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_read_does_not_wait_for_what_all_the_others_are_busy_with() {
+        let threads = IoThreads::new(2).unwrap();
+        let (job, running, end) = blocker();
+        let mut blocks = pin!(threads.run(Work::Other, job));
+        assert!(!poll(blocks.as_mut()));
+        running.recv_timeout(SOON).unwrap();
+        let mut next = pin!(threads.run(Work::Other, || Ok(())));
+        assert!(!poll(next.as_mut()));
+        for n in 0..3 {
+            assert_eq!(threads.run(Work::Read, move || Ok(n)).await.unwrap(), n);
+        }
+        assert_eq!(threads.in_flight(), 2, "those that are no reads wait");
+        end.send(()).unwrap();
+        blocks.await.unwrap();
+        next.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn reads_use_all_threads_and_go_before_the_rest() {
+        let threads = IoThreads::new(2).unwrap();
+        let mut blockers = Vec::new();
+        for _ in 0..2 {
+            let (job, running, end) = blocker();
+            let mut blocks = Box::pin(threads.run(Work::Read, job));
+            assert!(!poll(blocks.as_mut()));
+            running.recv_timeout(SOON).unwrap();
+            blockers.push((blocks, end));
+        }
+        let (order, done) = mpsc::channel();
+        let note = |what: &'static str| {
+            let order = order.clone();
+            move || order.send(what).map_err(io::Error::other)
+        };
+        let mut write = pin!(threads.run(Work::Other, note("write")));
+        assert!(!poll(write.as_mut()));
+        let mut read = pin!(threads.run(Work::Read, note("read")));
+        assert!(!poll(read.as_mut()));
+        // Whichever of the two becomes free first; the one for reads leaves the write alone.
+        for what in ["read", "write"] {
+            let (blocks, end) = blockers.remove(0);
+            end.send(()).unwrap();
+            blocks.await.unwrap();
+            assert_eq!(done.recv_timeout(SOON).unwrap(), what);
+        }
+    }
+
+    #[tokio::test]
     async fn the_threads_end_when_it_is_dropped_and_running_work_gets_to_its_end() {
         let threads = IoThreads::new(3).unwrap();
         let (job, running, end) = blocker();
         let (done, is_done) = mpsc::channel();
         {
-            let mut work = pin!(threads.run(move || {
+            let mut work = pin!(threads.run(Work::Other, move || {
                 job()?;
                 done.send(()).map_err(io::Error::other)
             }));

@@ -97,6 +97,6 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 }
 
 /// Both directions as one.
-fn stream(send: quinn::SendStream, receive: quinn::RecvStream) -> super::Stream {
+fn stream(send: quinn::SendStream, receive: quinn::RecvStream) -> crate::env::Stream {
     Box::new(tokio::io::join(receive, send))
 }
