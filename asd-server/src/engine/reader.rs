@@ -4,7 +4,7 @@ use std::io;
 
 use alba_core::blake3_tree::LeafTable;
 use alba_core::checksum::Checksum;
-use alba_core::env::blocking;
+use alba_core::env::computing;
 use alba_core::env::osd::{OsdError, OsdKey, ProvenSlice, StoredValue, ValueSlice};
 use bytes::{Bytes, BytesMut};
 
@@ -35,10 +35,10 @@ pub(crate) async fn value(shared: &Shared, key: &OsdKey, entry: &Entry) -> Resul
             let value = both.split_off(gap);
             (both.slice(..table_len), value)
         }
-        _ => (
-            read(shared, key, entry, table_at, table_len).await?,
-            read(shared, key, entry, entry.value_at, len).await?,
-        ),
+        _ => tokio::try_join!(
+            read(shared, key, entry, table_at, table_len),
+            read(shared, key, entry, entry.value_at, len),
+        )?,
     };
     verify(shared, key, entry, 0, &table, &bytes)?;
     Ok(StoredValue { value: bytes, checksum })
@@ -115,8 +115,11 @@ async fn one_slice(
     let covered_end = (past * BLOCK).min(usize_of(entry.len));
     let table_at = entry.table_at(key) + offset(first) * 4;
     let value_at = entry.value_at + offset(first) * BLOCK_BYTES;
-    let table = read(shared, key, entry, table_at, (past - first) * 4).await?;
-    let covered = read(shared, key, entry, value_at, covered_end - first * BLOCK).await?;
+    // At once: on a busy disk each read waits, and only the longer one of two should be felt.
+    let (table, covered) = tokio::try_join!(
+        read(shared, key, entry, table_at, (past - first) * 4),
+        read(shared, key, entry, value_at, covered_end - first * BLOCK),
+    )?;
     // A value has at most 2^32 bytes, so its blocks are counted in 32 bits.
     let first_block = slice.offset / 4096;
     verify(shared, key, entry, first_block, &table, &covered)?;
@@ -140,8 +143,9 @@ pub(crate) async fn proven(
     let refused = |error: alba_core::blake3_tree::TreeError| OsdError::BadRequest(error.to_string());
     let leaves = LeafTable::covering(entry.len, slice).map_err(refused)?;
     let covering = ValueSlice { offset: leaves.start, len: leaves.end - leaves.start };
-    let tree = tree(shared, key, entry).await?;
-    let bytes = slices(shared, key, entry, &[covering]).await?.pop().unwrap_or_default();
+    let wanted = [covering];
+    let (tree, mut bytes) = tokio::try_join!(tree(shared, key, entry), slices(shared, key, entry, &wanted))?;
+    let bytes = bytes.pop().unwrap_or_default();
     let proof = tree.prove(slice).map_err(refused)?;
     Ok(ProvenSlice { value_len: entry.len, leaves: bytes, proof })
 }
@@ -172,7 +176,7 @@ pub(crate) async fn hash(shared: &Shared, value: Bytes) -> Result<LeafTable, Osd
     let tree = if value.len() < HASH_INLINE {
         LeafTable::of(&value)
     } else {
-        let done = blocking(shared.sources.spawn.as_ref(), move || LeafTable::of(&value)).await;
+        let done = computing(shared.sources.spawn.as_ref(), move || LeafTable::of(&value)).await;
         done.map_err(|gone| OsdError::Device(gone.to_string()))?
     };
     tree.map_err(|error| OsdError::BadRequest(error.to_string()))

@@ -2,11 +2,13 @@
 //!
 //! A bad client costs its own connection at most. Memory is only given for bytes that were admitted first.
 
+mod lane;
 mod service;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +21,9 @@ use alba_core::net::memory::FramePool;
 use alba_core::wire::asd::{AsdError, Command, Request, Response, encode_answer};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use lane::{Habit, Lane};
 pub use service::{Answer, Peer, Peers, Service, ServiceLimits};
 
 /// From this size on a value should lie at a block boundary, so that it goes to the disk from where it lies, in bytes.
@@ -96,6 +99,16 @@ pub struct Server {
     requests: FramePool,
 }
 
+/// A connection, between two requests.
+struct Open {
+    stream: Stream,
+    reader: FrameReader,
+    peer: SocketAddr,
+    exposure: Exposure,
+    /// Its place among the connections, given back with it.
+    _place: OwnedSemaphorePermit,
+}
+
 /// Why a connection ends.
 enum End {
     /// The client closed, or broke off.
@@ -153,49 +166,78 @@ impl Server {
                 tracing::warn!(%peer, limit = self.limits.connections, "too many connections: closed");
                 continue;
             };
-            let server = self.clone();
-            let connection = async move {
-                if let Err(End::Closed(reason)) = server.connection(stream, exposure).await {
-                    tracing::debug!(%peer, reason, "connection closed");
-                }
-                drop(place);
-            };
-            self.env.spawn.spawn("asd connection", Box::pin(connection));
+            let open = Open { stream, reader: FrameReader::new(), peer, exposure, _place: place };
+            self.clone().serve_on(Lane::Small, open, true);
         }
+    }
+
+    /// Serves a connection in a task of its own, on the threads of `lane`.
+    fn serve_on(self: Arc<Self>, lane: Lane, mut open: Open, is_new: bool) {
+        let spawn = match lane {
+            Lane::Small => self.env.spawn.clone(),
+            Lane::Bulk => self.env.bulk.clone(),
+        };
+        let connection = async move {
+            let peer = open.peer;
+            let served = async {
+                if is_new {
+                    self.greet(&mut open).await?;
+                } else {
+                    open.stream = self.env.net.adopt(open.stream)?;
+                }
+                self.serve_while(lane, open).await
+            };
+            match served.await {
+                Ok(None) => {}
+                Ok(Some(open)) => self.clone().serve_on(lane.other(), open, false),
+                Err(End::Closed(reason)) => tracing::debug!(%peer, reason, "connection closed"),
+                Err(End::Gone) => {}
+            }
+        };
+        spawn.spawn("asd connection", Box::pin(connection));
     }
 
     fn deadline(&self, after: Duration) -> Deadline {
         self.env.deadline_in(after)
     }
 
-    async fn connection(&self, mut stream: Stream, exposure: Exposure) -> Result<(), End> {
-        let clock = self.env.clock.as_ref();
-        let mut reader = FrameReader::new();
-        let prologue = serve_prologue(&mut stream, &mut reader, &self.long_id);
-        within(clock, self.deadline(self.limits.handshake_time), prologue)
+    async fn greet(&self, open: &mut Open) -> Result<(), End> {
+        let prologue = serve_prologue(&mut open.stream, &mut open.reader, &self.long_id);
+        within(self.env.clock.as_ref(), self.deadline(self.limits.handshake_time), prologue)
             .await?
-            .map_err(|error| End::Closed(error.to_string()))?;
+            .map_err(|error| End::Closed(error.to_string()))
+    }
+
+    /// Serves requests as long as they are of this lane. Gives the connection back when they are of the other.
+    async fn serve_while(&self, lane: Lane, mut open: Open) -> Result<Option<Open>, End> {
+        let clock = self.env.clock.as_ref();
+        let mut habit = Habit::of(lane);
         loop {
-            let begun = reader.begin(&mut stream);
+            let Open { stream, reader, exposure, .. } = &mut open;
+            let begun = reader.begin(stream);
             if !within(clock, self.deadline(self.limits.idle_time), begun).await?? {
-                return Ok(());
+                return Ok(None);
             }
             let deadline = self.deadline(self.limits.frame_time);
             // Its bytes are admitted before they are read, and count until nothing of it is needed any more.
-            let frame = reader.frame_in(&mut stream, self.limits.frame, &self.requests, |head| {
+            let frame = reader.frame_in(stream, self.limits.frame, &self.requests, |head| {
                 Request::large_value_at(head, ALIGNED_FROM).unwrap_or(0)
             });
             let payload = match within(clock, deadline, frame).await? {
                 Err(error @ FrameError::TooLong { .. }) => {
                     // Whatever follows cannot be told apart any more: said, and closed.
                     let refusal = Err(AsdError::BadRequest(error.to_string()));
-                    self.send(&mut stream, Command::GetVersion, &refusal).await?;
+                    self.send(stream, Command::GetVersion, &refusal).await?;
                     return Err(error.into());
                 }
                 other => other?,
             };
-            let (command, answer) = self.answer(payload, exposure).await;
-            self.answer_with(&mut stream, command, answer).await?;
+            let asked = payload.len();
+            let (command, answer) = self.answer(payload, *exposure).await;
+            let answered = self.answer_with(stream, command, answer).await?;
+            if habit.after(asked.max(answered)) != lane {
+                return Ok(Some(open));
+            }
         }
     }
 
@@ -219,7 +261,7 @@ impl Server {
         stream: &mut Stream,
         command: Command,
         answer: Result<Answer, AsdError>,
-    ) -> Result<(), End> {
+    ) -> Result<usize, End> {
         let (answer, held) = match answer {
             // Its room is held until it is sent.
             Ok(mut answer) => {
@@ -245,7 +287,7 @@ impl Server {
         stream: &mut Stream,
         command: Command,
         answer: &Result<Response, AsdError>,
-    ) -> Result<(), End> {
+    ) -> Result<usize, End> {
         let message = match encode_answer(command, answer) {
             Ok(message) => message,
             Err(error) => encode_answer(command, &Err(AsdError::BadRequest(error.to_string())))
@@ -255,6 +297,7 @@ impl Server {
             write_message(stream, &message).await?;
             stream.flush().await
         };
-        Ok(within(self.env.clock.as_ref(), self.deadline(self.limits.frame_time), write).await??)
+        within(self.env.clock.as_ref(), self.deadline(self.limits.frame_time), write).await??;
+        Ok(message.len())
     }
 }

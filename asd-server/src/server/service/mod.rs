@@ -259,9 +259,11 @@ impl Service {
 
     async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), AsdError> {
         let engine = self.engine()?;
+        let copied = copy::copied(&batch);
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
         let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
-        Ok(engine.apply(batch, priority, deadline).await?)
+        let applied = engine.apply(batch, priority, deadline).await;
+        applied.map_err(|error| Self::refused(&copied, error.into()))
     }
 
     /// The answer to what a listener for strangers does not serve.

@@ -141,6 +141,49 @@ fn conforms_over_a_connection() {
 }
 
 #[test]
+fn a_connection_serves_small_and_large_requests_in_any_order() {
+    run(ServerLimits { connections: 1, ..ServerLimits::default() }, async |asd| {
+        let (mut stream, mut reader) = asd.talk().await;
+        // The next request may be there before the connection has changed sides.
+        let request = |len: usize| {
+            let request = Request::Apply { batch: put("key", len), priority: Priority::High };
+            request.encode().unwrap().to_bytes()
+        };
+        for sizes in
+            [[1, 1 << 20, 1, 1], [1 << 20, 1 << 20, 1, 100_000], [1; 4], [1; 4], [1; 4], [1, 1, 1, 70_000]]
+        {
+            let all = sizes.map(request).concat();
+            stream.write_all(&all).await.unwrap();
+            for size in sizes {
+                let answer = reader.frame(&mut stream, 1 << 20).await.unwrap();
+                assert_eq!(answer[..4], [0; 4], "{size} bytes");
+            }
+        }
+        let (mut other, mut nothing) = (asd.connect().await, Vec::new());
+        assert!(
+            other.read_to_end(&mut nothing).await.is_ok() && nothing.is_empty(),
+            "its place is still taken"
+        );
+        drop((stream, reader));
+        let next = async {
+            loop {
+                let mut stream = asd.connect().await;
+                stream.write_all(&encode_prologue(None).unwrap()).await.unwrap();
+                if stream.read_i32_le().await.is_ok() {
+                    return;
+                }
+                asd.client
+                    .env()
+                    .clock
+                    .sleep_until(asd.client.env().clock.now().plus(Duration::from_millis(10)))
+                    .await;
+            }
+        };
+        within(asd.client.env().clock.as_ref(), asd.deadline(), next).await.expect("and is free afterwards");
+    });
+}
+
+#[test]
 fn a_prologue_that_is_wrong_ends_the_connection() {
     run(ServerLimits::default(), async |asd| {
         let mut stream = asd.connect().await;

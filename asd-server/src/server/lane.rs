@@ -1,0 +1,73 @@
+//! Which threads serve a connection: those for small requests, or those that give way to them.
+//!
+//! Clients have connections of their own for what is large, so a connection is one or the other for long. It changes sides after the
+//! first large request, and back after some small ones; only then, since each change costs as much as a small request.
+
+/// Up to this many bytes a request and its answer are small.
+const SMALL: usize = 64 << 10;
+
+/// Small requests in a row after which a connection counts as one for them again.
+const CHANGED: u32 = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Small,
+    Bulk,
+}
+
+impl Lane {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Small => Self::Bulk,
+            Self::Bulk => Self::Small,
+        }
+    }
+}
+
+/// What a connection is used for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Habit {
+    lane: Lane,
+    small_in_a_row: u32,
+}
+
+impl Habit {
+    pub(super) fn of(lane: Lane) -> Self {
+        Self { lane, small_in_a_row: 0 }
+    }
+
+    /// The lane for what follows a request that moved `bytes`, there or back.
+    pub(super) fn after(&mut self, bytes: usize) -> Lane {
+        if bytes > SMALL {
+            *self = Self::of(Lane::Bulk);
+        } else {
+            self.small_in_a_row = self.small_in_a_row.saturating_add(1);
+            if self.small_in_a_row >= CHANGED {
+                self.lane = Lane::Small;
+            }
+        }
+        self.lane
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_large_request_makes_it_bulk_and_a_row_of_small_ones_ends_that() {
+        let mut habit = Habit::of(Lane::Small);
+        assert_eq!(
+            [1, SMALL, SMALL + 1].map(|bytes| habit.after(bytes)),
+            [Lane::Small, Lane::Small, Lane::Bulk]
+        );
+        for _ in 1..CHANGED {
+            assert_eq!(habit.after(1), Lane::Bulk);
+        }
+        assert_eq!(habit.after(1 << 20), Lane::Bulk, "the row begins anew");
+        for _ in 1..CHANGED {
+            assert_eq!(habit.after(1), Lane::Bulk);
+        }
+        assert_eq!(habit.after(1), Lane::Small);
+    }
+}
