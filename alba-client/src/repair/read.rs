@@ -8,14 +8,14 @@ use alba_core::env::{Deadline, OsdError};
 use alba_core::fragment::{Cipher, unpack};
 use alba_core::ids::{ChunkIndex, FragmentIndex, NamespaceId};
 use alba_core::layout::fragment_len;
-use alba_core::manifest::{Manifest, PackedFragment, VerifiedFragment};
+use alba_core::manifest::{Fragment, Manifest, PackedFragment, VerifiedFragment};
 use alba_core::osd_keys::{self, FragmentAddress};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::engine::Engine;
-use crate::osd_pool::{CallKind, CallSize};
+use crate::osd_pool::{CallKind, CallSize, Member};
 
 /// Why a fragment could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,10 +51,10 @@ pub(super) struct Chunk<'a> {
 }
 
 /// What reading k fragments gave.
-#[derive(Debug, Default)]
-pub(super) struct Sources {
-    /// Plain bytes, of k fragments when there were so many.
-    pub(super) present: Vec<(FragmentIndex, Bytes)>,
+#[derive(Debug)]
+pub(super) struct Sources<T> {
+    /// Their bytes, of k fragments when there were so many.
+    pub(super) present: Vec<(FragmentIndex, T)>,
     /// Those that were missing or damaged.
     pub(super) lost: Vec<FragmentIndex>,
     /// Why others could not be had.
@@ -73,6 +73,39 @@ impl Chunk<'_> {
     /// A fragment as it is stored, with the checksum of the manifest.
     pub(super) async fn packed(&self, fragment: FragmentIndex) -> Result<VerifiedFragment, ReadFault> {
         let engine = self.engine;
+        let verified = async {
+            let (member, packed, entry) = self.stored(fragment).await?;
+            let len = u64::from(entry.packed_len);
+            let verified = engine.compute(len, move || packed.verify(&entry)).await;
+            verified.map_err(|error| ReadFault::Unreachable(error.to_string()))?.map_err(|_| {
+                let reason = "its checksum is not the manifest's";
+                engine.counters.fragments_damaged.add(1);
+                engine.pool.damaged(&member, reason);
+                ReadFault::Damaged(reason.to_owned())
+            })
+        };
+        self.in_turn(verified).await
+    }
+
+    /// A fragment as it is stored; nobody has looked at its checksum.
+    async fn unverified(&self, fragment: FragmentIndex) -> Result<(PackedFragment, u64), ReadFault> {
+        let (_, packed, entry) = self.in_turn(self.stored(fragment)).await?;
+        Ok((packed, u64::from(entry.packed_len)))
+    }
+
+    /// One transfer.
+    async fn in_turn<T>(&self, transfer: impl Future<Output = Result<T, ReadFault>>) -> Result<T, ReadFault> {
+        let clock = self.engine.env.clock.as_ref();
+        let done = self.engine.transfers.run(clock, self.deadline, transfer).await;
+        done.map_err(|error| ReadFault::Unreachable(error.to_string()))?
+    }
+
+    /// What its OSD has of a fragment, and what the manifest says of it.
+    async fn stored(
+        &self,
+        fragment: FragmentIndex,
+    ) -> Result<(Arc<Member>, PackedFragment, Fragment), ReadFault> {
+        let engine = self.engine;
         let nowhere = || ReadFault::Unreachable("it is stored nowhere".to_owned());
         let entry = self.manifest.fragment(self.index, fragment).ok_or_else(nowhere)?.clone();
         let (osd, address) = entry.location.zip(self.address(fragment)).ok_or_else(nowhere)?;
@@ -80,33 +113,20 @@ impl Chunk<'_> {
             |error: &dyn std::fmt::Display| ReadFault::Unreachable(format!("OSD {osd}: {error}"));
         let member = engine.pool.member(osd, self.deadline).await.map_err(|error| unreachable(&error))?;
         let key = osd_keys::fragment(self.namespace, &address);
-        let len = u64::from(entry.packed_len);
-        let fetched = async {
-            let values = engine
-                .pool
-                .call_of(CallKind::Read, &member, CallSize::of(len), self.deadline, |osd, deadline| {
-                    let keys = vec![key.clone()];
-                    async move { osd.multi_get(keys, Priority::Low, deadline).await }
-                })
-                .await
-                .map_err(|error| match error {
-                    OsdError::Damaged(what) => ReadFault::Damaged(what),
-                    error => unreachable(&error),
-                })?;
-            let Some(stored) = values.into_iter().next().flatten() else { return Err(ReadFault::Missing) };
-            let verified = engine
-                .compute(len, move || PackedFragment(stored.value).verify(&entry))
-                .await
-                .map_err(|error| unreachable(&error))?;
-            verified.map_err(|_| {
-                let reason = "its checksum is not the manifest's";
-                engine.counters.fragments_damaged.add(1);
-                engine.pool.damaged(&member, reason);
-                ReadFault::Damaged(reason.to_owned())
+        let size = CallSize::of(u64::from(entry.packed_len));
+        let values = engine
+            .pool
+            .call_of(CallKind::Read, &member, size, self.deadline, |osd, deadline| {
+                let keys = vec![key.clone()];
+                async move { osd.multi_get(keys, Priority::Low, deadline).await }
             })
-        };
-        let clock = engine.env.clock.as_ref();
-        engine.transfers.run(clock, self.deadline, fetched).await.map_err(|error| unreachable(&error))?
+            .await
+            .map_err(|error| match error {
+                OsdError::Damaged(what) => ReadFault::Damaged(what),
+                error => unreachable(&error),
+            })?;
+        let stored = values.into_iter().next().flatten().ok_or(ReadFault::Missing)?;
+        Ok((member, PackedFragment(stored.value), entry))
     }
 
     /// Is it there? Its bytes are not looked at.
@@ -160,16 +180,32 @@ impl Chunk<'_> {
     }
 
     /// Any k fragments, plain; the first ones of `sources`, and another for each that fails.
-    pub(super) async fn any_k(&self, sources: &[FragmentIndex]) -> Sources {
+    pub(super) async fn any_k(&self, sources: &[FragmentIndex]) -> Sources<Bytes> {
+        self.any_k_by(sources, |fragment| self.plain(fragment)).await
+    }
+
+    /// The same as they are stored, and nobody has looked at their checksums: for who can tell by what comes out of them.
+    pub(super) async fn any_k_unverified(&self, sources: &[FragmentIndex]) -> Sources<PackedFragment> {
+        self.any_k_by(sources, |fragment| self.unverified(fragment)).await
+    }
+
+    async fn any_k_by<T, F: Future<Output = Result<(T, u64), ReadFault>>>(
+        &self,
+        sources: &[FragmentIndex],
+        read: impl Fn(FragmentIndex) -> F,
+    ) -> Sources<T> {
         let k = self.manifest.scheme.shape.k();
         let mut waiting = sources.iter().copied();
-        let read = |fragment| async move { (fragment, self.plain(fragment).await) };
-        let mut reads: FuturesUnordered<_> = waiting.by_ref().take(k).map(read).collect();
-        let mut got = Sources::default();
+        let read = |fragment| {
+            let reading = read(fragment);
+            async move { (fragment, reading.await) }
+        };
+        let mut reads: FuturesUnordered<_> = waiting.by_ref().take(k).map(&read).collect();
+        let mut got = Sources { present: Vec::new(), lost: Vec::new(), detail: Vec::new(), bytes: 0 };
         while let Some((fragment, result)) = reads.next().await {
             match result {
-                Ok((plain, bytes)) => {
-                    got.present.push((fragment, plain));
+                Ok((content, bytes)) => {
+                    got.present.push((fragment, content));
                     got.bytes += bytes;
                 }
                 Err(fault) => {
@@ -177,7 +213,7 @@ impl Chunk<'_> {
                     if fault.is_loss() {
                         got.lost.push(fragment);
                     }
-                    reads.extend(waiting.next().map(read));
+                    reads.extend(waiting.next().map(&read));
                 }
             }
         }

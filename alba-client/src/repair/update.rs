@@ -17,10 +17,11 @@ use alba_core::encryption::FragmentKey;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, PeerSource, Priority};
 use alba_core::env::{Deadline, MetaError};
 use alba_core::failpoint::{self, reach};
-use alba_core::fragment::{Cipher, Packed, pack, regenerate};
+use alba_core::fragment::{Cipher, Packed, pack, regenerate, regenerate_proven};
 use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectVersion, OsdId};
-use alba_core::manifest::{Fragment, Manifest, Timestamp};
+use alba_core::manifest::{Fragment, Manifest, Timestamp, VerifiedFragment};
 use alba_core::osd_keys::{self, FragmentAddress};
+use alba_core::preset::Compression;
 use alba_core::wire::recovery::RecoveryInfo;
 use alba_core::wire::rpc::nsm::{
     FragmentUpdate, NamespaceInfo, NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery,
@@ -294,6 +295,9 @@ impl Attempt<'_> {
         wanted: &[FragmentIndex],
         findings: &mut Findings,
     ) -> Result<Option<Vec<Packed>>, ClientError> {
+        if let Some(made) = self.compute_proven(work, wanted).await? {
+            return Ok(Some(made));
+        }
         let (shape, compression) = (self.manifest.scheme.shape, self.manifest.scheme.compression);
         let sources = self.chunk(work.chunk).any_k(&work.sources).await;
         reach(failpoint::Step::UpdateRead);
@@ -331,6 +335,44 @@ impl Attempt<'_> {
             .await?;
         made.map(Some)
             .map_err(|reason| ClientError::Undecodable { object: self.manifest.name.clone(), reason })
+    }
+
+    /// The same without looking at what was read, where what comes out shows whether all of it was right: the sources are k times
+    /// as many bytes to hash. None when it does not show, or shows that something was wrong: which, [`Self::compute`] finds out.
+    async fn compute_proven(
+        &self,
+        work: &ChunkWork,
+        wanted: &[FragmentIndex],
+    ) -> Result<Option<Vec<Packed>>, ClientError> {
+        let scheme = &self.manifest.scheme;
+        if scheme.compression != Compression::None || self.key.is_some() {
+            return Ok(None);
+        }
+        let algorithm = self.info.preset.fragment_checksum;
+        let entry = |fragment: &FragmentIndex| {
+            let entry = self.manifest.fragment(work.chunk, *fragment)?;
+            // Of another kind than new ones are to have: made anew.
+            (entry.checksum.algorithm() == algorithm).then(|| (*fragment, entry.clone()))
+        };
+        let Some(wanted) = wanted.iter().map(entry).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let shape = scheme.shape;
+        let sources = self.chunk(work.chunk).any_k_unverified(&work.sources).await;
+        if sources.present.len() < shape.k() {
+            return Ok(None);
+        }
+        reach(failpoint::Step::UpdateRead);
+        self.counters.bytes_read.add(sources.bytes);
+        let made = self.engine.compute(sources.bytes, move || {
+            let proven = regenerate_proven(shape, sources.present, &wanted)?;
+            let packed = |(bytes, (_, entry)): (VerifiedFragment, (_, Fragment))| Packed {
+                bytes: bytes.bytes().clone(),
+                len: entry.packed_len,
+                checksum: entry.checksum,
+                ctr: None,
+            };
+            Some(proven.into_iter().zip(wanted).map(packed).collect())
+        });
+        made.await
     }
 
     fn bad(&self, chunk: ChunkIndex, fragment: FragmentIndex) -> Option<Bad> {

@@ -2,8 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::checksum::Checksum;
 use crate::erasure::{self, Apart, CodeError};
 use crate::ids::FragmentIndex;
+use crate::manifest::{Fragment, PackedFragment, VerifiedFragment};
 use crate::policy::CodeShape;
 
 /// Makes a chunk buffer `size` bytes long: cuts, or fills with zeros (never with what was in memory).
@@ -55,6 +57,25 @@ pub fn regenerate(
             wanted.iter().zip(buffers).map(|(index, buffer)| (*index, &mut **buffer)).collect();
         erasure::code(shape).reconstruct(&sources, &mut targets)
     })
+}
+
+/// The wanted fragments as they were stored, from any k others, of objects that are stored as they are, neither compressed nor
+/// encrypted. Nobody need have looked at the others: every one of the k is in every result (else fewer than k would do), so one
+/// whose BLAKE3 root is the manifest's can only have come of the right bytes. None when that cannot be told, or is not so.
+pub fn regenerate_proven(
+    shape: CodeShape,
+    present: Vec<(FragmentIndex, PackedFragment)>,
+    wanted: &[(FragmentIndex, Fragment)],
+) -> Option<Vec<VerifiedFragment>> {
+    let provable = |entry: &Fragment| matches!(entry.checksum, Checksum::Blake3(_)) && entry.ctr.is_none();
+    if !wanted.iter().all(|(_, entry)| provable(entry)) {
+        return None;
+    }
+    let present: Vec<(FragmentIndex, Bytes)> =
+        present.into_iter().map(|(index, packed)| (index, packed.0)).collect();
+    let indexes: Vec<FragmentIndex> = wanted.iter().map(|(index, _)| *index).collect();
+    let made = regenerate(shape, &present, &indexes).ok()?;
+    made.into_iter().zip(wanted).map(|(bytes, (_, entry))| PackedFragment(bytes).verify(entry).ok()).collect()
 }
 
 /// The k data fragments of a chunk, in order, from any k present ones: the present ones as they are, only the missing

@@ -19,7 +19,7 @@ use crate::preset::Compression;
 mod chunk;
 mod codec;
 
-pub use chunk::{data_fragments, encode_chunk, pad, regenerate, split, trim};
+pub use chunk::{data_fragments, encode_chunk, pad, regenerate, regenerate_proven, split, trim};
 
 /// A fragment ready to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
