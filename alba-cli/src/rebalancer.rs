@@ -33,6 +33,8 @@ impl Daemon for RebalancerDaemon {
     const ABOUT: &'static str = "ALBA's rebalancer: evens the fill of the OSDs while clients go on. \
          More: --dry-run shows what it would move, --once moves it and ends";
 
+    const GIVES_WAY: bool = true;
+
     fn check(config: &RebalancerConfig) -> Result<(), String> {
         config.check()
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use alba_core::config::Live;
-use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, within};
+use alba_core::env::{Deadline, Directory, Env, NamespaceStore, computing, within};
 use alba_core::request::{self, Stage};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
@@ -181,7 +181,7 @@ impl Engine {
         let turn = self.turns.compute(bytes).await?;
         let begun = self.env.clock.now();
         request::spent(Stage::Queue, begun.since(started));
-        let done = blocking(&*self.env.spawn, move || {
+        let done = computing(&*self.env.spawn, move || {
             let done = work();
             // Also when nobody waits for it any more, the thread is busy to here.
             drop(turn);

@@ -11,7 +11,7 @@ use alba_core::env::osd::{
     DiskUsage, OsdBatch, OsdKey, OsdUpdate, Priority, ProvenSlice, StoredValue, ValueSlice,
 };
 use alba_core::env::real::quic::{self, QuicConnector, QuicLimits};
-use alba_core::env::{Clock, Connector, Deadline, Env, Osd, OsdError};
+use alba_core::env::{Clock, Connector, Deadline, Env, Here, Osd, OsdError, Spawn};
 use alba_core::net::asd::{AsdClientConfig, IdleLimit, OsdTransport, Reach};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::request::{self, Stage};
@@ -69,6 +69,7 @@ impl Share {
 /// Makes handles on OSDs.
 pub(crate) struct Asds {
     clock: Arc<dyn Clock>,
+    spawn: Arc<dyn Spawn>,
     reach: Reach,
     share: Share,
 }
@@ -76,7 +77,7 @@ pub(crate) struct Asds {
 impl Asds {
     pub(crate) fn new(env: &Env, reach: Reach, config: &ClientConfig) -> Self {
         let share = Share { connections: config.osd_connections, streams: config.osd_streams };
-        Self { clock: Arc::clone(&env.clock), reach, share }
+        Self { clock: Arc::clone(&env.clock), spawn: Arc::clone(&env.spawn), reach, share }
     }
 
     fn client(&self, info: &OsdInfo, share: Share) -> Arc<dyn Osd> {
@@ -98,13 +99,15 @@ impl OsdConnector for Asds {
                 (Arc::clone(&one), one)
             }
         };
-        Arc::new(Lanes { clock: Arc::clone(&self.clock), small, bulk, times: Times::of(info) })
+        let (clock, spawn) = (Arc::clone(&self.clock), Arc::clone(&self.spawn));
+        Arc::new(Lanes { clock, spawn, small, bulk, times: Times::of(info) })
     }
 }
 
 /// An OSD with connections for small calls and for all others.
 struct Lanes {
     clock: Arc<dyn Clock>,
+    spawn: Arc<dyn Spawn>,
     small: Arc<dyn Osd>,
     bulk: Arc<dyn Osd>,
     times: Times,
@@ -178,7 +181,9 @@ fn size_of(batch: &OsdBatch) -> u64 {
 impl Osd for Lanes {
     async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), OsdError> {
         let _measured = self.measure(&self.times.apply);
-        self.lane(size_of(&batch)).apply(batch, priority, deadline).await
+        // What is left to do after a large upload is small, but in no hurry: small requests must not wait for it.
+        let lane = if self.spawn.here() == Here::Shared { self.lane(size_of(&batch)) } else { &*self.bulk };
+        lane.apply(batch, priority, deadline).await
     }
 
     async fn multi_get(
@@ -274,6 +279,7 @@ mod tests {
         };
         let lanes = Lanes {
             clock: env.clock.clone(),
+            spawn: env.spawn.clone(),
             small: small.clone(),
             bulk: bulk.clone(),
             times: Times::of(&info),

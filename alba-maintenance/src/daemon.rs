@@ -25,6 +25,8 @@ impl Daemon for MaintenanceDaemon {
     const ABOUT: &'static str = "ALBA's maintenance agent: cleans up, collects garbage, repairs, scrubs, does the work queue. \
          More: --list-tasks shows its tasks, --once TASK does one of them and ends";
 
+    const GIVES_WAY: bool = true;
+
     fn check(config: &MaintenanceConfig) -> Result<(), String> {
         config.check()
     }

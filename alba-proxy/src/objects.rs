@@ -44,8 +44,10 @@ pub(crate) async fn read_to_file(
     let stored = lookup(shared, namespace, object, consistency).await?;
     let deadline = shared.deadline_for(stored.manifest.size);
     let mut sink = files::output(&shared.env, file, deadline).await?;
-    let download = shared.backend.download(namespace, object, consistency, &mut sink, deadline);
-    shared.within(deadline, download).await.map_err(|mut refusal| {
+    let (backend, namespace, object) = (shared.backend.clone(), namespace.clone(), object.clone());
+    let download =
+        async move { backend.download(&namespace, &object, consistency, &mut sink, deadline).await };
+    shared.moving(stored.manifest.size, deadline, download).await.map_err(|mut refusal| {
         // That code is for checksums that clients give.
         if refusal.0.code == ErrorCode::ChecksumMismatch {
             refusal.0.code = ErrorCode::Unknown;
@@ -66,9 +68,11 @@ pub(crate) async fn write_from_file(
     let mut source = open_input(shared, namespace, file).await?;
     let overwrite = if overwrite { Overwrite::Unconditionally } else { Overwrite::NoPrevious };
     let options = UploadOptions { overwrite, checksum };
-    let deadline = shared.deadline_for(source.size());
-    let upload = shared.backend.upload(namespace, object, &mut source, options, deadline);
-    shared.within(deadline, upload).await
+    let size = source.size();
+    let deadline = shared.deadline_for(size);
+    let (backend, namespace, object) = (shared.backend.clone(), namespace.clone(), object.clone());
+    let upload = async move { backend.upload(&namespace, &object, &mut source, options, deadline).await };
+    shared.moving(size, deadline, upload).await
 }
 
 /// Opens a file to upload to `namespace`. A namespace that does not exist is the first thing to say.
@@ -129,8 +133,21 @@ pub(crate) async fn read_slices(
         .map_err(|_| Refusal::unknown("the lengths of the slices together are negative"))?;
     // The engine refuses what is more than it may keep in memory; more time than for that makes no sense.
     let deadline = shared.deadline_for(total.min(shared.config.max_frame_bytes));
-    let read = shared.backend.read_slices(namespace, requests, consistency, deadline);
-    shared.within(deadline, read).await
+    read_parts(shared, namespace, requests, consistency, total, deadline).await
+}
+
+/// `total` bytes of objects, in memory.
+async fn read_parts(
+    shared: &Shared,
+    namespace: &NamespaceName,
+    requests: Vec<(ObjectName, Vec<Slice>)>,
+    consistency: Consistency,
+    total: u64,
+    deadline: Deadline,
+) -> Result<SlicesAnswer, Refusal> {
+    let (backend, namespace) = (shared.backend.clone(), namespace.clone());
+    let read = async move { backend.read_slices(&namespace, requests, consistency, deadline).await };
+    shared.moving(total, deadline, read).await
 }
 
 /// How often objects may be replaced while they are read before the request is given up.
@@ -184,10 +201,10 @@ pub(crate) async fn read_objects(
             .collect::<Result<Vec<_>, Refusal>>()?;
         let deadline = shared.deadline_for(total);
         // What has just been looked up is cached now, and is as fresh as was asked for.
-        let read = shared.backend.read_slices(namespace, requests, Consistency::Cached, deadline);
+        let read = read_parts(shared, namespace, requests, Consistency::Cached, total, deadline);
         // Should that fail, nothing cached will do.
         consistency = Consistency::Consistent;
-        let read = match shared.within(deadline, read).await {
+        let read = match read.await {
             Ok(read) => read,
             Err(refusal) if is_replaced(refusal.0.code) => continue,
             Err(refusal) => return Err(refusal),

@@ -102,6 +102,7 @@ pub(crate) async fn apply(
     // Of several updates of one name the protocol takes the first in the order of the request, the engine the last.
     changes.reverse();
     let deadline = shared.deadline_for(bytes);
-    let applied = shared.backend.apply_sequence(namespace, conditions, changes, deadline);
-    Ok((shared.within(deadline, applied).await?, bytes))
+    let (backend, namespace) = (shared.backend.clone(), namespace.clone());
+    let apply = async move { backend.apply_sequence(&namespace, conditions, changes, deadline).await };
+    Ok((shared.moving(bytes, deadline, apply).await?, bytes))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use alba_client::ClientError;
 use alba_core::config::Live;
 use alba_core::daemon::StopSignal;
-use alba_core::env::{Deadline, Env, Listener, Stream, within};
+use alba_core::env::{Deadline, Env, Listener, SMALL_REQUEST, Stream, TaskGone, elsewhere, within};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
@@ -75,6 +75,21 @@ impl Shared {
             Ok(result) => Ok(result?),
             Err(exceeded) => Err(Refusal::unknown(exceeded)),
         }
+    }
+
+    /// The same for work on `bytes` of objects. Where that is much, small requests go first.
+    pub(crate) async fn moving<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, ClientError>> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if bytes <= SMALL_REQUEST {
+            return self.within(deadline, work).await;
+        }
+        let gone = |gone: TaskGone| ClientError::Internal(gone.to_string());
+        let done = async { elsewhere(self.env.bulk.as_ref(), "large request", work).await.map_err(gone)? };
+        self.within(deadline, done).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::real;
+use alba_core::env::{Env, real};
 use alba_proxy::{ProxyConfig, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -31,7 +31,10 @@ impl Harness {
         change(&mut config);
         assert_eq!(config.check(), Ok(()));
         let fake = Fake::with_demo();
-        Self { server: Server::new(real::env(), config, fake.clone()), fake }
+        // Time may be paused in this executor, so there must be no other.
+        let env = real::env();
+        let env = Env { bulk: env.spawn.clone(), ..env };
+        Self { server: Server::new(env, config, fake.clone()), fake }
     }
 
     /// A connection without prologue.
