@@ -340,7 +340,7 @@ pub(crate) fn home(directory: &Path, memory: StoreMemory) -> anyhow::Result<Home
         files::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Arc::new(RealDisk::with(
             path,
-            IoConfig { threads: 4, buffer_bytes: 32 << 20, ..IoConfig::default() },
+            IoConfig { threads: 4, buffer_bytes: 32 << 20, carries_bulk: false, ..IoConfig::default() },
         )?))
     };
     let states = Arc::new(StatesIn { directory: directory.to_owned(), memory });

@@ -302,6 +302,7 @@ impl AsdSection {
         IoConfig {
             threads: self.io_threads,
             buffer_bytes: self.io_buffer_bytes,
+            carries_bulk: true,
             mode: match self.io_mode {
                 IoModeName::Auto => IoMode::Auto,
                 IoModeName::Direct => IoMode::Direct,

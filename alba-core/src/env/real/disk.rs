@@ -54,11 +54,13 @@ pub struct IoConfig {
     pub buffer_bytes: usize,
     /// Whether the page cache is bypassed.
     pub mode: IoMode,
+    /// Do large requests use it, too? Then its threads give way to small ones; else they go first themselves.
+    pub carries_bulk: bool,
 }
 
 impl Default for IoConfig {
     fn default() -> Self {
-        Self { threads: 16, buffer_bytes: 32 << 20, mode: IoMode::Auto }
+        Self { threads: 16, buffer_bytes: 32 << 20, mode: IoMode::Auto, carries_bulk: true }
     }
 }
 
@@ -126,7 +128,7 @@ impl RealDisk {
                 }
             },
         };
-        let runner = Runner::Threads(IoThreads::new(config.threads)?);
+        let runner = Runner::Threads(IoThreads::new(config.threads, config.carries_bulk)?);
         let shared = Shared { runner, buffers: Buffers::new(config.buffer_bytes), direct };
         Ok(Self { directory, shared: Arc::new(shared) })
     }

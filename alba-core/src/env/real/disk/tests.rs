@@ -9,7 +9,7 @@ use crate::env::real;
 const MODES: [IoMode; 2] = [IoMode::Auto, IoMode::PageCache];
 
 fn disk(directory: &Path, mode: IoMode) -> RealDisk {
-    RealDisk::with(directory, IoConfig { threads: 3, buffer_bytes: 0, mode }).unwrap()
+    RealDisk::with(directory, IoConfig { threads: 3, buffer_bytes: 0, mode, carries_bulk: true }).unwrap()
 }
 
 #[tokio::test]

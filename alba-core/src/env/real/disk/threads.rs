@@ -102,7 +102,7 @@ pub(super) struct IoThreads {
 
 impl IoThreads {
     /// Starts `threads` of them, at least one.
-    pub(super) fn new(threads: usize) -> io::Result<Self> {
+    pub(super) fn new(threads: usize, carry_bulk: bool) -> io::Result<Self> {
         let threads = threads.clamp(1, 1024);
         let jobs = threads * JOBS_PER_THREAD;
         let none = Jobs { reads: VecDeque::new(), others: VecDeque::new(), readers_waiting: 0, open: true };
@@ -112,7 +112,7 @@ impl IoThreads {
             let queue = started.queue.clone();
             let all = does_all(n);
             thread::Builder::new().name(format!("disk-io-{n}")).spawn(move || {
-                if all {
+                if all && carry_bulk {
                     urgency::serve_both()
                 } else {
                     urgency::go_first()
@@ -191,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn runs_on_named_threads_and_passes_results_and_errors_on() {
-        let threads = IoThreads::new(2).unwrap();
+        let threads = IoThreads::new(2, true).unwrap();
         let name = threads
             .run(Work::Other, || Ok(thread::current().name().map(str::to_owned)))
             .await
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_costs_no_thread() {
-        let threads = IoThreads::new(1).unwrap();
+        let threads = IoThreads::new(1, true).unwrap();
         for _ in 0..3 {
             threads.run(Work::Other, || -> io::Result<()> { panic!("as tests do") }).await.unwrap_err();
         }
@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_what_is_given_up_before_it_starts_never_runs() {
-        let threads = IoThreads::new(1).unwrap();
+        let threads = IoThreads::new(1, true).unwrap();
         let (job, running, end) = blocker();
         let mut blocks = pin!(threads.run(Work::Other, job));
         assert!(!poll(blocks.as_mut()));
@@ -246,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_does_not_wait_for_what_all_the_others_are_busy_with() {
-        let threads = IoThreads::new(2).unwrap();
+        let threads = IoThreads::new(2, true).unwrap();
         let (job, running, end) = blocker();
         let mut blocks = pin!(threads.run(Work::Other, job));
         assert!(!poll(blocks.as_mut()));
@@ -264,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn reads_use_all_threads_and_go_before_the_rest() {
-        let threads = IoThreads::new(2).unwrap();
+        let threads = IoThreads::new(2, true).unwrap();
         let mut blockers = Vec::new();
         for _ in 0..2 {
             let (job, running, end) = blocker();
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_threads_end_when_it_is_dropped_and_running_work_gets_to_its_end() {
-        let threads = IoThreads::new(3).unwrap();
+        let threads = IoThreads::new(3, false).unwrap();
         let (job, running, end) = blocker();
         let (done, is_done) = mpsc::channel();
         {
