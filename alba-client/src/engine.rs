@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use alba_core::config::Live;
-use alba_core::env::{Deadline, Directory, Env, NamespaceStore, computing, within};
+use alba_core::env::{Deadline, Directory, Env, NamespaceStore, blocking, computing, within};
 use alba_core::request::{self, Stage};
 use alba_core::wire::rpc::abm::{AbmAnswer, AbmCommand, AbmOutcome, AbmQuery};
 use alba_core::wire::rpc::nsm::{NsmAnswer, NsmCommand, NsmOutcome, NsmQuery};
@@ -31,6 +31,9 @@ use crate::{ClientConfig, ClientError, OsdConnector, names};
 
 /// Work on fewer bytes than this is done where it stands: handing it to another thread would cost more.
 const INLINE_BYTES: u64 = 32 << 10;
+
+/// On threads for bulk, work on up to so many bytes is: the writes of the chunk before go on meanwhile only if this takes little.
+const INLINE_BULK_BYTES: u64 = 1 << 20;
 
 /// See the module. Lives as long as any handle or background task.
 pub(crate) struct Engine {
@@ -181,13 +184,18 @@ impl Engine {
         let turn = self.turns.compute(bytes).await?;
         let begun = self.env.clock.now();
         request::spent(Stage::Queue, begun.since(started));
-        let done = computing(&*self.env.spawn, move || {
+        let work = move || {
             let done = work();
             // Also when nobody waits for it any more, the thread is busy to here.
             drop(turn);
             done
-        });
-        let done = done.await;
+        };
+        let spawn = &*self.env.spawn;
+        let done = if bytes <= INLINE_BULK_BYTES {
+            computing(spawn, work).await
+        } else {
+            blocking(spawn, work).await
+        };
         request::spent(Stage::Compute, self.env.clock.now().since(begun));
         Ok(done?)
     }

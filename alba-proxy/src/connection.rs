@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::{Deadline, Stream, within};
+use alba_core::net::frame::PER_CALL;
 use alba_core::wire::llio::WireError;
 use alba_core::wire::proxy::{ErrorCode, MAGIC, ProxyError, Session, VERSION};
 use bytes::Bytes;
@@ -235,12 +236,19 @@ impl Connection {
     /// Sends an answer without copying its parts together.
     async fn send(&mut self, answer: &Answer, deadline: Deadline) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> =
-            answer.parts().iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+            answer.parts().iter().flat_map(|part| part.chunks(PER_CALL)).map(IoSlice::new).collect();
         let stream = &mut self.stream;
         let write = async {
             let mut rest = slices.as_mut_slice();
             while !rest.is_empty() {
-                let written = stream.write_vectored(rest).await?;
+                let mut bytes = 0;
+                let fits = |slice: &&IoSlice<'_>| {
+                    bytes += slice.len();
+                    bytes <= PER_CALL
+                };
+                // One is never too much.
+                let now = rest.iter().take_while(fits).count().max(1);
+                let written = stream.write_vectored(&rest[..now]).await?;
                 if written == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }

@@ -6,6 +6,7 @@
 use std::io;
 
 use alba_core::env::Stream;
+use alba_core::net::frame::PER_CALL;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
@@ -48,7 +49,7 @@ impl Inbox {
         if self.buffer.capacity() - len < SMALL {
             self.buffer.reserve(ahead);
         }
-        Ok(stream.read_buf(&mut self.buffer).await? > 0)
+        Ok(stream.read_buf(&mut (&mut self.buffer).limit(PER_CALL)).await? > 0)
     }
 
     /// Reads until `wanted` bytes are waiting; false when the stream ends before.

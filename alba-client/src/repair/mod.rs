@@ -5,6 +5,7 @@
 //! at the version the plan was made for; then the gc tags go. Whoever loses a race changes nothing, and leaves tagged
 //! fragments that garbage collection finds. Nothing here deletes anything but tags.
 
+mod compute;
 mod counters;
 mod kept;
 pub mod order;

@@ -17,11 +17,10 @@ use alba_core::encryption::FragmentKey;
 use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, PeerSource, Priority};
 use alba_core::env::{Deadline, MetaError};
 use alba_core::failpoint::{self, reach};
-use alba_core::fragment::{Cipher, Packed, pack, regenerate, regenerate_proven};
+use alba_core::fragment::Packed;
 use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectVersion, OsdId};
-use alba_core::manifest::{Fragment, Manifest, Timestamp, VerifiedFragment};
+use alba_core::manifest::{Fragment, Manifest};
 use alba_core::osd_keys::{self, FragmentAddress};
-use alba_core::preset::Compression;
 use alba_core::wire::recovery::RecoveryInfo;
 use alba_core::wire::rpc::nsm::{
     FragmentUpdate, NamespaceInfo, NsmAnswer, NsmCommand, NsmError, NsmOutcome, NsmQuery,
@@ -122,7 +121,7 @@ enum Made {
 }
 
 impl Attempt<'_> {
-    fn chunk(&self, index: ChunkIndex) -> Chunk<'_> {
+    pub(super) fn chunk(&self, index: ChunkIndex) -> Chunk<'_> {
         Chunk {
             engine: self.engine,
             namespace: self.namespace.id,
@@ -288,94 +287,7 @@ impl Attempt<'_> {
         Ok(Some(fresh))
     }
 
-    /// The wanted fragments from any k others, packed as the object is, each with a counter block of its own.
-    async fn compute(
-        &self,
-        work: &ChunkWork,
-        wanted: &[FragmentIndex],
-        findings: &mut Findings,
-    ) -> Result<Option<Vec<Packed>>, ClientError> {
-        if let Some(made) = self.compute_proven(work, wanted).await? {
-            return Ok(Some(made));
-        }
-        let (shape, compression) = (self.manifest.scheme.shape, self.manifest.scheme.compression);
-        let sources = self.chunk(work.chunk).any_k(&work.sources).await;
-        reach(failpoint::Step::UpdateRead);
-        self.counters.bytes_read.add(sources.bytes);
-        for fragment in &sources.lost {
-            findings.bad.extend(self.bad(work.chunk, *fragment));
-        }
-        if sources.present.len() < shape.k() {
-            let (found, needed) = (sources.present.len(), shape.k());
-            let detail = sources.detail.join("; ");
-            findings.reasons.push(format!(
-                "chunk {}: {found} of {needed} fragments could be read ({detail})",
-                work.chunk
-            ));
-            return Ok(None);
-        }
-        let algorithm = self.info.preset.fragment_checksum;
-        let now = Timestamp(self.engine.env.clock.wall_micros());
-        let counters: Vec<_> = wanted.iter().map(|_| counter(self.engine)).collect();
-        let (key, wanted) = (self.key.clone(), wanted.to_vec());
-        let bytes = sources.present.iter().map(|(_, plain)| u64::try_from(plain.len()).unwrap_or(0)).sum();
-        let made = self
-            .engine
-            .compute(bytes, move || {
-                let plain =
-                    regenerate(shape, &sources.present, &wanted).map_err(|error| error.to_string())?;
-                let cipher = |counter| key.as_ref().map(|key| Cipher { key, counter });
-                plain
-                    .iter()
-                    .zip(counters)
-                    .map(|(plain, counter)| pack(plain, compression, cipher(counter), algorithm, now))
-                    .collect::<Result<Vec<Packed>, _>>()
-                    .map_err(|error| error.to_string())
-            })
-            .await?;
-        made.map(Some)
-            .map_err(|reason| ClientError::Undecodable { object: self.manifest.name.clone(), reason })
-    }
-
-    /// The same without looking at what was read, where what comes out shows whether all of it was right: the sources are k times
-    /// as many bytes to hash. None when it does not show, or shows that something was wrong: which, [`Self::compute`] finds out.
-    async fn compute_proven(
-        &self,
-        work: &ChunkWork,
-        wanted: &[FragmentIndex],
-    ) -> Result<Option<Vec<Packed>>, ClientError> {
-        let scheme = &self.manifest.scheme;
-        if scheme.compression != Compression::None || self.key.is_some() {
-            return Ok(None);
-        }
-        let algorithm = self.info.preset.fragment_checksum;
-        let entry = |fragment: &FragmentIndex| {
-            let entry = self.manifest.fragment(work.chunk, *fragment)?;
-            // Of another kind than new ones are to have: made anew.
-            (entry.checksum.algorithm() == algorithm).then(|| (*fragment, entry.clone()))
-        };
-        let Some(wanted) = wanted.iter().map(entry).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let shape = scheme.shape;
-        let sources = self.chunk(work.chunk).any_k_unverified(&work.sources).await;
-        if sources.present.len() < shape.k() {
-            return Ok(None);
-        }
-        reach(failpoint::Step::UpdateRead);
-        self.counters.bytes_read.add(sources.bytes);
-        let made = self.engine.compute(sources.bytes, move || {
-            let proven = regenerate_proven(shape, sources.present, &wanted)?;
-            let packed = |(bytes, (_, entry)): (VerifiedFragment, (_, Fragment))| Packed {
-                bytes: bytes.bytes().clone(),
-                len: entry.packed_len,
-                checksum: entry.checksum,
-                ctr: None,
-            };
-            Some(proven.into_iter().zip(wanted).map(packed).collect())
-        });
-        made.await
-    }
-
-    fn bad(&self, chunk: ChunkIndex, fragment: FragmentIndex) -> Option<Bad> {
+    pub(super) fn bad(&self, chunk: ChunkIndex, fragment: FragmentIndex) -> Option<Bad> {
         Some((chunk, fragment, self.manifest.fragment(chunk, fragment)?.version))
     }
 
@@ -687,7 +599,7 @@ fn works_of(stored: &[Stored]) -> Vec<ChunkWork> {
 }
 
 /// A counter block that nothing was or will be encrypted with.
-fn counter(engine: &Engine) -> alba_core::encryption::CounterBlock {
+pub(super) fn counter(engine: &Engine) -> alba_core::encryption::CounterBlock {
     let [first, second] = [0, 1].map(|_| engine.env.rng.u64().to_le_bytes());
     let mut counter = [0; 16];
     let (low, high) = counter.split_at_mut(8);

@@ -570,3 +570,22 @@ fn damage_that_is_met_on_the_way_is_repaired_in_every_chunk() {
         assert_eq!(get(&ward.fixture, "o").await.unwrap(), bytes);
     });
 }
+
+/// Beside what was to be repaired a source is missing: the fragment is computed of others, and the source repaired, too.
+#[test]
+fn sources_that_are_missing_are_repaired_though_there_were_others() {
+    let ward = ward(9, 9, preset(&[[3, 3, 4, 1]], 1024, Compression::None));
+    let bytes = data(3 * 1024 * 4);
+    ward.fixture.run(async {
+        put(&ward.fixture, "o", &bytes).await.unwrap();
+        settle(&ward.fixture).await;
+        for device in ward.fixture.backend.all() {
+            device.lose(|at| at.fragment.0 == 1).await;
+        }
+        let lost = u32::try_from(ward.stored("o").chunks[0].fragments[0].location.unwrap().get()).unwrap();
+        ward.kill(&[lost]);
+        assert_eq!(ward.repair("o", &ward.osds(&[(lost, Standing::Dead)])).await, Ok(Repaired::Updated));
+        ward.check("o");
+        assert_eq!(get(&ward.fixture, "o").await.unwrap(), bytes);
+    });
+}

@@ -71,9 +71,9 @@ pub(super) fn finish(
     slot: Option<UploadSlot>,
 ) {
     let (engine, namespace) = (Arc::clone(&attempt.engine), Arc::clone(&attempt.namespace));
-    let epoch = attempt.epoch;
-    let bytes = leftovers.iter().fold(0, |bytes: u64, left| bytes.saturating_add(left.object.size));
-    attempt.engine.env.for_bytes(bytes).spawn(
+    let (epoch, spawn) = (attempt.epoch, Arc::clone(&attempt.engine.env.spawn));
+    // Stragglers are under way: they go on where they are.
+    spawn.spawn_beside(
         "upload-leftovers",
         Box::pin(async move {
             let _slot = slot;

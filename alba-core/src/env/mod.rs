@@ -50,9 +50,4 @@ impl Env {
     pub fn deadline_in(&self, after: std::time::Duration) -> Deadline {
         Deadline::after(self.clock.as_ref(), after)
     }
-
-    /// Where to work on a request that moves so many bytes.
-    pub fn for_bytes(&self, bytes: u64) -> &Arc<dyn Spawn> {
-        if bytes <= SMALL_REQUEST { &self.spawn } else { &self.bulk }
-    }
 }

@@ -43,7 +43,7 @@ pub trait Net: Send + Sync + 'static {
     }
 
     /// For a task that will use `stream` from now on and runs elsewhere than the one that opened or accepted it: waits on it
-    /// are this task's then. Where that makes no difference it is given back as it is.
+    /// are this task's then. What cannot change (streams inside another connection, socket files) is given back as it is.
     fn adopt(&self, stream: Stream) -> io::Result<Stream> {
         Ok(stream)
     }

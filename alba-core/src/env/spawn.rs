@@ -50,6 +50,11 @@ pub trait Spawn: Send + Sync + 'static {
     /// Starts `task`. `name` is for logs and traces.
     fn spawn(&self, name: &'static str, task: Task) -> TaskHandle;
 
+    /// The same on the executor of the caller: for work that goes on from where it is, with timers that were begun there.
+    fn spawn_beside(&self, name: &'static str, task: Task) -> TaskHandle {
+        self.spawn(name, task)
+    }
+
     /// The same on a thread of its own, which may block: for the few tasks that all others wait for. In a simulation like
     /// any other.
     fn spawn_thread(&self, name: &'static str, task: Task) -> TaskHandle {

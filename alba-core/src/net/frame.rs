@@ -23,7 +23,7 @@ const TRUSTED: usize = 4 << 20;
 
 /// Most bytes that one system call moves. A kernel that does not interrupt itself (PREEMPT_NONE, as servers have it) lets nobody
 /// else have the processor before the call is over: with megabytes at once, small requests waited milliseconds for it.
-const PER_CALL: usize = 128 << 10;
+pub const PER_CALL: usize = 128 << 10;
 
 /// Frames up to this size are not worth memory from a pool, in bytes.
 pub const SMALL: usize = 4096;

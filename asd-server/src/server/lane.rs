@@ -3,8 +3,9 @@
 //! Clients have connections of their own for what is large, so a connection is one or the other for long. It changes sides after the
 //! first large request, and back after some small ones; only then, since each change costs as much as a small request.
 
-/// Up to this many bytes a request and its answer are small.
-const SMALL: usize = 64 << 10;
+/// Up to this many bytes a request and its answer are small: a value of 64 KiB, as far as clients call them small, with what goes with it (keys,
+/// or the two leaves of 16 KiB that a proven slice begins and ends in, and its proof).
+const SMALL: usize = (64 << 10) + 2 * (16 << 10) + (16 << 10);
 
 /// Small requests in a row after which a connection counts as one for them again.
 const CHANGED: u32 = 8;

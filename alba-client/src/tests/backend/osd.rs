@@ -95,6 +95,16 @@ impl TestOsd {
         count
     }
 
+    /// Loses every fragment whose index passes `which`.
+    pub(in crate::tests) async fn lose(&self, which: impl Fn(&osd_keys::FragmentAddress) -> bool) {
+        let lost = |key: &OsdKey| matches!(osd_keys::parse(key), Ok(osd_keys::Parsed::Fragment(_, at)) if which(&at));
+        let keys: Vec<OsdKey> = self.memory.content().into_keys().filter(lost).collect();
+        let updates = keys.into_iter().map(OsdUpdate::Delete).collect();
+        let batch = OsdBatch { asserts: Vec::new(), updates };
+        let deadline = Deadline::after(&*self.clock, Duration::from_secs(1));
+        self.memory.apply(batch, Priority::High, deadline).await.unwrap();
+    }
+
     /// Flips a bit of every value, somewhere.
     pub(in crate::tests) fn rot_anywhere(&self, place: &proptest::sample::Index) {
         for (key, stored) in self.memory.content() {

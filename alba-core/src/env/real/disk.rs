@@ -47,14 +47,14 @@ pub enum IoMode {
 /// How a disk is driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IoConfig {
-    /// Operations that run at once; 16 matched io_uring (docs/performance.md).
+    /// Operations that run at once; 16 matched io_uring (docs/performance.md). A fourth of them can only be reads.
     pub threads: usize,
     /// Most memory for reads and writes in progress and for what was read and is not dropped yet, in bytes. Fewer than
     /// 16 MiB are taken as 16 MiB.
     pub buffer_bytes: usize,
     /// Whether the page cache is bypassed.
     pub mode: IoMode,
-    /// Do large requests use it, too? Then its threads give way to small ones; else they go first themselves.
+    /// Do large requests use it, too? Then its threads give way to small ones, but for the fourth part that only reads; else all go first.
     pub carries_bulk: bool,
 }
 

@@ -100,6 +100,11 @@ impl Spawn for TokioSpawn {
         TaskHandle::new(move || abort.abort())
     }
 
+    fn spawn_beside(&self, _name: &'static str, task: Task) -> TaskHandle {
+        let abort = tokio::spawn(task).abort_handle();
+        TaskHandle::new(move || abort.abort())
+    }
+
     fn spawn_thread(&self, name: &'static str, task: Task) -> TaskHandle {
         let Some(home) = self.home.clone().or_else(|| Handle::try_current().ok()) else {
             return self.spawn(name, task);

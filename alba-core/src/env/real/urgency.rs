@@ -17,7 +17,7 @@ use crate::env::Here;
 /// The shortest the kernel takes.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// Of bulk. The kernel gives it a weight of 110, and 1024 to threads for small requests (`sched_prio_to_weight`). With 5 slices took
+/// So much nicer is bulk. The kernel gives it a weight of 110, and 1024 to threads for small requests (`sched_prio_to_weight`). With 5 slices took
 /// twice as long beside uploads, with 15 hardly less.
 const NICE: i32 = 10;
 
@@ -77,13 +77,19 @@ mod linux {
     // What the kernel reads is what there is.
     const _: () = assert!(size_of::<Attributes>() == 48);
 
-    /// Sets how the calling thread is scheduled; false where the kernel does not let it. With no time at a time: what is usual.
-    pub(super) fn schedule(policy: u32, nice: i32, at_a_time: Duration) -> bool {
+    /// Sets how the calling thread is scheduled, so much nicer than it is; false where the kernel does not let it. With no time at a
+    /// time: what is usual. Whoever started it with another policy (as real-time, say) knows better: then nothing happens.
+    pub(super) fn schedule(policy: u32, nicer: i32, at_a_time: Duration) -> bool {
+        let (found, nice) = found();
+        if found != NORMAL {
+            return false;
+        }
+        let nice = nice.saturating_add(nicer);
         let attributes = Attributes {
             size: SIZE,
             policy,
             flags: 0,
-            nice,
+            nice: nice.min(19),
             priority: 0,
             runtime: u64::try_from(at_a_time.as_nanos()).unwrap_or(u64::MAX),
             deadline: 0,
@@ -95,37 +101,41 @@ mod linux {
         done == 0
     }
 
+    /// Policy and niceness of the calling thread.
+    fn found() -> (u32, i32) {
+        // SAFETY: both take numbers and give one back; 0 is the calling thread.
+        let (policy, nice) =
+            unsafe { (libc::sched_getscheduler(0), libc::getpriority(libc::PRIO_PROCESS, 0)) };
+        // A negative one is an error: as a policy that nothing is known of.
+        (u32::try_from(policy).unwrap_or(u32::MAX), nice)
+    }
+
     #[cfg(test)]
     mod tests {
         use super::super::*;
         use super::*;
 
-        /// Policy and niceness of the calling thread.
-        fn found() -> (u32, i32) {
-            // SAFETY: both take numbers and give one back; 0 is the calling thread.
-            let (policy, nice) =
-                unsafe { (libc::sched_getscheduler(0), libc::getpriority(libc::PRIO_PROCESS, 0)) };
-            (u32::try_from(policy).unwrap(), nice)
-        }
-
         #[test]
         fn a_thread_is_scheduled_as_it_asked_and_no_other_is() {
             let before = found();
-            std::thread::spawn(|| {
+            assert_eq!(before.0, NORMAL, "as tests are run");
+            let nicer = (before.1 + NICE).min(19);
+            std::thread::spawn(move || {
                 give_way();
-                assert_eq!((found(), here()), ((BATCH, NICE), Here::Bulk));
+                assert_eq!((found(), here()), ((BATCH, nicer), Here::Bulk));
+                assert!(!schedule(NORMAL, 0, SHORT), "it has another policy already");
             })
             .join()
             .unwrap();
-            std::thread::spawn(|| {
+            std::thread::spawn(move || {
                 serve_both_and_block();
-                assert_eq!((found(), here()), ((NORMAL, NICE), Here::Own));
+                assert_eq!((found(), here()), ((NORMAL, nicer), Here::Own));
             })
             .join()
             .unwrap();
-            std::thread::spawn(|| {
+            std::thread::spawn(move || {
                 go_first();
-                assert_eq!((found(), here()), ((NORMAL, 0), Here::Shared));
+                assert_eq!((found(), here()), (before, Here::Shared));
             })
             .join()
             .unwrap();
@@ -142,7 +152,7 @@ mod linux {
     pub(super) const NORMAL: u32 = 0;
     pub(super) const BATCH: u32 = 3;
 
-    pub(super) fn schedule(_policy: u32, _nice: i32, _at_a_time: Duration) -> bool {
+    pub(super) fn schedule(_policy: u32, _nicer: i32, _at_a_time: Duration) -> bool {
         false
     }
 }

@@ -129,7 +129,7 @@ impl Writer {
             }
         };
         let mut begun = InFlight { planned, group, seed, end, write: Mutex::new(write), written: None };
-        // From here on the disk has it, unless it has to wait for a buffer. Whoever waits for groups asks again.
+        // From here on the disk has it, unless it has to wait for a buffer or a thread's queue. Whoever waits for groups asks again.
         begun.poll_written(&mut Context::from_waker(Waker::noop()));
         self.in_flight.push_back(begun);
     }

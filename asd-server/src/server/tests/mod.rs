@@ -11,7 +11,7 @@ use alba_core::checksum::Checksum;
 use alba_core::env::osd::{Osd, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
 use alba_core::env::sim::disk::SimDiskDevice;
 use alba_core::env::sim::{SimNode, Simulation};
-use alba_core::env::{OsdError as Error, osd_conformance};
+use alba_core::env::{OsdError as Error, osd_conformance, real};
 use alba_core::kv::{Kv, KvError, SimKvDevice};
 use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::wire::asd::{Slowness, encode_prologue};
@@ -76,14 +76,18 @@ impl Asd {
     }
 
     async fn talk_at(&self, port: u16) -> (Stream, FrameReader) {
-        let address = SocketAddr::new(self.address.ip(), port);
-        let mut stream = self.client.env().net.connect(address, self.deadline()).await.unwrap();
-        stream.write_all(&encode_prologue(None).unwrap()).await.unwrap();
-        let mut reader = FrameReader::new();
-        let answer = reader.exact(&mut stream, 4 + 4 + LONG_ID.len()).await.unwrap();
-        assert_eq!(answer[..4], [0; 4]);
-        (stream, reader)
+        talk_to(&self.client.env(), SocketAddr::new(self.address.ip(), port), self.deadline()).await
     }
+}
+
+/// A connection after its prologue.
+async fn talk_to(env: &Env, address: SocketAddr, deadline: Deadline) -> (Stream, FrameReader) {
+    let mut stream = env.net.connect(address, deadline).await.unwrap();
+    stream.write_all(&encode_prologue(None).unwrap()).await.unwrap();
+    let mut reader = FrameReader::new();
+    let answer = reader.exact(&mut stream, 4 + 4 + LONG_ID.len()).await.unwrap();
+    assert_eq!(answer[..4], [0; 4]);
+    (stream, reader)
 }
 
 /// Sends a payload as a frame; gives the status of the answer.
@@ -140,25 +144,58 @@ fn conforms_over_a_connection() {
     });
 }
 
+/// Small and large requests mixed, the next ones sent before the last was answered: they are there when the connection changes sides.
+async fn mix(stream: &mut Stream, reader: &mut FrameReader) {
+    let request = |len: usize| {
+        let request = Request::Apply { batch: put("key", len), priority: Priority::High };
+        request.encode().unwrap().to_bytes()
+    };
+    for sizes in
+        [[1, 1 << 20, 1, 1], [1 << 20, 1 << 20, 1, 200_000], [1; 4], [1; 4], [1; 4], [1, 1, 1, 150_000]]
+    {
+        let all = sizes.map(request).concat();
+        stream.write_all(&all).await.unwrap();
+        for size in sizes {
+            let answer = reader.frame(stream, 1 << 20).await.unwrap();
+            assert_eq!(answer[..4], [0; 4], "{size} bytes");
+        }
+    }
+}
+
+/// Where there really are two executors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_changes_executors_with_what_it_carries() {
+    let directory = tempfile::tempdir().unwrap();
+    let env = real::env();
+    let parts = EngineParts {
+        disk: Arc::new(real::disk::RealDisk::new(directory.path(), env.spawn.clone())),
+        index: Arc::new(SimIndex(SimKvDevice::new())),
+        clock: env.clock.clone(),
+        spawn: env.spawn.clone(),
+        store: StoreId([7; 16]),
+    };
+    let config = EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 30), ..EngineConfig::default() };
+    let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
+    let service = Service::new(env.clone(), ServiceLimits::default());
+    service.set_engine(Ok(engine.clone()));
+    let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service, ServerLimits::default());
+    let listener = env.net.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _serving = env.spawn.spawn("server", Box::pin(server.serve(listener))).abort_on_drop();
+    let soon = env.deadline_in(Duration::from_secs(60));
+    let talk = async {
+        let (mut stream, mut reader) = talk_to(&env, address, soon).await;
+        mix(&mut stream, &mut reader).await;
+    };
+    within(env.clock.as_ref(), soon, talk).await.unwrap();
+    engine.close(soon).await;
+}
+
 #[test]
 fn a_connection_serves_small_and_large_requests_in_any_order() {
     run(ServerLimits { connections: 1, ..ServerLimits::default() }, async |asd| {
         let (mut stream, mut reader) = asd.talk().await;
-        // The next request may be there before the connection has changed sides.
-        let request = |len: usize| {
-            let request = Request::Apply { batch: put("key", len), priority: Priority::High };
-            request.encode().unwrap().to_bytes()
-        };
-        for sizes in
-            [[1, 1 << 20, 1, 1], [1 << 20, 1 << 20, 1, 100_000], [1; 4], [1; 4], [1; 4], [1, 1, 1, 70_000]]
-        {
-            let all = sizes.map(request).concat();
-            stream.write_all(&all).await.unwrap();
-            for size in sizes {
-                let answer = reader.frame(&mut stream, 1 << 20).await.unwrap();
-                assert_eq!(answer[..4], [0; 4], "{size} bytes");
-            }
-        }
+        mix(&mut stream, &mut reader).await;
         let (mut other, mut nothing) = (asd.connect().await, Vec::new());
         assert!(
             other.read_to_end(&mut nothing).await.is_ok() && nothing.is_empty(),

@@ -2,7 +2,7 @@
 //! them alone: a read of a block must not wait until a disk has written megabytes, as all that write do.
 //!
 //! Disk work has threads of its own so that a slow disk cannot take those that other work needs, nor the other way
-//! round. They decide nothing about order: whoever cares about priorities keeps the queue short from outside.
+//! round. They decide nothing else about order: whoever cares about priorities keeps the queue short from outside.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,6 +19,9 @@ const JOBS_PER_THREAD: usize = 16;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// So many reads go before what waits, and then one of the others: however many there are, writing goes on.
+const READS_IN_A_ROW: usize = 4;
+
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
@@ -33,6 +36,8 @@ struct Jobs {
     others: VecDeque<Job>,
     /// Threads for reads that have nothing to do, or were woken and have not looked yet.
     readers_waiting: usize,
+    /// Taken by threads that do everything, since one of them took something else.
+    reads_in_a_row: usize,
     open: bool,
 }
 
@@ -71,10 +76,20 @@ impl Queue {
         let changed = if all { &self.changed } else { &self.to_read };
         let mut jobs = self.jobs();
         loop {
-            if let Some(job) = jobs.reads.pop_front() {
-                return Some(job);
+            if all && (jobs.reads.is_empty() || jobs.reads_in_a_row >= READS_IN_A_ROW) {
+                jobs.reads_in_a_row = 0;
+                if let Some(job) = jobs.others.pop_front() {
+                    return Some(job);
+                }
             }
-            if all && let Some(job) = jobs.others.pop_front() {
+            if let Some(job) = jobs.reads.pop_front() {
+                if all {
+                    jobs.reads_in_a_row += 1;
+                    if !jobs.others.is_empty() {
+                        // Perhaps it was woken for one of these: then somebody else has to come.
+                        self.changed.notify_one();
+                    }
+                }
                 return Some(job);
             }
             if !jobs.open {
@@ -105,7 +120,13 @@ impl IoThreads {
     pub(super) fn new(threads: usize, carry_bulk: bool) -> io::Result<Self> {
         let threads = threads.clamp(1, 1024);
         let jobs = threads * JOBS_PER_THREAD;
-        let none = Jobs { reads: VecDeque::new(), others: VecDeque::new(), readers_waiting: 0, open: true };
+        let none = Jobs {
+            reads: VecDeque::new(),
+            others: VecDeque::new(),
+            readers_waiting: 0,
+            reads_in_a_row: 0,
+            open: true,
+        };
         let queue = Queue { jobs: Mutex::new(none), changed: Condvar::new(), to_read: Condvar::new() };
         let started = Self { queue: Arc::new(queue), slots: Arc::new(Semaphore::new(jobs)), jobs };
         for n in 0..threads {
@@ -289,6 +310,31 @@ mod tests {
             blocks.await.unwrap();
             assert_eq!(done.recv_timeout(SOON).unwrap(), what);
         }
+    }
+
+    #[tokio::test]
+    async fn reads_that_never_end_do_not_keep_writes_away() {
+        let threads = IoThreads::new(1, true).unwrap();
+        let (job, running, end) = blocker();
+        let mut blocks = pin!(threads.run(Work::Read, job));
+        assert!(!poll(blocks.as_mut()));
+        running.recv_timeout(SOON).unwrap();
+        let (order, done) = mpsc::channel();
+        let note = |what: &'static str| {
+            let order = order.clone();
+            move || order.send(what).map_err(io::Error::other)
+        };
+        let mut write = pin!(threads.run(Work::Other, note("write")));
+        assert!(!poll(write.as_mut()));
+        let mut reads: Vec<_> =
+            (0..2 * READS_IN_A_ROW).map(|_| Box::pin(threads.run(Work::Read, note("read")))).collect();
+        for read in &mut reads {
+            assert!(!poll(read.as_mut()));
+        }
+        end.send(()).unwrap();
+        blocks.await.unwrap();
+        let order: Vec<_> = (0..=2 * READS_IN_A_ROW).map(|_| done.recv_timeout(SOON).unwrap()).collect();
+        assert_eq!(order.iter().position(|what| *what == "write"), Some(READS_IN_A_ROW - 1));
     }
 
     #[tokio::test]
