@@ -291,6 +291,7 @@ pub(crate) fn parts(
         disk: Arc::new(disk),
         index: Arc::new(FjallIndex { directory: home.index(), cache_bytes: index_cache_bytes }),
         clock: env.clock.clone(),
+        bulk: env.bulk.clone(),
         spawn: env.spawn.clone(),
         store: home.store,
     })

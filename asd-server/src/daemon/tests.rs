@@ -70,6 +70,7 @@ fn run(scenario: impl AsyncFnOnce(Ill)) {
             disk: Arc::new(disk.open()),
             index: Arc::new(SimIndex(SimKvDevice::new())),
             clock: env.clock.clone(),
+            bulk: env.bulk.clone(),
             spawn: env.spawn.clone(),
             store: home.store,
         };

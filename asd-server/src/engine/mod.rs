@@ -141,6 +141,8 @@ pub struct EngineParts {
     pub clock: Arc<dyn Clock>,
     /// Tasks and blocking work.
     pub spawn: Arc<dyn Spawn>,
+    /// The same for what clients do not wait for: compaction, scrub.
+    pub bulk: Arc<dyn Spawn>,
     /// Identity of the store.
     pub store: StoreId,
 }

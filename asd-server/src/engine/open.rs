@@ -14,7 +14,7 @@ const QUEUE: usize = 1024;
 impl Engine {
     /// Opens the store, or begins it when the disk is empty.
     pub async fn open(parts: EngineParts, config: EngineConfig) -> Result<(Self, Opening), OpenError> {
-        let EngineParts { disk, index, clock, spawn, store } = parts;
+        let EngineParts { disk, index, clock, spawn, bulk, store } = parts;
         let index_is_damaged = AtomicBool::new(false);
         let sources = Sources { index_is_damaged, disk: disk.clone(), spawn: spawn.clone(), index, store };
         let recovered = recovery::recover(&sources).await?;
@@ -57,9 +57,9 @@ impl Engine {
         let mut background = Vec::new();
         if shared.config.background {
             let upkeep = Upkeep { shared: shared.clone(), queue: queue.clone(), prepared: 0 };
-            background.push(spawn.spawn("asd upkeep", Box::pin(upkeep.run())).abort_on_drop());
+            background.push(bulk.spawn("asd upkeep", Box::pin(upkeep.run())).abort_on_drop());
             let scrub = Box::pin(scrub::run(shared.clone()));
-            background.push(spawn.spawn("asd scrub", scrub).abort_on_drop());
+            background.push(bulk.spawn("asd scrub", scrub).abort_on_drop());
         }
         // Rows of a range that was deleted before the last stop may be left.
         shared.sweeping.notify_one();

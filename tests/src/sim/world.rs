@@ -353,6 +353,7 @@ impl OsdMachine {
             disk: Arc::new(TracedDisk::new(self.node.clone(), self.disk.open())),
             index: Arc::new(SimIndex(self.index.clone())),
             clock: env.clock.clone(),
+            bulk: env.bulk.clone(),
             spawn: env.spawn.clone(),
             store: StoreId([self.mark; 16]),
         };

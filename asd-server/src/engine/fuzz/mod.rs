@@ -57,6 +57,7 @@ impl Hardware {
             disk: Arc::new(self.disk.open()),
             index: Arc::new(SimIndex(self.index.clone())),
             clock: env.clock,
+            bulk: env.bulk.clone(),
             spawn: env.spawn,
             store: STORE,
         };

@@ -159,6 +159,7 @@ fn segments_and_indexes_of_another_store_are_not_used() {
             disk: Arc::new(hardware.disk.open()),
             index: Arc::new(SimIndex(hardware.index.clone(), None)),
             clock: env.clock,
+            bulk: env.bulk.clone(),
             spawn: env.spawn,
             store: StoreId(*b"another store id"),
         };

@@ -120,6 +120,7 @@ impl Hardware {
             disk: Arc::new(self.disk.open()),
             index: Arc::new(SimIndex(self.index.clone(), self.powered.then(|| self.disk.clone()))),
             clock: env.clock,
+            bulk: env.bulk.clone(),
             spawn: env.spawn,
             store: STORE,
         };
@@ -291,6 +292,7 @@ async fn conforms_on_a_real_disk() {
         disk: Arc::new(real::disk::RealDisk::new(directory.path(), env.spawn.clone())),
         index: Arc::new(FjallIndex { directory: directory.path().join("index"), cache_bytes: 1 << 20 }),
         clock: env.clock.clone(),
+        bulk: env.bulk.clone(),
         spawn: env.spawn.clone(),
         store: STORE,
     };
@@ -344,6 +346,7 @@ fn waiting_bytes_are_bounded_and_deadlines_kept() {
             disk: Arc::new(hardware.disk.open_slow(env.clock.clone(), Duration::from_secs(1))),
             index: Arc::new(SimIndex(hardware.index.clone(), None)),
             clock: env.clock.clone(),
+            bulk: env.bulk.clone(),
             spawn: env.spawn.clone(),
             store: STORE,
         };

@@ -116,6 +116,7 @@ async fn serve(simulation: &Simulation, number: u32, long_id: &'static str, limi
         disk: Arc::new(SimDiskDevice::new(1, 1 << 40).open()),
         index: Arc::new(SimIndex(SimKvDevice::new())),
         clock: env.clock.clone(),
+        bulk: env.bulk.clone(),
         spawn: env.spawn.clone(),
         store: StoreId([7; 16]),
     };
@@ -171,6 +172,7 @@ async fn a_connection_changes_executors_with_what_it_carries() {
         disk: Arc::new(real::disk::RealDisk::new(directory.path(), env.spawn.clone())),
         index: Arc::new(SimIndex(SimKvDevice::new())),
         clock: env.clock.clone(),
+        bulk: env.bulk.clone(),
         spawn: env.spawn.clone(),
         store: StoreId([7; 16]),
     };
