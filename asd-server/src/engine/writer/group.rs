@@ -1,10 +1,6 @@
 //! Groups: written together, made durable by one sync, put into the index in order, answered.
 
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
 
 use alba_core::env::DiskFile;
 use alba_core::env::osd::OsdError;
@@ -38,42 +34,34 @@ impl Planned {
     }
 }
 
-/// Steps 1 and 2 of [`Writer::dispatch`], under way.
-type Write = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-
 /// A group that is being written.
 pub(super) struct InFlight {
     planned: Vec<Planned>,
     group: u64,
     seed: Seed,
     end: u64,
-    /// Begun, and goes on by itself once the disk has it.
-    write: Mutex<Write>,
+    write: oneshot::Receiver<io::Result<()>>,
     /// How it went, once that is known.
     written: Option<io::Result<()>>,
 }
 
 impl InFlight {
-    /// Is it written or failed?
-    pub(super) fn poll_written(&mut self, context: &mut Context<'_>) -> bool {
-        if self.written.is_none()
-            // A mutex for its type's sake: nobody else can have it.
-            && let write = self.write.get_mut().unwrap_or_else(PoisonError::into_inner)
-            && let Poll::Ready(written) = write.as_mut().poll(context)
-        {
-            self.written = Some(written);
-        }
-        self.written.is_some()
-    }
-
     /// Until it is written or failed. May be given up and called again.
     pub(super) async fn wait(&mut self) {
-        poll_fn(|context| if self.poll_written(context) { Poll::Ready(()) } else { Poll::Pending }).await;
+        if self.written.is_none() {
+            let written = (&mut self.write).await;
+            self.written = Some(written.unwrap_or_else(|_| Err(io::Error::other("the write was given up"))));
+        }
     }
 
     /// Is it durable by now?
     fn is_durable(&mut self) -> bool {
-        self.poll_written(&mut Context::from_waker(Waker::noop())) && matches!(self.written, Some(Ok(())))
+        if self.written.is_none()
+            && let Ok(written) = self.write.try_recv()
+        {
+            self.written = Some(written);
+        }
+        matches!(self.written, Some(Ok(())))
     }
 
     /// What it writes.
@@ -106,7 +94,7 @@ impl Writer {
         let group = self.group;
         self.group += 1;
         let end = planned.iter().filter(|p| p.is_written()).map(|p| p.at + p.encoded.len).next_back();
-        let write: Write;
+        let (answer, write) = oneshot::channel();
         let (seed, end) = match (&mut self.head, end) {
             (Some(head), Some(end)) => {
                 let at = head.at;
@@ -114,24 +102,22 @@ impl Writer {
                 let parts: Vec<Bytes> =
                     planned.iter_mut().flat_map(|p| std::mem::take(&mut p.encoded.parts)).collect();
                 let file = head.segment.file.clone();
-                write = Box::pin(async move {
+                let task = async move {
                     let _phase = phase::enter(Phase::DataSync);
-                    write_durably(file.as_ref(), at, parts).await
-                });
+                    drop(answer.send(write_durably(file.as_ref(), at, parts).await));
+                };
+                drop(self.shared.sources.spawn.spawn("asd group", Box::pin(task)));
                 (*head.segment.seed(), end)
             }
             // Answers only, to be given in order.
             (head, _) => {
-                write = Box::pin(std::future::ready(Ok(())));
+                drop(answer.send(Ok(())));
                 let seed = head.as_ref().map(|head| *head.segment.seed());
                 let none = Seed { store: self.shared.store, segment: 0, generation: 0 };
                 (seed.unwrap_or(none), 0)
             }
         };
-        let mut begun = InFlight { planned, group, seed, end, write: Mutex::new(write), written: None };
-        // From here on the disk has it, unless it has to wait for a buffer or a thread's queue. Whoever waits for groups asks again.
-        begun.poll_written(&mut Context::from_waker(Waker::noop()));
-        self.in_flight.push_back(begun);
+        self.in_flight.push_back(InFlight { planned, group, seed, end, write, written: None });
     }
 
     /// Waits for all groups in flight. An error when one of them failed; then none is left.

@@ -1,5 +1,6 @@
 //! The one writer: drains the queue, decides each batch against all before it, and writes what passed in groups, several
-//! of them in flight, each with one sync.
+//! of them in flight, each with one sync. It has a thread of its own, where it encodes, hashes and looks into the index without
+//! waking another; groups are written by tasks of theirs, since they may have to wait for what the writer waits for, too.
 //!
 //! It must never answer "done" before the group's bytes are durable, never put a batch into the index before that, never
 //! answer out of order, and never write again where a write or sync failed.
@@ -9,10 +10,8 @@ mod heads;
 mod plan;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 
 use alba_core::env::osd::{OsdAssert, OsdError};
 use alba_core::env::{Deadline, blocking};
@@ -172,23 +171,17 @@ impl Writer {
 
     async fn next(&mut self, queue: &mut mpsc::Receiver<Request>) -> Next {
         let may_take = self.may_begin();
-        if self.in_flight.is_empty() {
-            return Next::Request(queue.recv().await);
-        }
-        // All of them: each goes on only when it is asked how it is.
-        let oldest_written = poll_fn(|context| {
-            let written = self.in_flight.iter_mut().map(|group| group.poll_written(context));
-            let written: Vec<bool> = written.collect();
-            if written.first() == Some(&true) { Poll::Ready(()) } else { Poll::Pending }
-        });
-        if !may_take {
-            oldest_written.await;
-            return Next::GroupDone;
-        }
-        tokio::select! {
-            biased;
-            () = oldest_written => Next::GroupDone,
-            request = queue.recv() => Next::Request(request),
+        match self.in_flight.front_mut() {
+            None => Next::Request(queue.recv().await),
+            Some(oldest) if !may_take => {
+                oldest.wait().await;
+                Next::GroupDone
+            }
+            Some(oldest) => tokio::select! {
+                biased;
+                () = oldest.wait() => Next::GroupDone,
+                request = queue.recv() => Next::Request(request),
+            },
         }
     }
 
