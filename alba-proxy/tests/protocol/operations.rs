@@ -1,7 +1,7 @@
 //! What operators see and change: slow requests in the log, limits that change while it runs, an end in order.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use alba_proxy::ProxyConfig;
@@ -34,6 +34,11 @@ impl MakeWriter<'_> for Lines {
 
 impl Lines {
     fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        // With one subscriber alone, tracing asks the thread that comes to a span first whether anybody wants it, and keeps the answer: threads
+        // of other tests have none, and say no. With a second one, which is never used, it asks both.
+        static SECOND: LazyLock<tracing::Dispatch> =
+            LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+        LazyLock::force(&SECOND);
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false);
         let guard =
