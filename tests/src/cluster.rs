@@ -258,7 +258,8 @@ impl Cluster {
         wait::until("killed processes are gone", Duration::from_secs(20), || {
             let alive: Vec<Process> =
                 self.processes().into_iter().filter(|process| pids.contains(&process.pid)).collect();
-            if alive.is_empty() { Ok(()) } else { Err(format!("{alive:?}")) }
+            let dying: Vec<u32> = pids.iter().copied().filter(|pid| process::has_threads(*pid)).collect();
+            if alive.is_empty() && dying.is_empty() { Ok(()) } else { Err(format!("{alive:?} {dying:?}")) }
         });
     }
 

@@ -82,6 +82,18 @@ pub fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
 }
 
+/// Is a thread of process `pid` left? Its first one may be dead long before the others, which keep its ports: on a busy machine those that
+/// give way to others take their time.
+pub fn has_threads(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state is behind the name in parentheses.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    })
+}
+
 /// In a process that a fixture started: ends it soon after the test's process is gone, however that ended.
 pub fn end_with_owner() {
     let Ok(owner) = std::env::var(OWNER) else { return };
