@@ -91,12 +91,9 @@ struct TokioSpawn {
 }
 
 impl Spawn for TokioSpawn {
-    fn spawn(&self, _name: &'static str, task: Task) -> TaskHandle {
-        let started = match &self.home {
-            Some(home) => home.spawn(task),
-            None => tokio::spawn(task),
-        };
-        let abort = started.abort_handle();
+    fn spawn(&self, name: &'static str, task: Task) -> TaskHandle {
+        let Some(home) = &self.home else { return self.spawn_beside(name, task) };
+        let abort = home.spawn(task).abort_handle();
         TaskHandle::new(move || abort.abort())
     }
 

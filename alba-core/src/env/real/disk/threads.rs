@@ -185,7 +185,7 @@ impl Drop for IoThreads {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
     use std::task::{Context, Waker};
@@ -195,7 +195,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(60);
 
-    fn poll<T>(work: std::pin::Pin<&mut impl Future<Output = T>>) -> bool {
+    fn poll<T>(work: Pin<&mut impl Future<Output = T>>) -> bool {
         work.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
@@ -208,6 +208,27 @@ mod tests {
             may_end.recv().map_err(io::Error::other)
         };
         (job, running, end)
+    }
+
+    /// Has a thread that does such a job, until it is told to end.
+    fn occupy(
+        threads: &IoThreads,
+        kind: Work,
+    ) -> (Pin<Box<impl Future<Output = io::Result<()>>>>, mpsc::Sender<()>) {
+        let (job, running, end) = blocker();
+        let mut blocks = Box::pin(threads.run(kind, job));
+        assert!(!poll(blocks.as_mut()));
+        running.recv_timeout(SOON).unwrap();
+        (blocks, end)
+    }
+
+    /// A job that tells when it was its turn.
+    fn note(
+        order: &mpsc::Sender<&'static str>,
+        what: &'static str,
+    ) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+        let order = order.clone();
+        move || order.send(what).map_err(io::Error::other)
     }
 
     #[tokio::test]
@@ -237,10 +258,7 @@ mod tests {
     #[tokio::test]
     async fn the_queue_is_bounded_and_what_is_given_up_before_it_starts_never_runs() {
         let threads = IoThreads::new(1, true).unwrap();
-        let (job, running, end) = blocker();
-        let mut blocks = pin!(threads.run(Work::Other, job));
-        assert!(!poll(blocks.as_mut()));
-        running.recv_timeout(SOON).unwrap();
+        let (blocks, end) = occupy(&threads, Work::Other);
 
         let ran = Arc::new(AtomicUsize::new(0));
         let count = || {
@@ -268,10 +286,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_does_not_wait_for_what_all_the_others_are_busy_with() {
         let threads = IoThreads::new(2, true).unwrap();
-        let (job, running, end) = blocker();
-        let mut blocks = pin!(threads.run(Work::Other, job));
-        assert!(!poll(blocks.as_mut()));
-        running.recv_timeout(SOON).unwrap();
+        let (blocks, end) = occupy(&threads, Work::Other);
         let mut next = pin!(threads.run(Work::Other, || Ok(())));
         assert!(!poll(next.as_mut()));
         for n in 0..3 {
@@ -286,22 +301,11 @@ mod tests {
     #[tokio::test]
     async fn reads_use_all_threads_and_go_before_the_rest() {
         let threads = IoThreads::new(2, true).unwrap();
-        let mut blockers = Vec::new();
-        for _ in 0..2 {
-            let (job, running, end) = blocker();
-            let mut blocks = Box::pin(threads.run(Work::Read, job));
-            assert!(!poll(blocks.as_mut()));
-            running.recv_timeout(SOON).unwrap();
-            blockers.push((blocks, end));
-        }
+        let mut blockers: Vec<_> = (0..2).map(|_| occupy(&threads, Work::Read)).collect();
         let (order, done) = mpsc::channel();
-        let note = |what: &'static str| {
-            let order = order.clone();
-            move || order.send(what).map_err(io::Error::other)
-        };
-        let mut write = pin!(threads.run(Work::Other, note("write")));
+        let mut write = pin!(threads.run(Work::Other, note(&order, "write")));
         assert!(!poll(write.as_mut()));
-        let mut read = pin!(threads.run(Work::Read, note("read")));
+        let mut read = pin!(threads.run(Work::Read, note(&order, "read")));
         assert!(!poll(read.as_mut()));
         // Whichever of the two becomes free first; the one for reads leaves the write alone.
         for what in ["read", "write"] {
@@ -315,19 +319,13 @@ mod tests {
     #[tokio::test]
     async fn reads_that_never_end_do_not_keep_writes_away() {
         let threads = IoThreads::new(1, true).unwrap();
-        let (job, running, end) = blocker();
-        let mut blocks = pin!(threads.run(Work::Read, job));
-        assert!(!poll(blocks.as_mut()));
-        running.recv_timeout(SOON).unwrap();
+        let (blocks, end) = occupy(&threads, Work::Read);
         let (order, done) = mpsc::channel();
-        let note = |what: &'static str| {
-            let order = order.clone();
-            move || order.send(what).map_err(io::Error::other)
-        };
-        let mut write = pin!(threads.run(Work::Other, note("write")));
+        let mut write = pin!(threads.run(Work::Other, note(&order, "write")));
         assert!(!poll(write.as_mut()));
-        let mut reads: Vec<_> =
-            (0..2 * READS_IN_A_ROW).map(|_| Box::pin(threads.run(Work::Read, note("read")))).collect();
+        let mut reads: Vec<_> = (0..2 * READS_IN_A_ROW)
+            .map(|_| Box::pin(threads.run(Work::Read, note(&order, "read"))))
+            .collect();
         for read in &mut reads {
             assert!(!poll(read.as_mut()));
         }
