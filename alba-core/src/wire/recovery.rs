@@ -237,12 +237,27 @@ impl RecoveryScheme {
     }
 }
 
+/// Plain bytes that certainly are one block of bzip2 at any level: its run lengths can make them longer by a quarter, and the smallest
+/// block has 100 000 bytes less 19.
+const ONE_BLOCK: usize = 64 << 10;
+
+/// Where a stream says of which level it is, and what it says at the highest.
+const LEVEL_AT: usize = 3;
+const HIGHEST_LEVEL: u8 = b'9';
+
 /// The bzip2 form of §6.5: plain length, then the stream.
 pub fn compress_bzip2(plain: &[u8]) -> Result<Bytes, WireError> {
+    // The level is the size of blocks, and nothing else. What is one block at any level is packed at the lowest, whose tables are a
+    // megabyte to clear instead of eight, and is given the highest's name.
+    let one_block = plain.len() <= ONE_BLOCK;
+    let level = if one_block { bzip2::Compression::fast() } else { bzip2::Compression::best() };
     let mut stream = Vec::new();
-    bzip2::read::BzEncoder::new(plain, bzip2::Compression::best())
+    bzip2::read::BzEncoder::new(plain, level)
         .read_to_end(&mut stream)
         .map_err(|error| WireError::invalid("bzip2", error))?;
+    if let Some(level) = stream.get_mut(LEVEL_AT) {
+        *level = HIGHEST_LEVEL;
+    }
     let len = i32::try_from(plain.len()).map_err(|_| WireError::TooLong { len: plain.len() })?;
     let mut w = Writer::new();
     w.int32(len);
@@ -278,8 +293,30 @@ pub fn decompress_bzip2(packed: &Bytes, max: usize) -> Result<Vec<u8>, WireError
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
 
     use super::*;
+
+    /// The stream as the highest level makes it.
+    fn at_the_highest_level(plain: &[u8]) -> Vec<u8> {
+        let mut stream = Vec::new();
+        bzip2::read::BzEncoder::new(plain, bzip2::Compression::best()).read_to_end(&mut stream).unwrap();
+        stream
+    }
+
+    #[test]
+    fn one_block_is_the_same_stream_at_any_level() {
+        let mut noise = StdRng::seed_from_u64(1);
+        let mut noise = |len: usize| (0..len).map(|_| noise.random()).collect::<Vec<u8>>();
+        // Runs of four are what run lengths make five of.
+        let runs = |len: usize| (0..len).map(|at| u8::from(at / 4 % 2 == 0)).collect::<Vec<u8>>();
+        for len in [0, 1, 3, 4, 255, 4096, ONE_BLOCK - 1, ONE_BLOCK, ONE_BLOCK + 1, 200_000] {
+            for plain in [noise(len), runs(len), vec![7; len]] {
+                assert_eq!(compress_bzip2(&plain).unwrap()[4..], at_the_highest_level(&plain), "{len}");
+            }
+        }
+    }
 
     fn checksum() -> impl Strategy<Value = Checksum> {
         prop_oneof![
