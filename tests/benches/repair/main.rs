@@ -88,12 +88,16 @@ fn main() {
     let idle = task.work(Instant::now(), lost * IDLE, Duration::from_secs(120)).expect("repair begins");
     let speed = Stretch::speed(std::slice::from_ref(&idle));
     print("repair/idle", speed, "MB/s", Some(("copy", copy)));
+    print("repair/idle/cpu", idle.cpu_per_mb(), "ms per MB", None);
 
     let left = lost - task.done();
     let clients = Clients::start(&cluster, Rates::from_environment());
     let rounds = rounds(&task, clients, u32::try_from(count).unwrap(), left, bench.seconds);
     assert!(!rounds.with.is_empty(), "all was rebuilt before the rounds: more ALBA_BENCH_MIB are needed");
     print("repair/beside", Stretch::speed(&rounds.with), "MB/s", Some(("copy", copy)));
+    for stretch in &rounds.with {
+        print("repair/beside/cpu", stretch.cpu_per_mb(), "ms per MB, clients included", None);
+    }
     rounds.print("repair", "repair");
     print("repair/left", (lost - task.done()) / 1e6, "MB", None);
 }

@@ -59,3 +59,13 @@ pub fn cpu_seconds_of(process: &str) -> f64 {
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
     fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
+
+/// CPU time of everything on this machine so far, the kernel's included, in seconds.
+pub fn cpu_seconds_of_all() -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<f64> = ticks.filter_map(|ticks| ticks.parse().ok()).collect();
+    // proc(5): user, nice, system, idle, iowait, irq, softirq, in ticks of 10 ms.
+    let busy = [0, 1, 2, 5, 6].into_iter().filter_map(|at| ticks.get(at));
+    busy.sum::<f64>() / 100.0
+}

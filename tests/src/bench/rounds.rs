@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::limits::as_f64;
 use super::open_loop::{Clients, Seen, Times};
-use super::print;
+use super::{cpu_seconds_of_all, print};
 use crate::cluster::Cluster;
 use crate::{process, wait};
 
@@ -44,6 +44,8 @@ pub struct Stretch {
     pub time: Range<Duration>,
     /// What it stored meanwhile.
     pub bytes: f64,
+    /// CPU time that the whole machine used meanwhile, in seconds.
+    pub cpu: f64,
 }
 
 impl Stretch {
@@ -52,6 +54,11 @@ impl Stretch {
         let bytes: f64 = stretches.iter().map(|stretch| stretch.bytes).sum();
         let seconds: f64 = stretches.iter().map(|s| (s.time.end - s.time.start).as_secs_f64()).sum();
         bytes / seconds / 1e6
+    }
+
+    /// Milliseconds of CPU time that the whole machine used for each MB.
+    pub fn cpu_per_mb(&self) -> f64 {
+        self.cpu * 1e3 / (self.bytes / 1e6)
     }
 }
 
@@ -99,13 +106,13 @@ impl Task<'_> {
             }
             std::thread::sleep(LOOK);
         };
-        let from = began.elapsed();
-        let (mut last, mut to) = (first, from);
+        let (from, cpu_before) = (began.elapsed(), cpu_seconds_of_all());
+        let (mut last, mut to, mut cpu) = (first, from, 0.0);
         loop {
             std::thread::sleep(LOOK);
             let (done, now) = (self.done(), began.elapsed());
             if done > last {
-                (last, to) = (done, now);
+                (last, to, cpu) = (done, now, cpu_seconds_of_all() - cpu_before);
             } else if now - to > STILL {
                 break;
             }
@@ -120,7 +127,7 @@ impl Task<'_> {
         self.pause();
         process::signal_pid(pid, Signal::CONT);
         until_still(self);
-        Some(Stretch { time: from..to, bytes: last - first })
+        Some(Stretch { time: from..to, bytes: last - first, cpu })
     }
 
     /// How much of its rates the agent uses, for the clients' sake.
