@@ -8,6 +8,7 @@
 mod buffers;
 mod direct;
 mod file;
+mod pieces;
 mod probe;
 mod threads;
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 
 use self::buffers::{Buffers, LARGEST};
 use self::file::Handles;
+use self::pieces::Pieces;
 use self::probe::{PROBE_PREFIX, Probed, probe};
 use self::threads::{IoThreads, Work};
 use crate::env::disk::{BLOCK, BLOCK_BYTES, check_punch};
@@ -84,6 +86,7 @@ enum Runner {
 struct Shared {
     runner: Runner,
     buffers: Buffers,
+    pieces: Pieces,
     direct: bool,
 }
 
@@ -129,7 +132,8 @@ impl RealDisk {
             },
         };
         let runner = Runner::Threads(IoThreads::new(config.threads, config.carries_bulk)?);
-        let shared = Shared { runner, buffers: Buffers::new(config.buffer_bytes), direct };
+        let shared =
+            Shared { runner, buffers: Buffers::new(config.buffer_bytes), pieces: Pieces::new(), direct };
         Ok(Self { directory, shared: Arc::new(shared) })
     }
 
@@ -138,7 +142,8 @@ impl RealDisk {
         let directory = directory.into();
         let direct = takes_direct(&directory);
         let buffers = Buffers::new(IoConfig::default().buffer_bytes);
-        Self { directory, shared: Arc::new(Shared { runner: Runner::Spawn(spawn), buffers, direct }) }
+        let (runner, pieces) = (Runner::Spawn(spawn), Pieces::new());
+        Self { directory, shared: Arc::new(Shared { runner, buffers, pieces, direct }) }
     }
 
     /// What was chosen: [`IoMode::Direct`] or [`IoMode::PageCache`].
@@ -246,6 +251,7 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Work in progress holds the handles only, so that the threads end when disk and files are dropped.
+// What a call moves at most is looked up before the work is handed over, for the same reason.
 struct RealFile {
     handles: Arc<Handles>,
     shared: Arc<Shared>,
@@ -271,14 +277,16 @@ impl RealFile {
         let len: usize = parts.iter().map(Bytes::len).sum();
         if len > 0 && self.handles.takes_direct(offset, len) {
             let buffer = self.shared.buffers.take(direct::copied_len(&parts).clamp(1, PIECE)).await?;
+            let per_call = self.shared.pieces.per_call();
             self.run(Work::Other, move |handles| {
-                handles.write_direct(offset, &parts, buffer)?;
+                handles.write_direct(offset, &parts, buffer, per_call)?;
                 then(handles)
             })
             .await
         } else {
+            let per_call = self.shared.pieces.per_call();
             self.run(Work::Other, move |handles| {
-                handles.write_cached(offset, &parts)?;
+                handles.write_cached(offset, &parts, per_call)?;
                 then(handles)
             })
             .await
@@ -301,12 +309,13 @@ impl DiskFile for RealFile {
         let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len)?.checked_add(BLOCK_BYTES));
         let blocks = skip.checked_add(len).and_then(|touched| touched.checked_next_multiple_of(BLOCK));
         let (Some(_), Some(blocks)) = (end, blocks) else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        self.shared.pieces.reads(len);
+        let buffer = self.shared.buffers.take(if blocks <= LARGEST { blocks } else { PIECE }).await?;
+        let per_call = self.shared.pieces.per_call();
         if blocks <= LARGEST {
-            let buffer = self.shared.buffers.take(blocks).await?;
-            self.run(Work::Read, move |handles| handles.read(offset, len, buffer)).await
+            self.run(Work::Read, move |handles| handles.read(offset, len, buffer, per_call)).await
         } else {
-            let buffer = self.shared.buffers.take(PIECE).await?;
-            self.run(Work::Read, move |handles| handles.read_pieces(offset, len, buffer)).await
+            self.run(Work::Read, move |handles| handles.read_pieces(offset, len, buffer, per_call)).await
         }
     }
 

@@ -60,10 +60,9 @@ impl Tcp {
 #[async_trait]
 impl Net for Tcp {
     async fn connect(&self, to: SocketAddr, deadline: Deadline) -> io::Result<Stream> {
-        let stream =
-            within(self.clock.as_ref(), deadline, connect(to)).await.map_err(|_| {
-                io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {to} in time"))
-            })??;
+        let stream = within(self.clock.as_ref(), deadline, connect(to)).await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {to} in time"))
+        })??;
         stream.set_nodelay(true)?;
         Ok(Socket::here(stream))
     }

@@ -75,21 +75,33 @@ impl Handles {
     }
 
     /// `len` bytes at `offset`; `buffer` holds all the blocks they touch.
-    pub(super) fn read(&self, offset: u64, len: usize, mut buffer: Buffer) -> io::Result<Bytes> {
+    pub(super) fn read(
+        &self,
+        offset: u64,
+        len: usize,
+        mut buffer: Buffer,
+        per_call: usize,
+    ) -> io::Result<Bytes> {
         let (start, skip) = block_before(offset)?;
-        self.fill(start, skip + len, buffer.bytes_mut())?;
+        self.fill(start, skip + len, buffer.bytes_mut(), per_call)?;
         Ok(buffer.into_bytes(skip, len))
     }
 
     /// The same for what no buffer can hold, piece by piece through `buffer`.
-    pub(super) fn read_pieces(&self, offset: u64, len: usize, mut buffer: Buffer) -> io::Result<Bytes> {
+    pub(super) fn read_pieces(
+        &self,
+        offset: u64,
+        len: usize,
+        mut buffer: Buffer,
+        per_call: usize,
+    ) -> io::Result<Bytes> {
         let (mut start, mut skip) = block_before(offset)?;
         // Grows as it is read: a length from a damaged record finds the end of the file first.
         let mut all = Vec::new();
         while all.len() < len {
             let memory = buffer.bytes_mut();
             let wanted = (skip + len - all.len()).min(memory.len());
-            self.fill(start, wanted, memory)?;
+            self.fill(start, wanted, memory, per_call)?;
             all.extend_from_slice(&memory[skip..wanted]);
             start += u64::try_from(wanted).map_err(io::Error::other)?;
             skip = 0;
@@ -97,13 +109,14 @@ impl Handles {
         Ok(all.into())
     }
 
-    /// Reads whole blocks from `start` on until there are `wanted` bytes.
-    fn fill(&self, start: u64, wanted: usize, memory: &mut [u8]) -> io::Result<()> {
+    /// Reads whole blocks from `start` on until there are `wanted` bytes, at most `per_call` at once, which is whole blocks, too.
+    fn fill(&self, start: u64, wanted: usize, memory: &mut [u8], per_call: usize) -> io::Result<()> {
         let memory = memory.get_mut(..wanted.next_multiple_of(BLOCK)).ok_or(io::ErrorKind::InvalidInput)?;
         let mut filled = 0;
         while filled < wanted {
             let at = start + u64::try_from(filled).map_err(io::Error::other)?;
-            let read = match self.file.read_at(&mut memory[filled..], at) {
+            let end = memory.len().min(filled.saturating_add(per_call));
+            let read = match self.file.read_at(&mut memory[filled..end], at) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read?,
             };
@@ -117,12 +130,13 @@ impl Handles {
     }
 
     /// Writes whole blocks: from where they lie when they begin at a block boundary in memory, else copied once into
-    /// `buffer`, in pieces of its size.
+    /// `buffer`, in pieces of its size; at most `per_call` bytes at once, which is whole blocks, too.
     pub(super) fn write_direct(
         &self,
         mut offset: u64,
         parts: &[Bytes],
         mut buffer: Buffer,
+        per_call: usize,
     ) -> io::Result<()> {
         self.check_writable()?;
         let mut calls = direct::calls(parts);
@@ -133,7 +147,7 @@ impl Handles {
             }
             let mut left = slices.as_mut_slice();
             while !left.is_empty() {
-                let written = match rustix::io::pwritev(&self.file, left, offset) {
+                let written = match rustix::io::pwritev(&self.file, &one_call(left, per_call), offset) {
                     // Half a block cannot be gone on from.
                     Ok(written) if written == 0 || !written.is_multiple_of(BLOCK) => {
                         return Err(io::ErrorKind::WriteZero.into());
@@ -149,15 +163,14 @@ impl Handles {
     }
 
     /// Writes anything anywhere, through the page cache.
-    pub(super) fn write_cached(&self, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
+    pub(super) fn write_cached(&self, mut offset: u64, parts: &[Bytes], per_call: usize) -> io::Result<()> {
         self.check_writable()?;
         let file = self.cached()?;
         let mut slices: Vec<IoSlice<'_>> =
             parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
         let mut left = slices.as_mut_slice();
         while !left.is_empty() {
-            let call = left.len().min(PARTS_PER_CALL);
-            let written = match rustix::io::pwritev(file, &left[..call], offset) {
+            let written = match rustix::io::pwritev(file, &one_call(left, per_call), offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(Errno::INTR) => continue,
@@ -215,6 +228,18 @@ impl Handles {
     }
 }
 
+/// The first bytes of `slices`, at most `most` of them.
+fn one_call<'a>(slices: &'a [IoSlice<'_>], most: usize) -> Vec<IoSlice<'a>> {
+    let mut room = most;
+    let pieces = slices.iter().take(PARTS_PER_CALL).map_while(|slice| {
+        let piece = &slice[..slice.len().min(room)];
+        let more = room > 0;
+        room -= piece.len();
+        more.then(|| IoSlice::new(piece))
+    });
+    pieces.collect()
+}
+
 /// Where the block begins that `offset` is in, and how far into it that is.
 fn block_before(offset: u64) -> io::Result<(u64, usize)> {
     let skip = offset % BLOCK_BYTES;
@@ -241,5 +266,24 @@ fn retried(mut call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Resu
             Err(Errno::INTR) => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_the_first_bytes_and_no_more_than_it_may() {
+        let parts: [&[u8]; 4] = [b"abc", b"", b"defgh", b"ij"];
+        let slices = parts.map(IoSlice::new);
+        let call = |most| one_call(&slices, most).iter().map(|slice| slice.to_vec()).collect::<Vec<_>>();
+        assert_eq!(call(2), [b"ab"]);
+        assert_eq!(call(3), [b"abc"]);
+        assert_eq!(call(4).concat(), b"abcd");
+        assert_eq!(call(8).concat(), b"abcdefgh");
+        assert_eq!(call(usize::MAX).concat(), b"abcdefghij");
+        let many = vec![IoSlice::new(b"x"); PARTS_PER_CALL + 1];
+        assert_eq!(one_call(&many, usize::MAX).len(), PARTS_PER_CALL);
     }
 }
