@@ -80,7 +80,7 @@ impl Default for RebalanceConfig {
             schedule: None,
             window: None,
             bytes_per_second: 256 << 20,
-            osd_bytes_per_second: 80 << 20,
+            osd_bytes_per_second: 72 << 20,
             moves_at_once: 16,
             osd_moves_at_once: 2,
         }
