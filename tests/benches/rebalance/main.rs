@@ -93,7 +93,8 @@ fn main() {
     print("rebalance/beside", Stretch::speed(&rounds.with), "MB/s", Some(("copy", copy)));
     rounds.print("rebalance", "moves");
     // What is left, to the end.
-    if let Some(idle) = task.work(Instant::now(), f64::INFINITY, Duration::from_secs(120)) {
+    let rest = task.work(Instant::now(), f64::INFINITY, Duration::from_secs(120));
+    if let Some(idle) = rest.filter(|idle| idle.bytes > 0.0) {
         let speed = Stretch::speed(std::slice::from_ref(&idle));
         print("rebalance/idle", speed, "MB/s", Some(("copy", copy)));
     }
