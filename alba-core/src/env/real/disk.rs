@@ -250,8 +250,8 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
 }
 
-/// Work in progress holds the handles only, so that the threads end when disk and files are dropped.
-// What a call moves at most is looked up before the work is handed over, for the same reason.
+/// Work in progress holds the handles only, so that the threads end when disk and files are dropped. So what a call moves at most is
+/// looked up before the work is handed over.
 struct RealFile {
     handles: Arc<Handles>,
     shared: Arc<Shared>,
@@ -275,16 +275,15 @@ impl RealFile {
         then: impl FnOnce(&Handles) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let len: usize = parts.iter().map(Bytes::len).sum();
+        let per_call = self.shared.pieces.per_call();
         if len > 0 && self.handles.takes_direct(offset, len) {
             let buffer = self.shared.buffers.take(direct::copied_len(&parts).clamp(1, PIECE)).await?;
-            let per_call = self.shared.pieces.per_call();
             self.run(Work::Other, move |handles| {
                 handles.write_direct(offset, &parts, buffer, per_call)?;
                 then(handles)
             })
             .await
         } else {
-            let per_call = self.shared.pieces.per_call();
             self.run(Work::Other, move |handles| {
                 handles.write_cached(offset, &parts, per_call)?;
                 then(handles)
@@ -312,11 +311,7 @@ impl DiskFile for RealFile {
         self.shared.pieces.reads(len);
         let buffer = self.shared.buffers.take(if blocks <= LARGEST { blocks } else { PIECE }).await?;
         let per_call = self.shared.pieces.per_call();
-        if blocks <= LARGEST {
-            self.run(Work::Read, move |handles| handles.read(offset, len, buffer, per_call)).await
-        } else {
-            self.run(Work::Read, move |handles| handles.read_pieces(offset, len, buffer, per_call)).await
-        }
+        self.run(Work::Read, move |handles| handles.read(offset, len, buffer, per_call)).await
     }
 
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {

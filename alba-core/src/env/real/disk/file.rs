@@ -74,7 +74,7 @@ impl Handles {
         self.direct && offset.is_multiple_of(BLOCK_BYTES) && len.is_multiple_of(BLOCK)
     }
 
-    /// `len` bytes at `offset`; `buffer` holds all the blocks they touch.
+    /// `len` bytes at `offset`: in `buffer` when it holds all the blocks they touch, else piece by piece through it.
     pub(super) fn read(
         &self,
         offset: u64,
@@ -82,20 +82,11 @@ impl Handles {
         mut buffer: Buffer,
         per_call: usize,
     ) -> io::Result<Bytes> {
-        let (start, skip) = block_before(offset)?;
-        self.fill(start, skip + len, buffer.bytes_mut(), per_call)?;
-        Ok(buffer.into_bytes(skip, len))
-    }
-
-    /// The same for what no buffer can hold, piece by piece through `buffer`.
-    pub(super) fn read_pieces(
-        &self,
-        offset: u64,
-        len: usize,
-        mut buffer: Buffer,
-        per_call: usize,
-    ) -> io::Result<Bytes> {
         let (mut start, mut skip) = block_before(offset)?;
+        if skip + len <= buffer.bytes_mut().len() {
+            self.fill(start, skip + len, buffer.bytes_mut(), per_call)?;
+            return Ok(buffer.into_bytes(skip, len));
+        }
         // Grows as it is read: a length from a damaged record finds the end of the file first.
         let mut all = Vec::new();
         while all.len() < len {
