@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use self::buffers::{Buffers, LARGEST};
 use self::file::Handles;
-use self::pieces::Pieces;
+use self::pieces::{Pieces, is_small};
 use self::probe::{PROBE_PREFIX, Probed, probe};
 use self::threads::{IoThreads, Work};
 use crate::env::disk::{BLOCK, BLOCK_BYTES, check_punch};
@@ -49,14 +49,14 @@ pub enum IoMode {
 /// How a disk is driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IoConfig {
-    /// Operations that run at once; 16 matched io_uring (docs/performance.md). A fourth of them can only be reads.
+    /// Operations that run at once; 16 matched io_uring (docs/performance.md). Half as many small reads can run beside them.
     pub threads: usize,
     /// Most memory for reads and writes in progress and for what was read and is not dropped yet, in bytes. Fewer than
     /// 16 MiB are taken as 16 MiB.
     pub buffer_bytes: usize,
     /// Whether the page cache is bypassed.
     pub mode: IoMode,
-    /// Do large requests use it, too? Then its threads give way to small ones, but for the fourth part that only reads; else all go first.
+    /// Do large requests use it, too? Then its threads give way to small ones, but for those that only do small reads; else all go first.
     pub carries_bulk: bool,
 }
 
@@ -311,7 +311,8 @@ impl DiskFile for RealFile {
         self.shared.pieces.reads(len);
         let buffer = self.shared.buffers.take(if blocks <= LARGEST { blocks } else { PIECE }).await?;
         let per_call = self.shared.pieces.per_call();
-        self.run(Work::Read, move |handles| handles.read(offset, len, buffer, per_call)).await
+        let kind = if is_small(len) { Work::SmallRead } else { Work::Read };
+        self.run(kind, move |handles| handles.read(offset, len, buffer, per_call)).await
     }
 
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {

@@ -18,6 +18,11 @@ const SHORT: usize = 128 << 10;
 /// So long after a small read another one is to be expected, in milliseconds.
 const EXPECTED: u64 = 1000;
 
+/// Is a read of `len` bytes one that somebody waits for, and not part of something large?
+pub(super) fn is_small(len: usize) -> bool {
+    u64::try_from(len).is_ok_and(|len| len <= SMALL_REQUEST)
+}
+
 /// What was read from one disk lately.
 pub(super) struct Pieces {
     began: Instant,
@@ -46,7 +51,7 @@ impl Pieces {
     }
 
     fn reads_at(&self, len: usize, now: u64) {
-        if u64::try_from(len).is_ok_and(|len| len <= SMALL_REQUEST) {
+        if is_small(len) {
             self.until.fetch_max(now.saturating_add(EXPECTED), Ordering::Relaxed);
         }
     }

@@ -1,5 +1,5 @@
-//! A bounded number of threads that may block, with a bounded queue before them. Reads go first, and a part of the threads is for
-//! them alone: a read of a block must not wait until a disk has written megabytes, as all that write do.
+//! A bounded number of threads that may block, with a bounded queue before them. Reads go first, and some threads are for small ones
+//! alone: a read of a block must not wait until a disk has read or written megabytes, nor for a processor with those that do.
 //!
 //! Disk work has threads of its own so that a slow disk cannot take those that other work needs, nor the other way
 //! round. They decide nothing else about order: whoever cares about priorities keeps the queue short from outside.
@@ -25,27 +25,56 @@ const READS_IN_A_ROW: usize = 4;
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
+    /// Reads something small: somebody waits for nothing else.
+    SmallRead,
     /// Reads; it ends soon.
     Read,
     /// Anything else, which may take as long as the disk does to sync.
     Other,
 }
 
+#[derive(Default)]
 struct Jobs {
+    small_reads: VecDeque<Job>,
     reads: VecDeque<Job>,
     others: VecDeque<Job>,
-    /// Threads for reads that have nothing to do, or were woken and have not looked yet.
+    /// Threads for small reads that have nothing to do, or were woken and have not looked yet. Those that wait while there is something
+    /// for them were all woken.
     readers_waiting: usize,
     /// Taken by threads that do everything, since one of them took something else.
     reads_in_a_row: usize,
-    open: bool,
+    closed: bool,
+}
+
+impl Jobs {
+    /// The next one for a thread that does everything.
+    fn take(&mut self) -> Option<Job> {
+        if self.reads_in_a_row >= READS_IN_A_ROW {
+            self.reads_in_a_row = 0;
+            if let Some(job) = self.others.pop_front() {
+                return Some(job);
+            }
+        }
+        if let Some(job) = self.take_read() {
+            self.reads_in_a_row += 1;
+            return Some(job);
+        }
+        self.reads_in_a_row = 0;
+        self.others.pop_front()
+    }
+
+    fn take_read(&mut self) -> Option<Job> {
+        // Whoever was woken for a small one is at it sooner: it need not wait for a processor, as those that do everything must.
+        let left = self.small_reads.len() > self.readers_waiting;
+        left.then(|| self.small_reads.pop_front()).flatten().or_else(|| self.reads.pop_front())
+    }
 }
 
 struct Queue {
     jobs: Mutex<Jobs>,
     /// For threads that do everything.
     changed: Condvar,
-    /// For threads that only read.
+    /// For threads that only do small reads.
     to_read: Condvar,
 }
 
@@ -58,11 +87,15 @@ impl Queue {
     fn add(&self, work: Work, job: Job) {
         let mut jobs = self.jobs();
         match work {
-            Work::Read => {
+            Work::SmallRead => {
                 // Is there one more of them than there are reads for them already? Else whoever comes first takes it.
-                let reader = jobs.readers_waiting > jobs.reads.len();
-                jobs.reads.push_back(job);
+                let reader = jobs.readers_waiting > jobs.small_reads.len();
+                jobs.small_reads.push_back(job);
                 if reader { &self.to_read } else { &self.changed }.notify_one();
+            }
+            Work::Read => {
+                jobs.reads.push_back(job);
+                self.changed.notify_one();
             }
             Work::Other => {
                 jobs.others.push_back(job);
@@ -71,77 +104,93 @@ impl Queue {
         }
     }
 
-    /// The next job for a thread that does `all`, or only reads; none when all are done and none can come.
-    fn next(&self, all: bool) -> Option<Job> {
-        let changed = if all { &self.changed } else { &self.to_read };
+    /// The next job for a thread that does everything; none when all are done and none can come.
+    fn next(&self) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
-            if all && (jobs.reads.is_empty() || jobs.reads_in_a_row >= READS_IN_A_ROW) {
-                jobs.reads_in_a_row = 0;
-                if let Some(job) = jobs.others.pop_front() {
-                    return Some(job);
-                }
-            }
-            if let Some(job) = jobs.reads.pop_front() {
-                if all {
-                    jobs.reads_in_a_row += 1;
-                    if !jobs.others.is_empty() {
-                        // Perhaps it was woken for one of these: then somebody else has to come.
-                        self.changed.notify_one();
-                    }
+            if let Some(job) = jobs.take() {
+                if !jobs.others.is_empty() {
+                    // Perhaps it was woken for one of these: then somebody else has to come.
+                    self.changed.notify_one();
                 }
                 return Some(job);
             }
-            if !jobs.open {
+            if jobs.closed {
                 return None;
             }
-            jobs.readers_waiting += usize::from(!all);
-            jobs = changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-            jobs.readers_waiting -= usize::from(!all);
+            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The same for a thread that only does small reads.
+    fn next_small_read(&self) -> Option<Job> {
+        let mut jobs = self.jobs();
+        loop {
+            if let Some(job) = jobs.small_reads.pop_front() {
+                return Some(job);
+            }
+            if jobs.closed {
+                return None;
+            }
+            jobs.readers_waiting += 1;
+            jobs = self.to_read.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs.readers_waiting -= 1;
         }
     }
 }
 
-/// Every fourth thread is only for reads; the first does everything, since it may be the only one.
-fn does_all(thread: usize) -> bool {
-    thread % 4 != 1
+/// Runs what there is, until nothing can come any more.
+fn work(next: impl Fn() -> Option<Job>) {
+    while let Some(job) = next() {
+        // A job that panics told its caller by dropping the answer; the thread is needed for the next.
+        drop(catch_unwind(AssertUnwindSafe(job)));
+    }
 }
 
 /// The threads. When this is dropped they finish what is running and end; nobody waits for them, because a disk that
 /// hangs would hang whoever waits.
 pub(super) struct IoThreads {
     queue: Arc<Queue>,
-    slots: Arc<Semaphore>,
-    jobs: usize,
+    /// For small reads, and for the rest: neither waits for room that the other has.
+    slots: [Slots; 2],
+}
+
+/// Jobs of a kind that may be queued or running.
+struct Slots {
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Slots {
+    fn of(threads: usize) -> Self {
+        let all = threads * JOBS_PER_THREAD;
+        Self { free: Arc::new(Semaphore::new(all)), all }
+    }
 }
 
 impl IoThreads {
-    /// Starts `threads` of them, at least one.
+    /// Starts `threads` of them, at least one, and half as many for small reads.
     pub(super) fn new(threads: usize, carry_bulk: bool) -> io::Result<Self> {
         let threads = threads.clamp(1, 1024);
-        let jobs = threads * JOBS_PER_THREAD;
-        let none = Jobs {
-            reads: VecDeque::new(),
-            others: VecDeque::new(),
-            readers_waiting: 0,
-            reads_in_a_row: 0,
-            open: true,
-        };
-        let queue = Queue { jobs: Mutex::new(none), changed: Condvar::new(), to_read: Condvar::new() };
-        let started = Self { queue: Arc::new(queue), slots: Arc::new(Semaphore::new(jobs)), jobs };
+        let readers = threads.div_ceil(2);
+        let queue = Queue { jobs: Mutex::default(), changed: Condvar::new(), to_read: Condvar::new() };
+        let started = Self { queue: Arc::new(queue), slots: [Slots::of(readers), Slots::of(threads)] };
         for n in 0..threads {
             let queue = started.queue.clone();
-            let all = does_all(n);
             thread::Builder::new().name(format!("disk-io-{n}")).spawn(move || {
-                if all && carry_bulk {
+                if carry_bulk {
                     urgency::serve_both()
                 } else {
                     urgency::go_first()
                 };
-                while let Some(job) = queue.next(all) {
-                    // A job that panics told its caller by dropping the answer; the thread is needed for the next.
-                    drop(catch_unwind(AssertUnwindSafe(job)));
-                }
+                work(|| queue.next());
+            })?;
+        }
+        for n in 0..readers {
+            let queue = started.queue.clone();
+            thread::Builder::new().name(format!("disk-read-{n}")).spawn(move || {
+                urgency::go_first();
+                work(|| queue.next_small_read());
             })?;
         }
         Ok(started)
@@ -153,7 +202,9 @@ impl IoThreads {
         kind: Work,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let slot = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let [small_reads, rest] = &self.slots;
+        let slots = if kind == Work::SmallRead { small_reads } else { rest };
+        let slot = slots.free.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (answer, result) = oneshot::channel();
         let job = Box::new(move || {
             if answer.is_closed() {
@@ -171,13 +222,13 @@ impl IoThreads {
 
     /// Jobs that wait for a thread or run.
     pub(super) fn in_flight(&self) -> usize {
-        self.jobs.saturating_sub(self.slots.available_permits())
+        self.slots.iter().map(|slots| slots.all.saturating_sub(slots.free.available_permits())).sum()
     }
 }
 
 impl Drop for IoThreads {
     fn drop(&mut self) {
-        self.queue.jobs().open = false;
+        self.queue.jobs().closed = true;
         self.queue.changed.notify_all();
         self.queue.to_read.notify_all();
     }
@@ -284,18 +335,59 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_does_not_wait_for_what_all_the_others_are_busy_with() {
-        let threads = IoThreads::new(2, true).unwrap();
-        let (blocks, end) = occupy(&threads, Work::Other);
-        let mut next = pin!(threads.run(Work::Other, || Ok(())));
-        assert!(!poll(next.as_mut()));
-        for n in 0..3 {
-            assert_eq!(threads.run(Work::Read, move || Ok(n)).await.unwrap(), n);
+    async fn a_small_read_does_not_wait_for_what_all_the_others_are_busy_with() {
+        let threads = IoThreads::new(1, true).unwrap();
+        let (blocks, end) = occupy(&threads, Work::Read);
+        // As many as there may be.
+        let mut others: Vec<_> =
+            (0..JOBS_PER_THREAD).map(|_| Box::pin(threads.run(Work::Other, || Ok(())))).collect();
+        for work in &mut others {
+            assert!(!poll(work.as_mut()));
         }
-        assert_eq!(threads.in_flight(), 2, "those that are no reads wait");
+        for n in 0..3 {
+            assert_eq!(threads.run(Work::SmallRead, move || Ok(n)).await.unwrap(), n);
+        }
+        assert_eq!(threads.in_flight(), JOBS_PER_THREAD, "those that are no small reads wait");
         end.send(()).unwrap();
         blocks.await.unwrap();
+        for work in others {
+            work.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn small_reads_use_all_threads() {
+        let threads = IoThreads::new(2, true).unwrap();
+        let mut blockers: Vec<_> = (0..3).map(|_| occupy(&threads, Work::SmallRead)).collect();
+        let mut next = pin!(threads.run(Work::SmallRead, || Ok(())));
+        assert!(!poll(next.as_mut()));
+        for (_, end) in &blockers {
+            end.send(()).unwrap();
+        }
+        for (blocks, _) in &mut blockers {
+            blocks.await.unwrap();
+        }
         next.await.unwrap();
+    }
+
+    #[test]
+    fn small_reads_are_left_to_threads_that_were_woken_for_them() {
+        let (ran, order) = mpsc::channel();
+        let job = |what: &'static str| -> Job {
+            let ran = ran.clone();
+            Box::new(move || ran.send(what).unwrap())
+        };
+        let mut jobs = Jobs { readers_waiting: 1, ..Jobs::default() };
+        jobs.small_reads.extend([job("small 1"), job("small 2")]);
+        jobs.reads.push_back(job("large"));
+        jobs.others.push_back(job("other"));
+        while let Some(job) = jobs.take() {
+            job();
+        }
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["small 1", "large", "other"]);
+        jobs.readers_waiting = 0;
+        jobs.take().unwrap()();
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["small 2"]);
     }
 
     #[tokio::test]
@@ -307,7 +399,6 @@ mod tests {
         assert!(!poll(write.as_mut()));
         let mut read = pin!(threads.run(Work::Read, note(&order, "read")));
         assert!(!poll(read.as_mut()));
-        // Whichever of the two becomes free first; the one for reads leaves the write alone.
         for what in ["read", "write"] {
             let (blocks, end) = blockers.remove(0);
             end.send(()).unwrap();
