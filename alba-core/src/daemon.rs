@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,6 +49,27 @@ const ORPHAN_DRAIN: Duration = Duration::from_secs(2);
 /// How long blocking work may hold up the end of the process.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
+/// Threads of a daemon, which never wait for anything but work.
+///
+/// Each one more makes others wake up to look whether they can help, and that costs more than it brings where a daemon is one of many
+/// on its machine: with one of each for 12 OSDs on two processors, slices beside uploads took a fifth less, and uploads a tenth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threads {
+    /// For small requests, and for everything in daemons that give way.
+    pub small: NonZero<usize>,
+    /// For large ones.
+    pub bulk: NonZero<usize>,
+}
+
+impl Threads {
+    /// One of each for so many processors, and no more than `most`.
+    pub fn one_for(processors: usize, small: usize, bulk: usize, most: usize) -> Self {
+        let one_for =
+            |each: usize| NonZero::new((processors / each.max(1)).min(most)).unwrap_or(NonZero::<usize>::MIN);
+        Self { small: one_for(small), bulk: one_for(bulk) }
+    }
+}
+
 /// A program that runs until it is told to stop.
 pub trait Daemon: Sized {
     /// Its keys; with `#[serde(deny_unknown_fields)]`. `log_level` and `log_format` belong to all daemons.
@@ -61,6 +83,11 @@ pub trait Daemon: Sized {
 
     /// Is all its work such that clients of other daemons should go first?
     const GIVES_WAY: bool = false;
+
+    /// How many threads it has on a machine with so many processors.
+    fn threads(processors: NonZero<usize>) -> Threads {
+        Threads { small: processors, bulk: processors }
+    }
 
     /// Checks what types cannot: the text of an error says which key and what to do.
     fn check(config: &Self::Config) -> Result<(), String>;
@@ -122,8 +149,10 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(message) => return complain(D::NAME, &message, 2),
     };
     let urgency = if D::GIVES_WAY { real::urgency::give_way } else { real::urgency::go_first };
+    let threads = D::threads(real::processors());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(threads.small.get())
         .thread_name(D::NAME)
         .on_thread_start(urgency)
         .build()
@@ -131,7 +160,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(D::NAME, &format!("cannot start its threads: {error}"), 1),
     };
-    let ended = runtime.block_on(serve::<D>(config, arguments, logs));
+    let ended = runtime.block_on(serve::<D>(config, arguments, logs, threads.bulk));
     runtime.shutdown_timeout(RUNTIME_END);
     match ended {
         Ok(code) => code,
@@ -139,8 +168,13 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn serve<D: Daemon>(config: D::Config, arguments: Arguments, logs: Logs) -> anyhow::Result<ExitCode> {
-    let env = real::env();
+async fn serve<D: Daemon>(
+    config: D::Config,
+    arguments: Arguments,
+    logs: Logs,
+    bulk_threads: NonZero<usize>,
+) -> anyhow::Result<ExitCode> {
+    let env = real::env_with(bulk_threads);
     let (context, stopper, changing) = Context::with_changes(env.clone());
     // Handlers first: a signal during start stops it in order, too.
     let mut terminate = signal(SignalKind::terminate())?;

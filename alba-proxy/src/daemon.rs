@@ -1,10 +1,11 @@
 //! The proxy as a daemon: from its configuration to a server that serves.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use alba_client::{Client, FragmentCacheKind};
-use alba_core::daemon::{Changes, Context, Daemon, allocator};
+use alba_core::daemon::{Changes, Context, Daemon, Threads, allocator};
 use anyhow::Context as _;
 
 use crate::{ProxyConfig, Server, readiness};
@@ -21,6 +22,11 @@ impl Daemon for ProxyDaemon {
     const NAME: &'static str = "proxy";
 
     const ABOUT: &'static str = "ALBA's proxy: serves the ALBA protocol to volume drivers";
+
+    fn threads(processors: NonZero<usize>) -> Threads {
+        // Bulk is encoded there, by all processors.
+        Threads { bulk: processors, ..Threads::one_for(processors.get(), 2, 1, usize::MAX) }
+    }
 
     fn check(config: &ProxyConfig) -> Result<(), String> {
         config.check()

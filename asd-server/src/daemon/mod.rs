@@ -7,10 +7,11 @@ mod tests;
 mod watch;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::daemon::{Context, Daemon};
+use alba_core::daemon::{Context, Daemon, Threads};
 use alba_core::env::real::disk::{IoConfig, RealDisk};
 use alba_core::env::real::quic;
 use alba_core::env::{Env, Listener, within};
@@ -49,6 +50,11 @@ impl Daemon for AsdDaemon {
 
     const ABOUT: &'static str =
         "Serves one disk as an ordered key-value store with atomic conditional batches";
+
+    fn threads(processors: NonZero<usize>) -> Threads {
+        // One disk's worth: others on this machine want theirs.
+        Threads::one_for(processors.get(), 4, 2, 8)
+    }
 
     fn check(config: &Config) -> Result<(), String> {
         config.asd.check()

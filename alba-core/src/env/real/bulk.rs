@@ -1,5 +1,6 @@
 //! Threads for what is large and can wait a moment: an executor of its own, started when it is first needed.
 
+use std::num::NonZero;
 use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Runtime};
@@ -8,15 +9,23 @@ use super::urgency;
 use crate::env::spawn::{BlockingWork, Here, Spawn, Task, TaskHandle};
 
 /// See the module.
-#[derive(Default)]
-pub(super) struct BulkThreads(OnceLock<Option<Runtime>>);
+pub(super) struct BulkThreads {
+    threads: NonZero<usize>,
+    runtime: OnceLock<Option<Runtime>>,
+}
 
 impl BulkThreads {
+    /// So many of them, once they are needed.
+    pub(super) fn new(threads: NonZero<usize>) -> Self {
+        Self { threads, runtime: OnceLock::new() }
+    }
+
     /// None when it cannot be started: then bulk runs beside everything else.
     fn runtime(&self) -> Option<&Runtime> {
         let start = || {
             let built = Builder::new_multi_thread()
                 .enable_all()
+                .worker_threads(self.threads.get())
                 .thread_name("bulk")
                 .on_thread_start(urgency::give_way)
                 .build();
@@ -24,7 +33,7 @@ impl BulkThreads {
                 .inspect_err(|error| tracing::warn!(%error, "no threads of their own for large requests"))
                 .ok()
         };
-        self.0.get_or_init(start).as_ref()
+        self.runtime.get_or_init(start).as_ref()
     }
 }
 
@@ -53,7 +62,7 @@ impl Spawn for BulkThreads {
 impl Drop for BulkThreads {
     /// Waiting for its tasks is not allowed where this may be dropped: in a task.
     fn drop(&mut self) {
-        if let Some(Some(runtime)) = self.0.take() {
+        if let Some(Some(runtime)) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

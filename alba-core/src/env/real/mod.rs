@@ -9,6 +9,7 @@ mod socket_file;
 mod tcp;
 pub(crate) mod urgency;
 
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,15 +25,25 @@ use super::clock::{Clock, Moment};
 use super::rng::Rng;
 use super::spawn::{BlockingWork, Here, Spawn, Task, TaskHandle};
 
-/// The real [`Env`].
+/// The real [`Env`], with as many threads for bulk as there are processors.
 pub fn env() -> Env {
+    env_with(processors())
+}
+
+/// How many processors this process may use.
+pub fn processors() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+/// The real [`Env`], with so many threads for bulk.
+pub fn env_with(bulk_threads: NonZero<usize>) -> Env {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
     Env {
         net: Arc::new(Tcp::new(clock.clone())),
         clock,
         rng: Arc::new(OsRandom),
         spawn: Arc::new(TokioSpawn { home: Handle::try_current().ok() }),
-        bulk: Arc::new(bulk::BulkThreads::default()),
+        bulk: Arc::new(bulk::BulkThreads::new(bulk_threads)),
     }
 }
 

@@ -86,22 +86,25 @@ impl Queue {
 
     fn add(&self, work: Work, job: Job) {
         let mut jobs = self.jobs();
-        match work {
+        let wake = match work {
             Work::SmallRead => {
                 // Is there one more of them than there are reads for them already? Else whoever comes first takes it.
                 let reader = jobs.readers_waiting > jobs.small_reads.len();
                 jobs.small_reads.push_back(job);
-                if reader { &self.to_read } else { &self.changed }.notify_one();
+                if reader { &self.to_read } else { &self.changed }
             }
             Work::Read => {
                 jobs.reads.push_back(job);
-                self.changed.notify_one();
+                &self.changed
             }
             Work::Other => {
                 jobs.others.push_back(job);
-                self.changed.notify_one();
+                &self.changed
             }
-        }
+        };
+        // One that goes first would come at once, and wait for the lock.
+        drop(jobs);
+        wake.notify_one();
     }
 
     /// The next job for a thread that does everything; none when all are done and none can come.
