@@ -140,7 +140,7 @@ pub(crate) struct StoreMemory {
 
 impl StoreMemory {
     pub(crate) fn open(self, directory: &Path) -> Result<FjallKv, KvError> {
-        FjallKv::open_with(directory, self.cache_bytes, self.memtable_bytes)
+        FjallKv::open_busy(directory, self.cache_bytes, self.memtable_bytes)
     }
 }
 

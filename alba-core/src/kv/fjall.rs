@@ -6,7 +6,9 @@
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
 use super::{Durability, Entry, Kv, KvError, KvRead, WriteBatch, check_keys, is_empty_range};
@@ -16,6 +18,13 @@ const KEYSPACE: &str = "kv";
 
 /// What is written before it goes to a file of its own: fjall's default, in bytes.
 const MEMTABLE_BYTES: u64 = 64 << 20;
+
+/// Files of the first level that make up a merge, where changes never end; fjall's default is 4. Each is one more filter to be asked by a
+/// read, and at 20 fjall slows writes down.
+const BUSY_FILES: u8 = 8;
+
+/// Bytes of the files behind a merge. The second level may have so many times [`BUSY_FILES`]: about as much as is merged into it.
+const BUSY_TABLE_BYTES: u64 = 16 << 20;
 
 /// A store in a directory of its own, which one process may have open at a time.
 pub struct FjallKv {
@@ -32,9 +41,31 @@ impl FjallKv {
     /// The same with memtables of `memtable_bytes`, of which there are up to five: writes wait while four are being written to
     /// files. A store keeps the size it was created with.
     pub fn open_with(directory: &Path, cache_bytes: u64, memtable_bytes: u64) -> Result<Self, KvError> {
-        let database =
-            Database::builder(directory).cache_size(cache_bytes).worker_threads(1).open().map_err(failure)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+        Self::opened(directory, cache_bytes, memtable_bytes, Leveled::default())
+    }
+
+    /// The same for a store that small changes all over its keys go into, without end: files as small as its memtables are merged into the
+    /// next level only when there are [`BUSY_FILES`] of them, since each merge writes most of that level again.
+    pub fn open_busy(directory: &Path, cache_bytes: u64, memtable_bytes: u64) -> Result<Self, KvError> {
+        let merges =
+            Leveled::default().with_l0_threshold(BUSY_FILES).with_table_target_size(BUSY_TABLE_BYTES);
+        Self::opened(directory, cache_bytes, memtable_bytes, merges)
+    }
+
+    fn opened(
+        directory: &Path,
+        cache_bytes: u64,
+        memtable_bytes: u64,
+        merges: Leveled,
+    ) -> Result<Self, KvError> {
+        // With more threads one of them spins while another merges (fjall 3.1.13: it puts back what it must not do, and takes it again).
+        let builder = Database::builder(directory).cache_size(cache_bytes).worker_threads(1);
+        let database = builder.open().map_err(failure)?;
+        let merges = Arc::new(merges);
+        let options = || {
+            let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+            options.compaction_strategy(merges.clone())
+        };
         let keyspace = database.keyspace(KEYSPACE, options).map_err(failure)?;
         Ok(Self { database, keyspace })
     }

@@ -19,7 +19,7 @@ use crate::{Bench, objects};
 /// Opens a store with the memory that a group has by default. ALBA_BENCH_MEMTABLE sets another size of memtables, in MiB.
 pub(crate) fn open(directory: &Path) -> Result<FjallKv, KvError> {
     let mib = std::env::var("ALBA_BENCH_MEMTABLE").ok().map_or(16, |text| text.parse().expect("a number"));
-    FjallKv::open_with(directory, 32 << 20, mib << 20)
+    FjallKv::open_busy(directory, 32 << 20, mib << 20)
 }
 
 /// What a put goes through.
