@@ -29,6 +29,10 @@ mod scale;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Clients at once.
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
 
