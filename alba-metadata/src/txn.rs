@@ -4,10 +4,12 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use alba_core::kv::{KvError, KvRead, WriteBatch};
+use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 
@@ -25,10 +27,41 @@ pub struct Change {
     pub new: Option<Vec<u8>>,
 }
 
+/// A new value.
+#[derive(Debug, Clone)]
+enum Value {
+    Absent,
+    Bytes(Vec<u8>),
+    /// Of a counter, which nearly every command of a batch changes: without memory of its own.
+    Counter([u8; 8]),
+}
+
+impl Value {
+    fn as_deref(&self) -> Option<&[u8]> {
+        match self {
+            Self::Absent => None,
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Counter(bytes) => Some(bytes),
+        }
+    }
+
+    fn to_owned(&self) -> Option<Vec<u8>> {
+        self.as_deref().map(<[u8]>::to_vec)
+    }
+
+    fn into_owned(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Absent => None,
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Counter(bytes) => Some(bytes.to_vec()),
+        }
+    }
+}
+
 /// What a key is changed to.
 #[derive(Debug, Clone)]
 struct Slot {
-    value: Option<Vec<u8>>,
+    value: Value,
     /// The command that changed it last.
     command: u64,
 }
@@ -36,10 +69,11 @@ struct Slot {
 /// Changes on top of a store. What the current command changed can be taken back, until [`Self::accept`].
 ///
 /// A batch makes many point accesses and few scans: the changes are in a hash table, and in order only as far as a scan
-/// needed it.
+/// needed it. The table's own order is that of the changes, whatever the hashes are. Its hash is a fast one, seeded at random in each
+/// process: who chooses names cannot choose which of them collide.
 pub struct KvTxn<'a> {
     store: &'a dyn KvRead,
-    changes: IndexMap<Vec<u8>, Slot>,
+    changes: IndexMap<Vec<u8>, Slot, RandomState>,
     /// Number of the current command.
     command: u64,
     /// Changes that there were before the current command: those behind them are its own.
@@ -50,7 +84,7 @@ pub struct KvTxn<'a> {
     replaced: Vec<(usize, Slot)>,
     ordered: RefCell<Ordered>,
     /// Parsed values of the store, which does not change meanwhile: what all commands of a batch look at.
-    parsed: RefCell<HashMap<Vec<u8>, Parsed>>,
+    parsed: RefCell<HashMap<Vec<u8>, Parsed, RandomState>>,
 }
 
 /// The keys of the first `upto` changes.
@@ -71,7 +105,7 @@ impl<'a> KvTxn<'a> {
     pub fn new(store: &'a dyn KvRead) -> Self {
         Self {
             store,
-            changes: IndexMap::new(),
+            changes: IndexMap::default(),
             command: 0,
             accepted: 0,
             bytes: 0,
@@ -81,7 +115,7 @@ impl<'a> KvTxn<'a> {
         }
     }
 
-    fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+    fn set(&mut self, key: Vec<u8>, value: Value) {
         let slot = Slot { value, command: self.command };
         match self.changes.entry(key) {
             Entry::Vacant(entry) => {
@@ -135,32 +169,27 @@ impl<'a> KvTxn<'a> {
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
         let value = value.into();
         debug_assert!(value.len() < MAX_VALUE, "a value of {} bytes", value.len());
-        self.set(key.into(), Some(value));
+        self.set(key.into(), Value::Bytes(value));
     }
 
     /// Removes a key.
     pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
-        self.set(key.into(), None);
+        self.set(key.into(), Value::Absent);
     }
 
     /// Adds to a counter. A counter is a bare u64 LE, the form that engines with an atomic add of their own know; one
     /// that comes to zero is removed. Below zero means that the store is damaged.
-    pub fn add(&mut self, key: impl Into<Vec<u8>>, delta: i64) -> Result<(), KvError> {
-        match self.changes.entry(key.into()) {
-            Entry::Vacant(entry) => {
-                let old = counter(self.store, entry.key())?;
-                let value = sum(entry.key(), old, delta)?;
-                entry.insert(Slot { value, command: self.command });
-            }
-            // The counters of a namespace change with nearly every command of a batch.
-            Entry::Occupied(mut entry) => {
-                let old = parse_counter(entry.key(), entry.get().value.as_deref())?;
-                let value = sum(entry.key(), old, delta)?;
-                let before = entry.insert(Slot { value, command: self.command });
-                if before.command != self.command {
-                    self.replaced.push((entry.index(), before));
-                }
-            }
+    pub fn add(&mut self, key: impl AsRef<[u8]>, delta: i64) -> Result<(), KvError> {
+        let key = key.as_ref();
+        let Some((index, _, slot)) = self.changes.get_full_mut(key) else {
+            let value = sum(key, counter(self.store, key)?, delta)?;
+            self.changes.insert(key.to_vec(), Slot { value, command: self.command });
+            return Ok(());
+        };
+        let value = sum(key, parse_counter(key, slot.value.as_deref())?, delta)?;
+        let before = std::mem::replace(slot, Slot { value, command: self.command });
+        if before.command != self.command {
+            self.replaced.push((index, before));
         }
         Ok(())
     }
@@ -198,13 +227,17 @@ impl<'a> KvTxn<'a> {
             if let Some((key, slot)) = self.changes.get_index(*index)
                 && key.starts_with(prefix)
             {
-                let (old, new) = (before.value.clone(), slot.value.clone());
+                let (old, new) = (before.value.to_owned(), slot.value.to_owned());
                 changes.push(Change { key: key.clone(), old, new });
             }
         }
         for (key, slot) in self.changes.iter().skip(self.accepted) {
             if key.starts_with(prefix) {
-                changes.push(Change { key: key.clone(), old: self.store.get(key)?, new: slot.value.clone() });
+                changes.push(Change {
+                    key: key.clone(),
+                    old: self.store.get(key)?,
+                    new: slot.value.to_owned(),
+                });
             }
         }
         changes.sort_unstable_by(|one, other| one.key.cmp(&other.key));
@@ -214,7 +247,7 @@ impl<'a> KvTxn<'a> {
     /// Bytes of keys and values that the current command sets or removes.
     pub fn written(&self) -> u64 {
         let bytes = |(key, slot): (&Vec<u8>, &Slot)| {
-            u64::try_from(key.len() + slot.value.as_ref().map_or(0, Vec::len)).unwrap_or(u64::MAX)
+            u64::try_from(key.len() + slot.value.as_deref().map_or(0, <[u8]>::len)).unwrap_or(u64::MAX)
         };
         self.current().map(bytes).sum()
     }
@@ -262,10 +295,10 @@ impl<'a> KvTxn<'a> {
 /// A transaction without its store.
 #[derive(Default)]
 pub struct Paused {
-    changes: IndexMap<Vec<u8>, Slot>,
+    changes: IndexMap<Vec<u8>, Slot, RandomState>,
     command: u64,
     bytes: usize,
-    parsed: HashMap<Vec<u8>, Parsed>,
+    parsed: HashMap<Vec<u8>, Parsed, RandomState>,
 }
 
 impl Paused {
@@ -276,26 +309,63 @@ impl Paused {
 
     /// All its changes, for one atomic commit.
     pub fn into_batch(self) -> WriteBatch {
-        WriteBatch(self.changes.into_iter().map(|(key, slot)| (key, slot.value)).collect())
+        WriteBatch(self.changes.into_iter().map(|(key, slot)| (key, slot.value.into_owned())).collect())
+    }
+}
+
+/// Changes that are being committed, or were, and on top of which the next are made. Most keys that those look at are not in it: that a bit
+/// map tells.
+pub struct Below {
+    changes: Arc<WriteBatch>,
+    hasher: RandomState,
+    /// A bit for each hash of a key, about sixteen times as many as there are keys.
+    bits: Vec<u64>,
+}
+
+impl Below {
+    /// Of a batch.
+    pub fn new(changes: Arc<WriteBatch>) -> Self {
+        let words = (changes.0.len() / 4).next_power_of_two();
+        let mut below = Self { changes, hasher: RandomState::default(), bits: vec![0; words] };
+        for key in below.changes.0.keys() {
+            let (word, bit) = below.place(key);
+            if let Some(word) = below.bits.get_mut(word) {
+                *word |= bit;
+            }
+        }
+        below
+    }
+
+    /// Where the bit of a key is.
+    fn place(&self, key: &[u8]) -> (usize, u64) {
+        let hash = self.hasher.hash_one(key);
+        // The number of words is a power of two; whatever a hash is cut to, it names one of them.
+        let word = usize::try_from(hash >> 32).unwrap_or_default() & (self.bits.len() - 1);
+        (word, 1 << (hash & 63))
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        let (word, bit) = self.place(key);
+        if self.bits.get(word).is_none_or(|word| word & bit == 0) { None } else { self.changes.0.get(key) }
     }
 }
 
 /// A store with a batch on top of it that is being committed, or was: the same either way.
 pub struct Layered<'a> {
     store: &'a dyn KvRead,
-    batch: Option<&'a WriteBatch>,
+    below: Option<&'a Below>,
 }
 
 impl<'a> Layered<'a> {
     /// The store as it is once the batch is in it.
-    pub fn new(store: &'a dyn KvRead, batch: Option<&'a WriteBatch>) -> Self {
-        Self { store, batch }
+    pub fn new(store: &'a dyn KvRead, below: Option<&'a Below>) -> Self {
+        Self { store, below }
     }
 }
 
 impl KvRead for Layered<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        match self.batch.and_then(|batch| batch.0.get(key)) {
+        match self.below.and_then(|below| below.get(key)) {
             Some(value) => Ok(value.clone()),
             None => self.store.get(key),
         }
@@ -311,7 +381,7 @@ impl KvRead for Layered<'_> {
         if is_empty(lower, upper) || limit == 0 {
             return Ok(Vec::new());
         }
-        let changed = self.batch.map(|batch| batch.0.range::<[u8], _>((lower, upper)));
+        let changed = self.below.map(|below| below.changes.0.range::<[u8], _>((lower, upper)));
         let changed = changed.into_iter().flatten().map(|(key, value)| (key.as_slice(), value.as_deref()));
         merged(self.store, (lower, upper), reverse, limit, changed.collect())
     }
@@ -331,10 +401,10 @@ fn parse_counter(key: &[u8], value: Option<&[u8]>) -> Result<u64, KvError> {
 }
 
 /// A counter's value after a change.
-fn sum(key: &[u8], old: u64, delta: i64) -> Result<Option<Vec<u8>>, KvError> {
+fn sum(key: &[u8], old: u64, delta: i64) -> Result<Value, KvError> {
     match old.checked_add_signed(delta) {
-        Some(0) => Ok(None),
-        Some(new) => Ok(Some(new.to_le_bytes().to_vec())),
+        Some(0) => Ok(Value::Absent),
+        Some(new) => Ok(Value::Counter(new.to_le_bytes())),
         None => Err(KvError::Damaged(format!("counter {key:02x?}: {old} plus {delta}"))),
     }
 }
@@ -353,7 +423,7 @@ fn is_empty(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
 impl KvRead for KvTxn<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
         match self.changes.get(key) {
-            Some(change) => Ok(change.value.clone()),
+            Some(change) => Ok(change.value.to_owned()),
             None => self.store.get(key),
         }
     }
@@ -537,7 +607,7 @@ mod tests {
             // What the second layer changes lies on top of the store or in the transaction, which is put aside in between.
             let below = below.then(|| {
                 let changed = |(key, value): (&Vec<u8>, &Option<u8>)| (key.clone(), value.map(|value| vec![value]));
-                WriteBatch(layers[1].iter().map(changed).collect())
+                Below::new(Arc::new(WriteBatch(layers[1].iter().map(changed).collect())))
             });
             let store = Layered::new(&store, below.as_ref());
             let mut txn = KvTxn::new(&store);

@@ -160,48 +160,67 @@ pub(crate) fn scan_prefix(
     store.scan(Bound::Included(prefix), upper, false, limit)
 }
 
-/// A key: a table's letter, then its parts.
-pub(crate) struct Key(Vec<u8>);
+/// Bytes of a key that are put together without memory of their own: nearly all keys but those with long names.
+const SHORT: usize = 96;
+
+/// A key: a table's letter, then its parts. Put together where it is, so that a key that is only looked up costs no memory.
+pub(crate) struct Key {
+    short: [u8; SHORT],
+    len: usize,
+    /// All of a longer one.
+    long: Vec<u8>,
+}
 
 impl Key {
     /// Of a table.
     pub(crate) fn table(table: &[u8]) -> Self {
-        // Holds nearly every key whole.
-        let mut key = Vec::with_capacity(64);
-        key.extend_from_slice(table);
-        Self(key)
+        Self { short: [0; SHORT], len: 0, long: Vec::new() }.bytes(table)
     }
 
     /// Adds a number, so that order is numeric.
-    pub(crate) fn number(mut self, number: u64) -> Self {
-        self.0.extend_from_slice(&number.to_be_bytes());
-        self
+    pub(crate) fn number(self, number: u64) -> Self {
+        self.bytes(&number.to_be_bytes())
     }
 
     /// Adds a text that others follow: length first (u16 BE).
-    pub(crate) fn counted(mut self, text: &[u8]) -> Self {
+    pub(crate) fn counted(self, text: &[u8]) -> Self {
         // Every counted text is an id of at most 1024 bytes.
         let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&len.to_be_bytes());
-        self.0.extend_from_slice(text);
-        self
+        self.bytes(&len.to_be_bytes()).bytes(text)
     }
 
     /// Adds bytes as they are: of fixed length, or the last part.
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(bytes);
+        let end = self.len + bytes.len();
+        match self.short.get_mut(self.len..end) {
+            Some(room) if self.long.is_empty() => room.copy_from_slice(bytes),
+            _ => {
+                if self.long.is_empty() {
+                    self.long.reserve_exact(end);
+                    self.long.extend_from_slice(self.short.get(..self.len).unwrap_or_default());
+                }
+                self.long.extend_from_slice(bytes);
+            }
+        }
+        self.len = end;
         self
     }
 
     /// The key.
     pub(crate) fn end(self) -> Vec<u8> {
-        self.0
+        if self.long.is_empty() { self.as_ref().to_vec() } else { self.long }
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        if self.long.is_empty() { self.short.get(..self.len).unwrap_or_default() } else { &self.long }
     }
 }
 
 impl From<Key> for Vec<u8> {
     fn from(key: Key) -> Self {
-        key.0
+        key.end()
     }
 }
 
@@ -250,6 +269,12 @@ mod tests {
         assert!(decode::<u64>(&[2, 7]).is_err() && decode::<u64>(&[]).is_err());
         let key = Key::table(b"Q").counted(b"ab").number(258).bytes(b"z").end();
         assert_eq!(key, b"Q\0\x02ab\0\0\0\0\0\0\x01\x02z");
+        for len in [SHORT - 3, SHORT - 2, SHORT - 1, SHORT, 3 * SHORT] {
+            let long = vec![b'x'; len];
+            let key = || Key::table(b"Q").bytes(&long).number(1).bytes(b"z");
+            let whole = [b"Q", &long[..], &[0, 0, 0, 0, 0, 0, 0, 1, b'z']].concat();
+            assert_eq!((key().as_ref(), key().end()), (&whole[..], whole.clone()));
+        }
         let store = MemKv::new();
         let mut txn = KvTxn::new(&store);
         put_long(&mut txn, b"k", b"ab").unwrap();

@@ -98,7 +98,7 @@ fn count(
     let mut stored: u64 = 0;
     for (osd, bytes) in bytes_per_osd(manifest) {
         stored = stored.saturating_add(bytes);
-        txn.add(keys::of_osd(namespace, Table::OsdBytes, osd), signed(bytes, sign)?)?;
+        txn.add(keys::about_osd(namespace, Table::OsdBytes, osd), signed(bytes, sign)?)?;
     }
     txn.add(keys::bucket_count(namespace, bucket), sign)?;
     txn.add(keys::table(namespace, Table::ObjectCount), sign)?;

@@ -164,7 +164,12 @@ fn inside(namespace: NamespaceId, table: Table) -> Key {
 
 /// An entry of a table ordered by OSD: active OSDs, infos, bytes; or the prefix of one OSD's objects or queue.
 pub(super) fn of_osd(namespace: NamespaceId, table: Table, osd: OsdId) -> Vec<u8> {
-    inside(namespace, table).number(osd.get()).end()
+    about_osd(namespace, table, osd).end()
+}
+
+/// The same, for a look at it or a counter.
+pub(super) fn about_osd(namespace: NamespaceId, table: Table, osd: OsdId) -> Key {
+    inside(namespace, table).number(osd.get())
 }
 
 /// → object id.

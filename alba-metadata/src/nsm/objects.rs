@@ -24,7 +24,7 @@ pub(super) fn check_linked(
     osds: impl IntoIterator<Item = OsdId>,
 ) -> Result<(), Refused> {
     for osd in osds {
-        if txn.common(&keys::of_osd(namespace, Table::ActiveOsds, osd), |_| Ok(()))?.is_none() {
+        if txn.common(keys::about_osd(namespace, Table::ActiveOsds, osd).as_ref(), |_| Ok(()))?.is_none() {
             return refuse(NsmError::InactiveOsd(osd));
         }
     }
@@ -42,7 +42,8 @@ pub(super) fn bucket_of(
     }
     let mut nodes = Vec::new();
     for osd in indexes::osds_of(manifest) {
-        if let Some(info) = txn.common(&keys::of_osd(namespace, Table::OsdInfos, osd), decode::<OsdInfo>)? {
+        let key = keys::about_osd(namespace, Table::OsdInfos, osd);
+        if let Some(info) = txn.common(key.as_ref(), decode::<OsdInfo>)? {
             nodes.push((osd, info));
         }
     }

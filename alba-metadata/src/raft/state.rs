@@ -29,7 +29,7 @@ use super::snapshot::{self, SnapshotFile};
 use super::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::machine::{Input, OutputOf, format_of, step};
 use crate::model::Model;
-use crate::txn::{KvTxn, Layered};
+use crate::txn::{Below, KvTxn, Layered};
 use crate::value::{load, save};
 
 /// Where the position of the last applied entry is. The models' keys never begin with 0.
@@ -222,7 +222,7 @@ impl<M: Model> State<M> {
     /// Writes a change to the store and tells those who wait for it. Position and changes together: a crash keeps both or
     /// neither, and the log has what it loses.
     fn commit(
-        &self,
+        self: &Arc<Self>,
         kv: Arc<dyn Kv>,
         changes: &WriteBatch,
         effects: Effects<M>,
@@ -246,9 +246,14 @@ impl<M: Model> State<M> {
         }
         // The next change goes on while answers are given. (The library may have gone.)
         drop(written.send(Ok(())));
-        for (batch, index, outputs) in effects.outputs {
-            self.outputs.applied(batch, index, outputs);
-        }
+        let state = self.clone();
+        let answer = async move {
+            for (batch, index, outputs) in effects.outputs {
+                state.outputs.applied(batch, index, outputs);
+            }
+        };
+        // From here each answer would wake up a thread for whoever waits for it. It ends by itself, at once.
+        drop(self.env.spawn.spawn("raft-answer", Box::pin(answer)));
     }
 
     /// A store that does not end a change has failed: the replica has to be opened again, and others serve until it is.
@@ -539,7 +544,7 @@ impl Drop for Unfinished<'_> {
 
 /// A change on its way into the store.
 struct Pending {
-    changes: Arc<WriteBatch>,
+    below: Arc<Below>,
     until: Deadline,
     written: oneshot::Receiver<Result<(), KvError>>,
 }
@@ -614,7 +619,7 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
             let kv = state.kv();
             let started = state.env.clock.now();
             // The change before this one, which may not be in the store yet; all earlier ones are.
-            let below = self.pending.as_ref().map(|pending| pending.changes.clone());
+            let below = self.pending.as_ref().map(|pending| pending.below.clone());
             let (newest, most) = (state.newest_format, state.change_bytes);
             let done = blocking(state.env.spawn.as_ref(), move || {
                 let layered = Layered::new(kv.as_ref(), below.as_deref());
@@ -636,10 +641,12 @@ impl<M: Model> RaftStateMachine<TypeConfig> for Machine<M> {
                     let (changes, kv) = (Arc::new(changes), state.kv());
                     let until = state.env.deadline_in(state.patience);
                     *lock(&state.writing) = Some(until);
-                    self.pending = Some(Pending { changes: changes.clone(), until, written: done });
-                    let committing = state.clone();
-                    let commit = move || committing.commit(kv, &changes, effects, written);
+                    let (committing, writing) = (state.clone(), changes.clone());
+                    let commit = move || committing.commit(kv, &writing, effects, written);
                     state.env.spawn.run_blocking(Box::new(commit));
+                    // While it is being written.
+                    self.pending =
+                        Some(Pending { below: Arc::new(Below::new(changes)), until, written: done });
                 }
                 Err(ApplyError::Store(error)) => return Err(failed(error)),
                 Err(ApplyError::Halt(reason)) => {

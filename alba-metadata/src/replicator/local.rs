@@ -4,10 +4,10 @@
 //! It must never answer a command before its effect is safe on the disk. Readers look at the store, in which nothing is
 //! seen before it is safe ([`Kv::commit`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alba_core::env::spawn::AbortOnDrop;
+use alba_core::env::spawn::{AbortOnDrop, TaskGone};
 use alba_core::env::{Deadline, Env, Moment, blocking, within};
 use alba_core::ids::GroupId;
 use alba_core::kv::{Durability, KvError, WriteBatch};
@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::store::{Opening, Store, StoreOpener};
 use super::{CHANGE_BYTES, Index, ReadWork, ReplicationError, Replicator, STORE_PATIENCE, answer_of};
+use crate::give_way;
 use crate::machine::{Input, OutputOf, step};
 use crate::model::Model;
-use crate::txn::{KvTxn, Layered, Paused};
+use crate::txn::{Below, KvTxn, Layered, Paused};
 
 /// How much a group takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,20 +65,29 @@ struct Gathering<M: Model> {
     outputs: Vec<OutputOf<M>>,
     opening: Opening,
     /// The batch before it, when that may not be in the store yet.
-    below: Option<Arc<WriteBatch>>,
+    below: Option<Arc<Below>>,
     answers: Vec<Answer<M>>,
     began: Moment,
 }
 
-/// A batch on its way into the store.
-struct Closed<M: Model> {
-    changes: Arc<WriteBatch>,
+/// The right to write a batch, of which there is one at a time. Who has written it gives it back, or who waited too long for that.
+type Turn = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+
+fn take(turn: &Turn) -> Option<OwnedSemaphorePermit> {
+    // Consistent between any two statements that hold the lock.
+    turn.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// A batch that is being written.
+struct Writing<M: Model> {
     outputs: Vec<OutputOf<M>>,
-    opening: Opening,
     answers: Vec<Answer<M>>,
     began: Moment,
-    /// There is one at a time.
-    turn: OwnedSemaphorePermit,
+    generation: u64,
+    changed: bool,
+    turn: Turn,
+    until: Deadline,
+    done: oneshot::Receiver<Result<(), KvError>>,
 }
 
 /// One replica.
@@ -100,12 +110,12 @@ impl<M: Model> Local<M> {
         let store = Arc::new(Store::start(&env.spawn, group, open).await?);
         let (queue, waiting) = mpsc::channel(limits.queue.max(1));
         let (committed, commits) = watch::channel(0);
-        let (closed, to_commit) = mpsc::channel(1);
-        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, closed, limits.clone());
-        let commit = commit_loop::<M>(env.clone(), store.clone(), to_commit, committed, limits.patience);
+        let (written, writing) = mpsc::channel(1);
+        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, written, limits.clone());
+        let answer = answer_loop::<M>(env.clone(), store.clone(), writing, committed, limits.patience);
         let tasks = [
             env.spawn.spawn("metadata-apply", Box::pin(apply)).abort_on_drop(),
-            env.spawn.spawn("metadata-commit", Box::pin(commit)).abort_on_drop(),
+            env.spawn.spawn("metadata-answer", Box::pin(answer)).abort_on_drop(),
         ];
         Ok(Self { env, queue, store, commits, _tasks: tasks })
     }
@@ -209,13 +219,13 @@ async fn apply_loop<M: Model>(
     env: Env,
     store: Arc<Store>,
     mut waiting: mpsc::Receiver<Waiting<M>>,
-    closed: mpsc::Sender<Closed<M>>,
+    written: mpsc::Sender<Writing<M>>,
     limits: LocalLimits,
 ) {
     let turns = Arc::new(Semaphore::new(1));
     let mut gathering: Option<Gathering<M>> = None;
     // The batch that was closed last, which may not be in the store yet; the one before it is, or has failed.
-    let mut last: Option<(u64, Arc<WriteBatch>)> = None;
+    let mut last: Option<(u64, Arc<Below>)> = None;
     let mut more = Vec::new();
     let mut ended = false;
     loop {
@@ -241,13 +251,28 @@ async fn apply_loop<M: Model>(
         {
             let Gathering { changes, outputs, opening, answers, began, .. } = batch;
             let changes = Arc::new(changes.into_batch());
-            last = Some((opening.generation, changes.clone()));
-            if closed.send(Closed { changes, outputs, opening, answers, began, turn }).await.is_err() {
+            let (generation, changed) = (opening.generation, !changes.0.is_empty());
+            let turn = Arc::new(Mutex::new(Some(turn)));
+            let until = env.deadline_in(limits.patience);
+            let done = write(&env, &store, opening, changes.clone(), turn.clone());
+            let writing = Writing { outputs, answers, began, generation, changed, turn, until, done };
+            // While it is being written.
+            last = Some((generation, Arc::new(Below::new(changes))));
+            if written.send(writing).await.is_err() {
                 return;
             }
         }
         if more.is_empty() {
             continue;
+        }
+        // Those who have just had an answer come with their next command before a thread is woken up for the first of them.
+        if more.len() < room {
+            give_way().await;
+            while more.len() < room
+                && let Ok(next) = waiting.try_recv()
+            {
+                more.push(next);
+            }
         }
         let (inputs, mut answers): (Vec<_>, Vec<_>) =
             more.drain(..).map(|waiting| (waiting.input, waiting.answer)).unzip();
@@ -290,7 +315,7 @@ async fn begin<M: Model>(
     store: &Arc<Store>,
     now: Moment,
     limits: &LocalLimits,
-    last: &Option<(u64, Arc<WriteBatch>)>,
+    last: &Option<(u64, Arc<Below>)>,
 ) -> Result<Gathering<M>, KvError> {
     let opening = match store.sound() {
         Ok(opening) => opening,
@@ -319,7 +344,7 @@ struct Applied<M: Model> {
 /// Applies inputs in memory, until the batch has written `most` bytes; at least one.
 fn apply<M: Model>(
     opening: &Opening,
-    below: Option<&WriteBatch>,
+    below: Option<&Below>,
     changes: Paused,
     most: usize,
     wall: u64,
@@ -338,30 +363,51 @@ fn apply<M: Model>(
     Ok(Applied { changes: txn.pause(), outputs, rest })
 }
 
-/// Puts batches into the store and answers, in their order: one that changed nothing may still say what an earlier one
+/// Begins to write a batch, whose turn it is. The thread that writes it also lets the next one in: each thread that has to wake up in
+/// between is time in which the store has nothing to do.
+fn write(
+    env: &Env,
+    store: &Arc<Store>,
+    opening: Opening,
+    changes: Arc<WriteBatch>,
+    turn: Turn,
+) -> oneshot::Receiver<Result<(), KvError>> {
+    let (tell, done) = oneshot::channel();
+    let (store, now) = (store.clone(), env.clock.now());
+    env.spawn.run_blocking(Box::new(move || {
+        let done = commit(&store, now, opening, &changes);
+        // One that failed is poisoned by now.
+        drop(take(&turn));
+        // Whoever waited may have gone, or have waited too long.
+        drop(tell.send(done));
+    }));
+    done
+}
+
+/// Answers when a batch is in the store, in their order: one that changed nothing may still say what an earlier one
 /// did. The order of each: applied in memory ([`apply`]), written, synced, answered. A crash before the sync loses commands that
 /// nobody was told of; one after it loses answers, which the sessions remember.
-async fn commit_loop<M: Model>(
+///
+/// Not on the thread that wrote it: there each answer would wake up a thread for whoever waits for it.
+async fn answer_loop<M: Model>(
     env: Env,
     store: Arc<Store>,
-    mut batches: mpsc::Receiver<Closed<M>>,
+    mut batches: mpsc::Receiver<Writing<M>>,
     committed: watch::Sender<u64>,
     patience: Duration,
 ) {
     while let Some(batch) = batches.recv().await {
-        let Closed { changes, outputs, opening, answers, began, turn } = batch;
-        let changed = !changes.0.is_empty();
-        let (committing, now, generation) = (store.clone(), env.clock.now(), opening.generation);
-        let work = move || commit(&committing, now, opening, &changes);
-        let done = step_of_store(&env, patience, work).await;
-        if let Err(error) = &done {
+        let Writing { outputs, answers, began, generation, changed, turn, until, done } = batch;
+        let done = match within(env.clock.as_ref(), until, done).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(KvError::Io(format!("a step of the store: {TaskGone}"))),
+            Err(_) => Err(KvError::Io(format!("a step of the store is not done after {patience:?}"))),
+        };
+        if let Err(error) = done {
             // Also when it panicked, or does not end: whether it is in the store is not known, and nothing may come on top of
             // it. Before the next one is let in.
-            store.poison(generation, error, now);
-        }
-        // The next one goes on while this one is answered.
-        drop(turn);
-        if let Err(error) = done {
+            store.poison(generation, &error, env.clock.now());
+            drop(take(&turn));
             refuse::<M>(answers, &error);
             continue;
         }
