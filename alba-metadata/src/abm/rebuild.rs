@@ -179,8 +179,8 @@ pub fn rebuild(kv: &dyn Kv, known: &Known, now: u64) -> Result<(), RebuildError>
 /// Numbers that only the ABM gave and that others may still know.
 fn beyond(txn: &mut KvTxn<'_>, now: u64) -> Result<(), RebuildError> {
     let far = i64::try_from(now).unwrap_or(i64::MAX / 2);
-    txn.add(keys::TOKEN.to_vec(), far)?;
-    txn.add(keys::PEERS_REVISION.to_vec(), far)?;
+    txn.add(keys::TOKEN, far)?;
+    txn.add(keys::PEERS_REVISION, far)?;
     for kind in *b"opngm" {
         let mut key = keys::REVISIONS.to_vec();
         key.push(kind);
