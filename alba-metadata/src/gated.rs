@@ -12,9 +12,12 @@ pub(crate) struct Gated {
     /// What every commit must ask for.
     durability: Durability,
     shut: Mutex<bool>,
+    /// Reads wait, too.
+    shut_reads: Mutex<bool>,
     /// Commits so far, those that wait included.
     commits: Mutex<u32>,
     changed: Condvar,
+    changed_reads: Condvar,
     fail: Mutex<bool>,
     /// The next commit, or read, panics.
     panic_commit: Mutex<bool>,
@@ -29,8 +32,10 @@ impl Gated {
             kv: Box::new(kv),
             durability,
             shut: Mutex::default(),
+            shut_reads: Mutex::default(),
             commits: Mutex::default(),
             changed: Condvar::new(),
+            changed_reads: Condvar::new(),
             fail: Mutex::default(),
             panic_commit: Mutex::default(),
             panic_read: Mutex::default(),
@@ -41,6 +46,11 @@ impl Gated {
     pub(crate) fn set(&self, shut: bool) {
         *self.shut.lock().unwrap() = shut;
         self.changed.notify_all();
+    }
+
+    pub(crate) fn set_reads(&self, shut: bool) {
+        *self.shut_reads.lock().unwrap() = shut;
+        self.changed_reads.notify_all();
     }
 
     pub(crate) fn fail_next(&self) {
@@ -73,6 +83,8 @@ impl KvRead for Gated {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
         let panics = std::mem::take(&mut *self.panic_read.lock().unwrap());
         assert!(!panics, "a read that panics");
+        let shut = self.shut_reads.lock().unwrap();
+        drop(self.changed_reads.wait_timeout_while(shut, Duration::from_secs(30), |shut| *shut).unwrap());
         self.kv.get(key)
     }
 

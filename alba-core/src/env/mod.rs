@@ -24,7 +24,7 @@ pub use meta::{Directory, MetaError, NamespaceStore};
 pub use net::{Connector, Endpoint, Listener, Net, Stream};
 pub use osd::{Osd, OsdError};
 pub use rng::Rng;
-pub use spawn::{Here, Spawn, TaskGone, TaskHandle, blocking, computing, elsewhere};
+pub use spawn::{Here, Spawn, TaskGone, TaskHandle, Urgency, blocking, computing, elsewhere};
 
 /// Requests that move up to this many bytes are small: it is little to compute, and less than a connection has under way.
 pub const SMALL_REQUEST: u64 = 64 << 10;

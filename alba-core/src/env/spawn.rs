@@ -57,7 +57,7 @@ pub trait Spawn: Send + Sync + 'static {
 
     /// The same on a thread of its own, which may block: for the few tasks that all others wait for. In a simulation like
     /// any other.
-    fn spawn_thread(&self, name: &'static str, task: Task) -> TaskHandle {
+    fn spawn_thread(&self, name: &'static str, _urgency: Urgency, task: Task) -> TaskHandle {
         self.spawn(name, task)
     }
 
@@ -68,6 +68,15 @@ pub trait Spawn: Send + Sync + 'static {
     fn here(&self) -> Here {
         Here::Shared
     }
+}
+
+/// Who waits for a thread that is one task's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Small requests: it goes first, as they do.
+    First,
+    /// Small requests and bulk: it gives way, but not to bulk.
+    Both,
 }
 
 /// What a thread may do, by whom it holds up.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::spawn::{AbortOnDrop, TaskGone};
-use alba_core::env::{Deadline, Env, Moment, blocking, within};
+use alba_core::env::{Deadline, Env, Moment, Urgency, blocking, within};
 use alba_core::ids::GroupId;
 use alba_core::kv::{Durability, KvError, WriteBatch};
 use alba_core::wire::rpc::Consistency;
@@ -17,7 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::store::{Opening, Store, StoreOpener};
 use super::{CHANGE_BYTES, Index, ReadWork, ReplicationError, Replicator, STORE_PATIENCE, answer_of};
-use crate::give_way;
 use crate::machine::{Input, OutputOf, step};
 use crate::model::Model;
 use crate::txn::{Below, KvTxn, Layered, Paused};
@@ -96,7 +95,8 @@ pub struct Local<M: Model> {
     queue: mpsc::Sender<Waiting<M>>,
     store: Arc<Store>,
     commits: watch::Receiver<u64>,
-    _tasks: [AbortOnDrop; 2],
+    applying: Step,
+    _tasks: [AbortOnDrop; 3],
 }
 
 impl<M: Model> Local<M> {
@@ -111,13 +111,25 @@ impl<M: Model> Local<M> {
         let (queue, waiting) = mpsc::channel(limits.queue.max(1));
         let (committed, commits) = watch::channel(0);
         let (written, writing) = mpsc::channel(1);
-        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, written, limits.clone());
+        let step = Arc::new(Mutex::new(None));
+        let watch = watch_steps(env.clone(), store.clone(), step.clone(), limits.patience);
         let answer = answer_loop::<M>(env.clone(), store.clone(), writing, committed, limits.patience);
+        let apply = apply_loop::<M>(env.clone(), store.clone(), waiting, written, limits, step.clone());
+        // Nothing comes of a command before it was applied, and to be applied takes less than to wake up a thread for it twice: so that
+        // has a thread of its own.
         let tasks = [
-            env.spawn.spawn("metadata-apply", Box::pin(apply)).abort_on_drop(),
+            env.spawn.spawn_thread("metadata-apply", Urgency::First, Box::pin(apply)).abort_on_drop(),
             env.spawn.spawn("metadata-answer", Box::pin(answer)).abort_on_drop(),
+            env.spawn.spawn("metadata-watch", Box::pin(watch)).abort_on_drop(),
         ];
-        Ok(Self { env, queue, store, commits, _tasks: tasks })
+        Ok(Self { env, queue, store, commits, applying: step, _tasks: tasks })
+    }
+
+    /// Is nothing applied, because something is that does not end? Then nobody needs to wait for it.
+    fn stuck(&self) -> Option<KvError> {
+        let step = *self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        step.filter(|(until, _)| until.0 <= self.env.clock.now())?;
+        self.store.sound().err()
     }
 }
 
@@ -128,6 +140,9 @@ impl<M: Model> Replicator<M> for Local<M> {
         input: Input<M::Command>,
         deadline: Deadline,
     ) -> Result<(OutputOf<M>, Index), ReplicationError> {
+        if let Some(error) = self.stuck() {
+            return Err(error.into());
+        }
         let (answer, output) = oneshot::channel();
         let clock = self.env.clock.as_ref();
         match within(clock, deadline, self.queue.send(Waiting { input, answer })).await {
@@ -194,18 +209,43 @@ impl<M: Model> Replicator<M> for Local<M> {
     }
 }
 
-/// Runs a step of the store where it may block. One that ends without an answer has panicked, or the server is going down;
-/// one that takes too long goes on by itself. Either way the caller must not build on what it may have done.
-async fn step_of_store<T: Send + 'static>(
+/// What is being applied: until when, and on which opening of the store.
+type Step = Arc<Mutex<Option<(Deadline, u64)>>>;
+
+/// A store in which applying does not end has failed: whoever comes then hears it at once, and what was applied is not written.
+async fn watch_steps(env: Env, store: Arc<Store>, step: Step, patience: Duration) {
+    loop {
+        env.clock.sleep_until(env.deadline_in(patience / 4).0).await;
+        let step = *step.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = env.clock.now();
+        if let Some((until, generation)) = step
+            && until.0 <= now
+        {
+            store.poison(generation, &late(patience), now);
+        }
+    }
+}
+
+/// A step that ends without an answer has panicked, or the server is going down.
+fn gone(gone: TaskGone) -> KvError {
+    KvError::Io(format!("a step of the store: {gone}"))
+}
+
+/// One that takes too long goes on by itself. Either way nobody must build on what it may have done.
+fn late(patience: Duration) -> KvError {
+    KvError::Io(format!("a step of the store is not done after {patience:?}"))
+}
+
+/// Waits for a step that runs where it may block.
+async fn step_of_store<T>(
     env: &Env,
+    until: Deadline,
     patience: Duration,
-    work: impl FnOnce() -> Result<T, KvError> + Send + 'static,
+    done: oneshot::Receiver<Result<T, KvError>>,
 ) -> Result<T, KvError> {
-    let done = blocking(env.spawn.as_ref(), work);
-    match within(env.clock.as_ref(), env.deadline_in(patience), done).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(gone)) => Err(KvError::Io(format!("a step of the store: {gone}"))),
-        Err(_) => Err(KvError::Io(format!("a step of the store is not done after {patience:?}"))),
+    match within(env.clock.as_ref(), until, done).await {
+        Ok(done) => done.unwrap_or_else(|_| Err(gone(TaskGone))),
+        Err(_) => Err(late(patience)),
     }
 }
 
@@ -221,6 +261,7 @@ async fn apply_loop<M: Model>(
     mut waiting: mpsc::Receiver<Waiting<M>>,
     written: mpsc::Sender<Writing<M>>,
     limits: LocalLimits,
+    applying: Step,
 ) {
     let turns = Arc::new(Semaphore::new(1));
     let mut gathering: Option<Gathering<M>> = None;
@@ -265,15 +306,6 @@ async fn apply_loop<M: Model>(
         if more.is_empty() {
             continue;
         }
-        // Those who have just had an answer come with their next command before a thread is woken up for the first of them.
-        if more.len() < room {
-            give_way().await;
-            while more.len() < room
-                && let Ok(next) = waiting.try_recv()
-            {
-                more.push(next);
-            }
-        }
         let (inputs, mut answers): (Vec<_>, Vec<_>) =
             more.drain(..).map(|waiting| (waiting.input, waiting.answer)).unzip();
         let (now, wall) = (env.clock.now(), env.clock.wall_micros());
@@ -290,8 +322,13 @@ async fn apply_loop<M: Model>(
         let (changes, opening, below) =
             (std::mem::take(&mut batch.changes), batch.opening.clone(), batch.below.clone());
         let most = limits.change_bytes;
+        let note = |step| *applying.lock().unwrap_or_else(PoisonError::into_inner) = step;
+        note(Some((env.deadline_in(limits.patience), opening.generation)));
         let work = move || apply::<M>(&opening, below.as_deref(), changes, most, wall, inputs);
-        match step_of_store(&env, limits.patience, work).await {
+        // Here and now; how long it may take is watched from outside.
+        let done = blocking(env.spawn.as_ref(), work).await;
+        note(None);
+        match done.unwrap_or_else(|gone| Err(self::gone(gone))) {
             Ok(Applied { changes, outputs, rest }) => {
                 let later = answers.split_off(outputs.len());
                 more.extend(rest.into_iter().zip(later).map(|(input, answer)| Waiting { input, answer }));
@@ -321,9 +358,10 @@ async fn begin<M: Model>(
         Ok(opening) => opening,
         Err(_) => {
             let (store, after) = (store.clone(), limits.reopen_after);
-            // One that takes longer is used when it is open.
-            let reopen = move || store.sound_or_reopened(now, after);
-            step_of_store(env, limits.patience, reopen).await?
+            let (tell, opened) = oneshot::channel();
+            // Not here: one that takes longer than it may is used when it is open.
+            env.spawn.run_blocking(Box::new(move || drop(tell.send(store.sound_or_reopened(now, after)))));
+            step_of_store(env, env.deadline_in(limits.patience), limits.patience, opened).await?
         }
     };
     // One of an opening that is over is in the store, or failed.
@@ -398,11 +436,7 @@ async fn answer_loop<M: Model>(
 ) {
     while let Some(batch) = batches.recv().await {
         let Writing { outputs, answers, began, generation, changed, turn, until, done } = batch;
-        let done = match within(env.clock.as_ref(), until, done).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(_)) => Err(KvError::Io(format!("a step of the store: {TaskGone}"))),
-            Err(_) => Err(KvError::Io(format!("a step of the store is not done after {patience:?}"))),
-        };
+        let done = step_of_store(&env, until, patience, done).await;
         if let Err(error) = done {
             // Also when it panicked, or does not end: whether it is in the store is not known, and nothing may come on top of
             // it. Before the next one is let in.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use alba_core::env::Urgency;
 use alba_core::env::osd::OsdError;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
@@ -53,7 +54,7 @@ impl Engine {
         };
         let (queue, requests) = mpsc::channel(QUEUE);
         let writer = Writer::new(shared.clone(), recovered);
-        let writer = spawn.spawn_thread("asd-writer", Box::pin(writer.run(requests)));
+        let writer = spawn.spawn_thread("asd-writer", Urgency::Both, Box::pin(writer.run(requests)));
         let mut background = Vec::new();
         if shared.config.background {
             let upkeep = Upkeep { shared: shared.clone(), queue: queue.clone(), prepared: 0 };

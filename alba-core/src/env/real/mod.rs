@@ -23,7 +23,7 @@ pub use tcp::Tcp;
 use super::Env;
 use super::clock::{Clock, Moment};
 use super::rng::Rng;
-use super::spawn::{BlockingWork, Here, Spawn, Task, TaskHandle};
+use super::spawn::{BlockingWork, Here, Spawn, Task, TaskHandle, Urgency};
 
 /// The real [`Env`], with as many threads for bulk as there are processors.
 pub fn env() -> Env {
@@ -113,7 +113,7 @@ impl Spawn for TokioSpawn {
         TaskHandle::new(move || abort.abort())
     }
 
-    fn spawn_thread(&self, name: &'static str, task: Task) -> TaskHandle {
+    fn spawn_thread(&self, name: &'static str, urgency: Urgency, task: Task) -> TaskHandle {
         let Some(home) = self.home.clone().or_else(|| Handle::try_current().ok()) else {
             return self.spawn(name, task);
         };
@@ -131,7 +131,7 @@ impl Spawn for TokioSpawn {
         let taken = task.clone();
         let take = |task: &Mutex<Option<_>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
         let run = move || {
-            urgency::serve_both_and_block();
+            urgency::own(urgency);
             if let Some(task) = take(&taken) {
                 home.block_on(task);
             }
@@ -227,6 +227,7 @@ mod tests {
         let spawn = env.spawn.clone();
         let task = env.spawn.spawn_thread(
             "own",
+            Urgency::Both,
             Box::pin(async move {
                 let _end = end;
                 // Timers and tasks are those of the executor that started it.

@@ -12,7 +12,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crate::env::Here;
+use crate::env::spawn::{Here, Urgency};
 
 /// The shortest the kernel takes.
 const SHORT: Duration = Duration::from_micros(100);
@@ -46,10 +46,13 @@ pub(super) fn serve_both() {
     linux::schedule(linux::NORMAL, NICE, Duration::ZERO);
 }
 
-/// The same for one task, which may block.
-pub(super) fn serve_both_and_block() {
+/// The calling thread is one task's own, which may block.
+pub(super) fn own(urgency: Urgency) {
     HERE.set(Here::Own);
-    serve_both();
+    match urgency {
+        Urgency::First => go_first(),
+        Urgency::Both => serve_both(),
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -128,8 +131,14 @@ mod linux {
             .join()
             .unwrap();
             std::thread::spawn(move || {
-                serve_both_and_block();
+                own(Urgency::Both);
                 assert_eq!((found(), here()), ((NORMAL, nicer), Here::Own));
+            })
+            .join()
+            .unwrap();
+            std::thread::spawn(move || {
+                own(Urgency::First);
+                assert_eq!((found(), here()), (before, Here::Own));
             })
             .join()
             .unwrap();

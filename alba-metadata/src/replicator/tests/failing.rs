@@ -112,6 +112,33 @@ async fn a_commit_that_does_not_end_fails_the_store_until_it_has_ended() {
     assert_eq!(listed(&env, &local).await, [1, 2]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_is_applied_without_end_fails_the_store_until_it_has_ended() {
+    let gated = gated();
+    let limits = LocalLimits { patience: Duration::from_millis(50), ..quick() };
+    let (env, local, session) = lists(&gated, limits).await;
+    local.propose(push(session, 1), soon(&env)).await.unwrap();
+    gated.set_reads(true);
+    // A key of its own: it is read in the store.
+    let stuck = push_to("b", session, 2);
+    let waiting: Pushed = local.propose(stuck.clone(), env.deadline_in(Duration::from_millis(100))).await;
+    assert!(matches!(waiting, Err(ReplicationError::Timeout)), "{waiting:?}");
+    let until = soon(&env);
+    while local.trouble().is_none() {
+        assert!(!until.left(env.clock.as_ref()).is_zero(), "it has not failed");
+        tokio::task::yield_now().await;
+    }
+    // From then on everybody hears at once.
+    let refused: Pushed = local.propose(push(session, 3), soon(&env)).await;
+    let Err(ReplicationError::Store(error)) = &refused else { panic!("{refused:?}") };
+    assert!(error.to_string().contains("not done after"), "{error}");
+    gated.set_reads(false);
+    // It was not written, though it came to its end; the retry counts once.
+    assert_eq!(again(&env, &local, &stuck).await, Output::Done(Ok(1)));
+    assert_eq!(again(&env, &local, &push(session, 3)).await, Output::Done(Ok(2)));
+    assert_eq!(listed(&env, &local).await, [1, 3]);
+}
+
 #[test]
 fn a_batch_ends_with_the_command_that_makes_its_changes_large() {
     const FILL: usize = 60_000;
