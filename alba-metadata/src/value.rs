@@ -173,11 +173,13 @@ pub(crate) struct Key {
 
 impl Key {
     /// Of a table.
+    #[inline]
     pub(crate) fn table(table: &[u8]) -> Self {
         Self { short: [0; SHORT], len: 0, long: Vec::new() }.bytes(table)
     }
 
     /// Adds a number, so that order is numeric.
+    #[inline]
     pub(crate) fn number(self, number: u64) -> Self {
         self.bytes(&number.to_be_bytes())
     }
@@ -190,6 +192,7 @@ impl Key {
     }
 
     /// Adds bytes as they are: of fixed length, or the last part.
+    #[inline]
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
         let end = self.len + bytes.len();
         match self.short.get_mut(self.len..end) {

@@ -7,6 +7,7 @@
 //! fjall alone, and `fdatasync`, a raw append of 4 KiB and its sync. `etcd-1` and `etcd-3`: Debian's etcd with so many members and a transaction of the rows that a put alone
 //! writes; needs `apt-get install etcd-server`. `metadata/list/<names>`: a page of 200 names. `metadata/restart/<objects>` and
 //! `metadata/size/<objects>`: opening the store again until it answers, and its bytes; `metadata/memory/<objects>`: the most memory of the process until then, when nothing else is measured.
+//! Store and groups are measured in turn, ALBA_BENCH_ROUNDS (3) times, and the median counts: how much fjall merges meanwhile differs.
 //! ALBA_BENCH_SECONDS (3) per measurement, ALBA_BENCH_OBJECTS (1000000) to list, in ALBA_BENCH_DIR (the build's directory).
 
 // A bench is an edge: it measures real time and prints.
@@ -43,6 +44,7 @@ const PEERS: [(&str, usize); 2] = [("etcd-1", 1), ("etcd-3", 3)];
 pub(crate) struct Bench {
     wanted: Vec<String>,
     pub(crate) seconds: Duration,
+    rounds: u64,
     pub(crate) objects: u64,
     directory: PathBuf,
 }
@@ -56,6 +58,7 @@ impl Bench {
             // What cargo passes on begins with dashes.
             wanted: std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect(),
             seconds: Duration::from_secs(number("ALBA_BENCH_SECONDS", 3)),
+            rounds: number("ALBA_BENCH_ROUNDS", 3).max(1),
             objects: number("ALBA_BENCH_OBJECTS", 1_000_000),
             directory: std::env::var_os("ALBA_BENCH_DIR")
                 .map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from),
@@ -123,12 +126,26 @@ fn main() {
             continue;
         }
         let fdatasync = limits::fdatasync(&bench);
-        let (store, store_cpu) = limits::store(&bench, clients);
+        let mut stores = Vec::new();
+        let mut loads: Vec<Vec<group::Load>> = wanted.iter().map(|_| Vec::new()).collect();
+        for round in 0..bench.rounds {
+            let (store, cpu) = limits::store(&bench, clients);
+            stores.push((store, cpu));
+            for ((kind, what), loads) in wanted.iter().zip(&mut loads) {
+                let load = runtime.block_on(group::puts(&bench, *what, clients));
+                let name = format!("{}/round-{round}", name(kind));
+                print(&name, load.per_second, "commits/s", Some(("store", store)));
+                loads.push(load);
+            }
+        }
+        // Of an odd number of rounds the one in the middle.
+        stores.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let (store, store_cpu) = stores[stores.len() / 2];
         print(&name("store"), store, "commits/s", None);
         print(&format!("{}/cpu", name("store")), store_cpu * 1e6, "us", None);
-        for (kind, what) in wanted {
-            let load = runtime.block_on(group::puts(&bench, what, clients));
-            print_load(&name(kind), &load, store, fdatasync);
+        for ((kind, _), mut loads) in wanted.into_iter().zip(loads) {
+            loads.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
+            print_load(&name(kind), &loads[loads.len() / 2], store, fdatasync);
         }
         for (kind, members) in peers {
             match etcd::installed() {

@@ -168,6 +168,7 @@ pub(super) fn of_osd(namespace: NamespaceId, table: Table, osd: OsdId) -> Vec<u8
 }
 
 /// The same, for a look at it or a counter.
+#[inline]
 pub(super) fn about_osd(namespace: NamespaceId, table: Table, osd: OsdId) -> Key {
     inside(namespace, table).number(osd.get())
 }
