@@ -275,17 +275,20 @@ impl RealFile {
         then: impl FnOnce(&Handles) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let len: usize = parts.iter().map(Bytes::len).sum();
-        let per_call = self.shared.pieces.per_call();
         if len > 0 && self.handles.takes_direct(offset, len) {
             let buffer = self.shared.buffers.take(direct::copied_len(&parts).clamp(1, PIECE)).await?;
+            let share = self.shared.pieces.share(len).await;
             self.run(Work::Other, move |handles| {
-                handles.write_direct(offset, &parts, buffer, per_call)?;
+                handles.write_direct(offset, &parts, buffer, share.per_call)?;
+                drop(share);
                 then(handles)
             })
             .await
         } else {
+            let share = self.shared.pieces.share(len).await;
             self.run(Work::Other, move |handles| {
-                handles.write_cached(offset, &parts, per_call)?;
+                handles.write_cached(offset, &parts, share.per_call)?;
+                drop(share);
                 then(handles)
             })
             .await
@@ -310,9 +313,14 @@ impl DiskFile for RealFile {
         let (Some(_), Some(blocks)) = (end, blocks) else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         self.shared.pieces.reads(len);
         let buffer = self.shared.buffers.take(if blocks <= LARGEST { blocks } else { PIECE }).await?;
-        let per_call = self.shared.pieces.per_call();
+        let share = self.shared.pieces.share(len).await;
         let kind = if is_small(len) { Work::SmallRead } else { Work::Read };
-        self.run(kind, move |handles| handles.read(offset, len, buffer, per_call)).await
+        self.run(kind, move |handles| {
+            let read = handles.read(offset, len, buffer, share.per_call);
+            drop(share);
+            read
+        })
+        .await
     }
 
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {

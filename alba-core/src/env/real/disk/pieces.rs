@@ -1,13 +1,16 @@
-//! How much one system call moves between a file and memory.
+//! How much is moved at a time between a file and memory.
 //!
-//! A device does what it was given in about the order it got it: a read of a block waits until the megabyte before it is through. In
-//! pieces of [`SHORT`] that is a tenth of the time. But each piece is an interrupt and a thread that wakes up, so it is done only while
-//! somebody reads small things.
+//! A device does what it was given in about the order it got it: a read of a block waits until the megabytes before it are through. In
+//! pieces of [`SHORT`], and from one call at a time, that is a tenth of the time. But each piece is an interrupt and a thread that wakes up,
+//! so it is done only while somebody reads small things.
 //!
-//! It must never change what is read or written, only in how many calls.
+//! It must never change what is read or written, only in how many calls, and when.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::env::SMALL_REQUEST;
 
@@ -23,8 +26,18 @@ pub(super) fn is_small(len: usize) -> bool {
     u64::try_from(len).is_ok_and(|len| len <= SMALL_REQUEST)
 }
 
+/// How much a read or write may move per call.
+pub(super) struct Share {
+    /// In bytes.
+    pub(super) per_call: usize,
+    /// Given back when all is moved.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
 /// What was read from one disk lately.
 pub(super) struct Pieces {
+    /// Who moves something large beside small reads.
+    turn: Arc<Semaphore>,
     began: Instant,
     /// Until when small reads are to be expected, in milliseconds since then.
     until: AtomicU64,
@@ -33,7 +46,8 @@ pub(super) struct Pieces {
 impl Pieces {
     /// Nothing was read yet.
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), until: AtomicU64::new(0) }
+        let turn = Arc::new(Semaphore::new(1));
+        Self { turn, began: Instant::now(), until: AtomicU64::new(0) }
     }
 
     /// Takes note of a read of `len` bytes.
@@ -41,9 +55,13 @@ impl Pieces {
         self.reads_at(len, self.now());
     }
 
-    /// Most bytes of one call, now.
-    pub(super) fn per_call(&self) -> usize {
-        self.per_call_at(self.now())
+    /// What a read or write of `len` bytes may do, when it is its turn. Whoever has it must wait for nothing but the disk.
+    pub(super) async fn share(&self, len: usize) -> Share {
+        let per_call = self.per_call_at(self.now());
+        let waits = len > per_call;
+        // It is never closed.
+        let turn = if waits { self.turn.clone().acquire_owned().await.ok() } else { None };
+        Share { per_call, _turn: turn }
     }
 
     fn now(&self) -> u64 {
@@ -63,6 +81,8 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -78,5 +98,25 @@ mod tests {
         // Clocks of two processors may differ a little.
         pieces.reads_at(1, 499);
         assert_eq!((pieces.per_call_at(1499), pieces.per_call_at(1500)), (SHORT, usize::MAX));
+    }
+
+    #[test]
+    fn one_moves_something_large_at_a_time_beside_small_reads() {
+        let pieces = Pieces::new();
+        let now = |len| pieces.share(len).now_or_never();
+        let large = 4 * SHORT;
+        let both = (now(large).unwrap(), now(large).unwrap());
+        assert_eq!(
+            (both.0.per_call, both.1.per_call),
+            (usize::MAX, usize::MAX),
+            "nobody reads anything small"
+        );
+        pieces.reads(1);
+        let one = now(large).unwrap();
+        assert_eq!(one.per_call, SHORT);
+        assert!(now(large).is_none(), "it is another's turn");
+        assert!(now(SHORT).is_some(), "one call is no more than a piece");
+        drop(one);
+        assert!(now(large).is_some());
     }
 }
