@@ -120,13 +120,16 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     }
     let cluster = start("fairness", "none");
     let objects = runtime.block_on(load::fill(&cluster));
-    let slices = || load::slices(&cluster, &objects, SLICE, 1, bench.seconds);
-    let alone = runtime.block_on(slices());
+    // Another client is another process: not of the same threads at least.
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let slices = || own.block_on(load::slices(&cluster, &objects, SLICE, 1, bench.seconds));
+    let alone = slices();
     print_times("proxy/fairness/alone", &alone);
-    let (beside, hogs) = runtime.block_on(async {
+    let (beside, hogs) = std::thread::scope(|scope| {
         // They end after the slices do.
         let hogs = load::whole(&cluster, load::Op::Put, BULK, HOGS, bench.seconds * 2);
-        tokio::join!(slices(), hogs)
+        let hogs = scope.spawn(|| runtime.block_on(hogs));
+        (slices(), hogs.join().expect("uploads"))
     });
     for (part, beside, alone) in [("p50", beside.p50, alone.p50), ("p99", beside.p99, alone.p99)] {
         let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
