@@ -61,7 +61,7 @@ impl Daemon for RebalancerDaemon {
         let waiting = waiting::tell(env.clone(), outages, context.health.clone());
         let watch = async {
             if config.adapt_to_clients {
-                pace::give_way(backend.clone(), agent.pace().clone()).await;
+                pace::give_way(backend.clone(), agent.pace().clone(), pace::OSDS_PER_MOVE).await;
             }
             std::future::pending::<()>().await;
         };

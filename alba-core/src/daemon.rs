@@ -62,7 +62,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// One of each for so many processors, and no more than `most`.
+    /// One for `small` processors each and one for `bulk` each; one at least, and no more than `most`.
     pub fn one_for(processors: usize, small: usize, bulk: usize, most: usize) -> Self {
         let one_for =
             |each: usize| NonZero::new((processors / each.max(1)).min(most)).unwrap_or(NonZero::<usize>::MIN);

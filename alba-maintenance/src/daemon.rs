@@ -53,7 +53,7 @@ impl Daemon for MaintenanceDaemon {
         let waiting = waiting::tell(env.clone(), outages, context.health.clone());
         let watch = async {
             if adapt {
-                pace::give_way(backend.clone(), agent.pace().clone()).await;
+                pace::give_way(backend.clone(), agent.pace().clone(), pace::OSDS_PER_REPAIR).await;
             }
             std::future::pending::<()>().await;
         };

@@ -263,21 +263,25 @@ async fn agents_know_whether_clients_are_there_and_move_little_at_once_beside_th
             .metrics
     });
     // Nobody is there, or somebody.
-    let expect = |clients: f64, limit: f64| {
+    let expect = |clients: f64, limits: [f64; 2]| {
         let seen = agents.map(|agent| {
             ["beside_clients", "transfers_limit"]
                 .map(|name| metric(agent, &format!("alba_maintenance_{name}"), ""))
         });
-        if seen == [[Some(clients), Some(limit)]; 2] { Ok(()) } else { Err(format!("{seen:?}")) }
+        if seen == limits.map(|limit| [Some(clients), Some(limit)]) {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
     };
-    wait::until("nobody is there", PATIENCE, || expect(0.0, 256.0));
+    wait::until("nobody is there", PATIENCE, || expect(0.0, [256.0; 2]));
     let file = cluster.scratch().join("file");
     content::write_file(&file, "content", 10_000).unwrap();
     let begun = Instant::now();
-    // One for each eight of twelve OSDs, or a part of them.
-    while let Err(seen) = expect(1.0, 2.0) {
+    // Repair one for each four of twelve OSDs, moves one for each eight or a part of them.
+    while let Err(seen) = expect(1.0, [3.0, 2.0]) {
         assert!(begun.elapsed() < PATIENCE, "clients are not noticed: {seen}");
         user.upload("o", &file, true).await.unwrap();
     }
-    wait::until("nobody is there any more", PATIENCE, || expect(0.0, 256.0));
+    wait::until("nobody is there any more", PATIENCE, || expect(0.0, [256.0; 2]));
 }

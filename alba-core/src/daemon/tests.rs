@@ -140,3 +140,12 @@ async fn the_pages_tell_health_metrics_and_masked_configuration() {
     metrics::counter!("alba_example_total").increment(7);
     assert!(fetch(&env, at, "/metrics").await.contains("alba_example_total 7"));
 }
+
+#[test]
+fn threads_follow_the_processors_and_there_is_one_of_each_at_least() {
+    let threads = |processors| {
+        let threads = Threads::one_for(processors, 4, 2, 8);
+        (threads.small.get(), threads.bulk.get())
+    };
+    assert_eq!([0, 1, 2, 8, 64].map(threads), [(1, 1), (1, 1), (1, 1), (2, 4), (8, 8)]);
+}

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use alba_core::env::{Clock, Env, Moment};
 
-pub use company::{Company, transfers};
+pub use company::{Company, OSDS_PER_MOVE, OSDS_PER_REPAIR, transfers};
 pub use politeness::{FULL, Politeness, share_of};
 pub use probe::give_way;
 pub use rate::{Limits, Rate};

@@ -34,14 +34,19 @@ const SAMPLE: usize = 16;
 /// So often others are asked, and is it looked how many there are.
 const SAMPLE_ROUNDS: u32 = 60;
 
-/// Keeps rates and transfers at what clients notice little, for as long as it is polled.
-pub async fn give_way(backend: Arc<Backend>, pace: Pace) {
+/// Keeps rates and transfers at what clients notice little, for as long as it is polled: beside them one transfer for so many OSDs
+/// ([`super::OSDS_PER_REPAIR`], [`super::OSDS_PER_MOVE`]).
+pub async fn give_way(backend: Arc<Backend>, pace: Pace, osds_per_transfer: usize) {
     let clients = AtomicBool::new(true);
-    join(watch_clients(&backend, &pace, &clients), watch_latency(&backend, &pace, &clients)).await;
+    join(
+        watch_clients(&backend, &pace, osds_per_transfer, &clients),
+        watch_latency(&backend, &pace, &clients),
+    )
+    .await;
 }
 
 /// Few fragments at once while clients are there.
-async fn watch_clients(backend: &Backend, pace: &Pace, clients: &AtomicBool) {
+async fn watch_clients(backend: &Backend, pace: &Pace, osds_per_transfer: usize, clients: &AtomicBool) {
     let clock = backend.env().clock.clone();
     let mut company = Company::new(clock.now());
     let (mut osds, mut round): (Vec<OsdId>, u32) = (Vec::new(), 0);
@@ -71,7 +76,7 @@ async fn watch_clients(backend: &Backend, pace: &Pace, clients: &AtomicBool) {
         }
         let are_there = company.is_there(clock.now());
         clients.store(are_there, Ordering::Relaxed);
-        let limit = transfers(osds.len(), are_there, pace.is_urgent());
+        let limit = transfers(osds.len(), osds_per_transfer, are_there, pace.is_urgent());
         backend.client().transfers().limit(limit);
         metrics::gauge!("alba_maintenance_beside_clients").set(f64::from(u8::from(are_there)));
         metrics::gauge!("alba_maintenance_transfers_limit").set(f64::from(limit));
