@@ -24,23 +24,9 @@ mod value;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::task::Poll;
 
 pub use command::{backup_to_file, restore_file};
 pub use daemon::{MetadataConfig, MetadataDaemon};
-
-/// Lets all other tasks go first that could run now.
-pub(crate) async fn give_way() {
-    let mut gave = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut gave, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
 
 /// Runs the program from its arguments (the first is its name): the daemon, or one of the commands `init`, `join`, `backup`,
 /// `restore`, `fsck` and `export`.

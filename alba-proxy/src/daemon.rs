@@ -25,7 +25,7 @@ impl Daemon for ProxyDaemon {
 
     fn threads(processors: NonZero<usize>) -> Threads {
         // Bulk is encoded there, by all processors.
-        Threads { bulk: processors, ..Threads::one_for(processors.get(), 2, 1, usize::MAX) }
+        Threads::one_for(processors.get(), 2, 1, usize::MAX)
     }
 
     fn check(config: &ProxyConfig) -> Result<(), String> {

@@ -12,7 +12,6 @@ use super::context::Context;
 use super::outputs::Waiter;
 use super::payload::{Batch, BatchId, HEADER, room_of};
 use super::types::Payload;
-use crate::give_way;
 use crate::model::Model;
 use crate::replicator::ReplicationError;
 
@@ -40,7 +39,8 @@ pub(super) async fn run<M: Model>(context: Context<M>, mut proposals: mpsc::Rece
         }
         // The longer this waits, the more share the entry.
         let Ok(slot) = in_flight.clone().acquire_owned().await else { return };
-        give_way().await;
+        // Those who have just had an answer come with their next command.
+        tokio::task::yield_now().await;
         while waiting.len() < limits.batch_inputs
             && let Ok(more) = proposals.try_recv()
         {

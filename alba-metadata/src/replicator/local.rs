@@ -4,7 +4,7 @@
 //! It must never answer a command before its effect is safe on the disk. Readers look at the store, in which nothing is
 //! seen before it is safe ([`Kv::commit`]).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::spawn::{AbortOnDrop, TaskGone};
@@ -72,9 +72,13 @@ struct Gathering<M: Model> {
 /// The right to write a batch, of which there is one at a time. Who has written it gives it back, or who waited too long for that.
 type Turn = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 
+/// What is locked is consistent between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn take(turn: &Turn) -> Option<OwnedSemaphorePermit> {
-    // Consistent between any two statements that hold the lock.
-    turn.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(turn).take()
 }
 
 /// A batch that is being written.
@@ -127,7 +131,7 @@ impl<M: Model> Local<M> {
 
     /// Is nothing applied, because something is that does not end? Then nobody needs to wait for it.
     fn stuck(&self) -> Option<KvError> {
-        let step = *self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = *lock(&self.applying);
         step.filter(|(until, _)| until.0 <= self.env.clock.now())?;
         self.store.sound().err()
     }
@@ -216,7 +220,7 @@ type Step = Arc<Mutex<Option<(Deadline, u64)>>>;
 async fn watch_steps(env: Env, store: Arc<Store>, step: Step, patience: Duration) {
     loop {
         env.clock.sleep_until(env.deadline_in(patience / 4).0).await;
-        let step = *step.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = *lock(&step);
         let now = env.clock.now();
         if let Some((until, generation)) = step
             && until.0 <= now
@@ -322,7 +326,7 @@ async fn apply_loop<M: Model>(
         let (changes, opening, below) =
             (std::mem::take(&mut batch.changes), batch.opening.clone(), batch.below.clone());
         let most = limits.change_bytes;
-        let note = |step| *applying.lock().unwrap_or_else(PoisonError::into_inner) = step;
+        let note = |step| *lock(&applying) = step;
         note(Some((env.deadline_in(limits.patience), opening.generation)));
         let work = move || apply::<M>(&opening, below.as_deref(), changes, most, wall, inputs);
         // Here and now; how long it may take is watched from outside.

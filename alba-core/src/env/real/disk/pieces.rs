@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -20,6 +20,10 @@ const SHORT: usize = 128 << 10;
 
 /// So long after a small read another one is to be expected, in milliseconds.
 const EXPECTED: u64 = 1000;
+
+/// A turn is waited for no longer: one sector that a disk reads for seconds must not keep everything else away from it. Turns are over in a
+/// few milliseconds.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Is a read of `len` bytes one that somebody waits for, and not part of something large?
 pub(super) fn is_small(len: usize) -> bool {
@@ -55,12 +59,16 @@ impl Pieces {
         self.reads_at(len, self.now());
     }
 
-    /// What a read or write of `len` bytes may do, when it is its turn. Whoever has it must wait for nothing but the disk.
+    /// What a read or write of `len` bytes may do, when it is its turn or it has waited for that for [`PATIENCE`]. Whoever has the turn must
+    /// wait for nothing but the disk.
     pub(super) async fn share(&self, len: usize) -> Share {
         let per_call = self.per_call_at(self.now());
-        let waits = len > per_call;
-        // It is never closed.
-        let turn = if waits { self.turn.clone().acquire_owned().await.ok() } else { None };
+        let turn = if len > per_call {
+            // It is never closed.
+            tokio::time::timeout(PATIENCE, self.turn.clone().acquire_owned()).await.ok().and_then(Result::ok)
+        } else {
+            None
+        };
         Share { per_call, _turn: turn }
     }
 
@@ -100,8 +108,8 @@ mod tests {
         assert_eq!((pieces.per_call_at(1499), pieces.per_call_at(1500)), (SHORT, usize::MAX));
     }
 
-    #[test]
-    fn one_moves_something_large_at_a_time_beside_small_reads() {
+    #[tokio::test]
+    async fn one_moves_something_large_at_a_time_beside_small_reads() {
         let pieces = Pieces::new();
         let now = |len| pieces.share(len).now_or_never();
         let large = 4 * SHORT;
@@ -116,6 +124,9 @@ mod tests {
         assert_eq!(one.per_call, SHORT);
         assert!(now(large).is_none(), "it is another's turn");
         assert!(now(SHORT).is_some(), "one call is no more than a piece");
+        let began = Instant::now();
+        pieces.share(large).await;
+        assert!(began.elapsed() >= PATIENCE, "who has the turn does not end, and is waited for");
         drop(one);
         assert!(now(large).is_some());
     }
