@@ -1,5 +1,6 @@
 //! Clients that put objects into a group, each waiting for its answer.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use alba_core::env::real;
 use alba_core::ids::GroupId;
-use alba_core::kv::{FjallKv, Kv, KvError};
+use alba_core::kv::{Durability, Entry, FjallKv, Kv, KvError, KvRead, WriteBatch};
 use alba_core::wire::rpc::RequestId;
 use alba_metadata::machine::{Input, Output};
 use alba_metadata::nsm::Nsm;
@@ -37,11 +38,14 @@ pub(crate) const KINDS: [(&str, Kind); 3] =
 
 /// What came of it.
 pub(crate) struct Load {
+    puts: usize,
     pub(crate) per_second: f64,
     /// CPU seconds per put.
     pub(crate) cpu: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    /// Puts that shared a commit of the store, in the mean and rounded up; where that was counted.
+    pub(crate) per_batch: Option<usize>,
 }
 
 impl Load {
@@ -50,14 +54,62 @@ impl Load {
         times.sort_unstable();
         let at = |part: usize| times[(times.len() - 1) * part / 100];
         let count = f64::from(u32::try_from(times.len()).unwrap());
-        Self { per_second: count / all.as_secs_f64(), cpu: cpu / count, p50: at(50), p99: at(99) }
+        Self {
+            puts: times.len(),
+            per_second: count / all.as_secs_f64(),
+            cpu: cpu / count,
+            p50: at(50),
+            p99: at(99),
+            per_batch: None,
+        }
     }
 }
 
-fn opener(directory: &Path) -> StoreOpener {
-    let directory = directory.to_owned();
+/// A store whose batches are counted.
+struct Counted {
+    kv: FjallKv,
+    batches: Arc<AtomicU64>,
+}
+
+impl KvRead for Counted {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(key)
+    }
+
+    fn scan(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<Entry>, KvError> {
+        self.kv.scan(lower, upper, reverse, limit)
+    }
+}
+
+impl Kv for Counted {
+    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
+        self.kv.snapshot()
+    }
+
+    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
+        self.commit_shared(&batch, durability)
+    }
+
+    fn commit_shared(&self, batch: &WriteBatch, durability: Durability) -> Result<(), KvError> {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.kv.commit_shared(batch, durability)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.kv.sync()
+    }
+}
+
+fn opener(directory: &Path, batches: &Arc<AtomicU64>) -> StoreOpener {
+    let (directory, batches) = (directory.to_owned(), batches.clone());
     Arc::new(move || {
-        let kv: Arc<dyn Kv> = Arc::new(open(&directory)?);
+        let kv: Arc<dyn Kv> = Arc::new(Counted { kv: open(&directory)?, batches: batches.clone() });
         Ok(kv)
     })
 }
@@ -69,9 +121,13 @@ pub(crate) async fn puts(bench: &Bench, kind: Kind, clients: usize) -> Load {
     match kind {
         Kind::Local => {
             let group = GroupId::new("nsm-0").unwrap();
-            let open = opener(directory.path());
+            let batches = Arc::new(AtomicU64::new(0));
+            let open = opener(directory.path(), &batches);
             let local = Local::<Nsm>::start(env.clone(), &group, open, LocalLimits::default()).await.unwrap();
-            load(bench, clients, env, Arc::new(local)).await
+            let mut load = load(bench, clients, env, Arc::new(local)).await;
+            let batches = usize::try_from(batches.load(Ordering::Relaxed)).unwrap();
+            load.per_batch = Some(load.puts.div_ceil(batches));
+            load
         }
         Kind::Raft(count) => {
             let cluster = Cluster::start(&env, directory.path(), count).await;

@@ -30,21 +30,23 @@ pub(crate) fn fdatasync(bench: &Bench) -> f64 {
 /// Puts made before the clock runs; the measurement ends with them, if not before.
 const MADE: usize = 240_000;
 
-/// Puts per second, and CPU seconds per put, when group commit is all there is: batches of one put of each of `clients`, as
-/// the model makes them, remembered replies included, are committed and synced one after the other. They are made before the clock runs,
-/// which does not stand while the store merges what it has.
-pub(crate) fn store(bench: &Bench, clients: usize) -> (f64, f64) {
+/// Puts per second, and CPU seconds per put, when group commit is all there is: batches of `together` puts, of the sessions of `clients` in
+/// turn, as the model makes them, remembered replies included, are committed and synced one after the other. They are made before the
+/// clock runs, which does not stand while the store merges what it has.
+pub(crate) fn store(bench: &Bench, clients: usize, together: usize) -> (f64, f64) {
     let model = MemKv::new();
     let sessions = sessions(&model, clients);
-    let made: Vec<WriteBatch> = (1..)
-        .zip((0_u32..).step_by(clients))
-        .take(MADE / clients)
-        .map(|(sequence, first)| {
-            let inputs = (first..).zip(&sessions).map(|(number, session)| {
-                let id = RequestId { session: *session, sequence, lowest_unacknowledged: sequence };
+    let rounds = (1..).flat_map(|sequence| sessions.iter().map(move |session| (sequence, *session)));
+    let mut puts = (0_u32..).zip(rounds);
+    let made: Vec<WriteBatch> = (0..MADE / together)
+        .map(|_| {
+            let inputs: Vec<_> = puts.by_ref().take(together).collect();
+            let first = inputs.first().map_or(0, |(number, _)| u64::from(*number));
+            let inputs = inputs.into_iter().map(|(number, (sequence, session))| {
+                let id = RequestId { session, sequence, lowest_unacknowledged: sequence };
                 Input::Command(id, objects::put(number.into()))
             });
-            let batch = batch(&model, u64::from(first), inputs);
+            let batch = batch(&model, first, inputs);
             model.commit(batch.clone(), Durability::Eventual).unwrap();
             batch
         })
@@ -61,7 +63,7 @@ pub(crate) fn store(bench: &Bench, clients: usize) -> (f64, f64) {
         }
     }
     let (spent, cpu) = (began.elapsed(), crate::cpu_seconds() - before);
-    let puts = f64::from(batches) * f64::from(u32::try_from(clients).unwrap());
+    let puts = f64::from(batches) * f64::from(u32::try_from(together).unwrap());
     (puts / spent.as_secs_f64(), cpu / puts)
 }
 

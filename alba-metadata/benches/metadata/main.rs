@@ -3,8 +3,8 @@
 //!
 //! `metadata/put/<kind>/<clients>`: commits of an object with nine fragments per second through a whole group, with p50 and
 //! p99 and the CPU time of the process per put (clients and all replicas, background work of the stores) as lines of their own. Kinds: `local` (one store without replication), `raft-1` and `raft-3` (replicas in this process,
-//! each with its own log and store, over TCP on loopback). The clients run in this process too. Limits: `store`, the same changes in batches as large as there are clients committed and synced into
-//! fjall alone, and `fdatasync`, a raw append of 4 KiB and its sync. `etcd-1` and `etcd-3`: Debian's etcd with so many members and a transaction of the rows that a put alone
+//! each with its own log and store, over TCP on loopback). The clients run in this process too. Limits: `store`, the same changes committed and synced into
+//! fjall alone, in batches as large as there are clients and, beside `local`, in batches as large as the group's own were; and `fdatasync`, a raw append of 4 KiB and its sync. `etcd-1` and `etcd-3`: Debian's etcd with so many members and a transaction of the rows that a put alone
 //! writes; needs `apt-get install etcd-server`. `metadata/list/<names>`: a page of 200 names. `metadata/restart/<objects>` and
 //! `metadata/size/<objects>`: opening the store again until it answers, and its bytes; `metadata/memory/<objects>`: the most memory of the process until then, when nothing else is measured.
 //! Store and groups are measured in turn, ALBA_BENCH_ROUNDS (3) times, and the median counts: how much fjall merges meanwhile differs.
@@ -107,8 +107,16 @@ pub(crate) fn print(name: &str, value: f64, unit: &str, limit: Option<(&str, f64
     }
 }
 
-fn print_load(name: &str, load: &group::Load, store: f64, fdatasync: f64) {
+fn print_rate(name: &str, load: &group::Load, store: f64, equal: Option<f64>) {
     print(name, load.per_second, "commits/s", Some(("store", store)));
+    if let (Some(equal), Some(puts)) = (equal, load.per_batch) {
+        let limit = format!("store, {puts} puts at a time");
+        print(name, load.per_second, "commits/s", Some((&limit, equal)));
+    }
+}
+
+fn print_load(name: &str, load: &group::Load, store: f64, equal: Option<f64>, fdatasync: f64) {
+    print_rate(name, load, store, equal);
     print(name, load.per_second, "commits/s", Some(("fdatasync", fdatasync)));
     print(&format!("{name}/cpu"), load.cpu * 1e6, "us", None);
     print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
@@ -127,15 +135,16 @@ fn main() {
         }
         let fdatasync = limits::fdatasync(&bench);
         let mut stores = Vec::new();
-        let mut loads: Vec<Vec<group::Load>> = wanted.iter().map(|_| Vec::new()).collect();
+        let mut loads: Vec<Vec<(group::Load, Option<f64>)>> = wanted.iter().map(|_| Vec::new()).collect();
         for round in 0..bench.rounds {
-            let (store, cpu) = limits::store(&bench, clients);
-            stores.push((store, cpu));
+            let store = limits::store(&bench, clients, clients);
+            stores.push(store);
             for ((kind, what), loads) in wanted.iter().zip(&mut loads) {
                 let load = runtime.block_on(group::puts(&bench, *what, clients));
+                let equal = load.per_batch.map(|puts| limits::store(&bench, clients, puts).0);
                 let name = format!("{}/round-{round}", name(kind));
-                print(&name, load.per_second, "commits/s", Some(("store", store)));
-                loads.push(load);
+                print_rate(&name, &load, store.0, equal);
+                loads.push((load, equal));
             }
         }
         // Of an odd number of rounds the one in the middle.
@@ -144,14 +153,15 @@ fn main() {
         print(&name("store"), store, "commits/s", None);
         print(&format!("{}/cpu", name("store")), store_cpu * 1e6, "us", None);
         for ((kind, _), mut loads) in wanted.into_iter().zip(loads) {
-            loads.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
-            print_load(&name(kind), &loads[loads.len() / 2], store, fdatasync);
+            loads.sort_by(|one, other| one.0.per_second.total_cmp(&other.0.per_second));
+            let (load, equal) = &loads[loads.len() / 2];
+            print_load(&name(kind), load, store, *equal, fdatasync);
         }
         for (kind, members) in peers {
             match etcd::installed() {
                 Some(etcd) => {
                     let load = runtime.block_on(etcd::puts(&bench, &etcd, members, clients));
-                    print_load(&name(kind), &load, store, fdatasync);
+                    print_load(&name(kind), &load, store, None, fdatasync);
                 }
                 None => println!(
                     r#"{{"name":"{}","skipped":"no etcd: apt-get install etcd-server"}}"#,
