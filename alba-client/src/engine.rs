@@ -24,7 +24,8 @@ use crate::observer::Observed;
 use crate::osd_pool::OsdPool;
 use crate::repair::Transfers;
 use crate::repairs::Repairs;
-use crate::turns::{Turns, UploadSlot};
+use crate::turns::{Turns, Unsettled, UploadSlot};
+use crate::untag::Untagging;
 use crate::upload::WriteHedges;
 use crate::watch::{AbmWatch, Changes, Fresh};
 use crate::{ClientConfig, ClientError, OsdConnector, names};
@@ -60,6 +61,8 @@ pub(crate) struct Engine {
     pub(crate) observed: Observed,
     /// Fragments that maintenance has on their way.
     pub(crate) transfers: Transfers,
+    /// Tags that are needed no longer.
+    pub(crate) untagging: Untagging,
     /// Begins with the first upload: who only reads needs to hear of nothing.
     changes: OnceLock<AbmWatch>,
     turns: Turns,
@@ -109,6 +112,7 @@ impl Engine {
             repairs: Repairs::default(),
             observed: Observed::default(),
             transfers: Transfers::default(),
+            untagging: Untagging::default(),
             changes: OnceLock::new(),
             env,
             config: Live::new(config),
@@ -166,8 +170,14 @@ impl Engine {
         self.turns.upload(bytes, deadline).await
     }
 
-    /// Waits until no upload and nothing that follows from one is left.
+    /// While it is there, [`Engine::settle`] waits.
+    pub(crate) async fn unsettled(&self, deadline: Deadline) -> Result<Arc<Unsettled>, ClientError> {
+        self.turns.unsettled(deadline).await
+    }
+
+    /// Waits until no upload and nothing that follows from one, or from a repair, is left.
     pub(crate) async fn settle(&self, deadline: Deadline) -> Result<(), ClientError> {
+        let _hurry = self.untagging.hurry();
         self.turns.settle(deadline).await
     }
 

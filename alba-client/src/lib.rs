@@ -102,6 +102,7 @@ mod tests;
 mod trash;
 mod turns;
 mod types;
+mod untag;
 mod upload;
 mod watch;
 

@@ -35,15 +35,27 @@ pub(crate) struct Turns {
     compute: Pool,
 }
 
+/// Something is left to do of a change: while it is there, [`Turns::settle`] waits.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    _permit: OwnedSemaphorePermit,
+}
+
 /// The right to upload.
 #[derive(Debug)]
 pub(crate) struct UploadSlot {
     _turn: Permit,
-    _unsettled: OwnedSemaphorePermit,
+    unsettled: Arc<Unsettled>,
 }
 
-/// One in four more for small changes: each keeps its place until its tags are gone, which takes as long again as the
-/// change itself.
+impl UploadSlot {
+    /// For what is left to do when another may upload instead.
+    pub(crate) fn unsettled(&self) -> Arc<Unsettled> {
+        Arc::clone(&self.unsettled)
+    }
+}
+
+/// One in four more for small changes: each keeps its place until its late fragments are added.
 fn uploads(config: &ClientConfig) -> Limits {
     let slots = u64::try_from(config.max_uploads).unwrap_or(u64::MAX).clamp(1, u64::from(MOST_UPLOADS / 2));
     let reserve = slots.div_ceil(4);
@@ -89,11 +101,16 @@ impl Turns {
             );
             ClientError::Busy(text)
         })?;
-        let unsettled = within(&*self.clock, deadline, Arc::clone(&self.settled).acquire_owned())
+        Ok(UploadSlot { _turn: turn, unsettled: self.unsettled(deadline).await? })
+    }
+
+    /// Something that is left to do of a change begins.
+    pub(crate) async fn unsettled(&self, deadline: Deadline) -> Result<Arc<Unsettled>, ClientError> {
+        let permit = within(&*self.clock, deadline, Arc::clone(&self.settled).acquire_owned())
             .await
-            .map_err(|_| ClientError::Busy("waiting for background work before an upload".to_owned()))?
+            .map_err(|_| ClientError::Busy("waiting for background work before a change".to_owned()))?
             .map_err(|_| ClientError::Internal("uploads are closed".to_owned()))?;
-        Ok(UploadSlot { _turn: turn, _unsettled: unsettled })
+        Ok(Arc::new(Unsettled { _permit: permit }))
     }
 
     #[cfg(test)]

@@ -38,6 +38,9 @@ const REGISTER: Duration = Duration::from_secs(10);
 /// Longest that an agent that ends waits to say so. Well below what a daemon has to stop.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Longest that who did a task once waits for what it left to do.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// Why a task is not done.
 const PAUSED: &str = "paused";
 
@@ -147,11 +150,19 @@ impl Agent {
         drop(loops);
         // Where a whole cluster is stopped, metadata stops, too: who is not told finds out by the agent's silence.
         let (clock, deadline) = (self.clock(), Deadline::after(self.clock(), FAREWELL));
+        self.settle(deadline).await;
         let gone = AbmCommand::RemoveParticipant { agent: self.id.clone() };
         match within(clock, deadline, self.backend.tell_abm(gone)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "cannot say that this agent ends"),
             Err(_) => tracing::debug!("cannot say in time that this agent ends"),
+        }
+    }
+
+    /// Waits for what repairs left to do. Whatever does not end by then is left to garbage collection.
+    async fn settle(&self, deadline: Deadline) {
+        if let Err(error) = self.backend.client().settle(deadline).await {
+            tracing::debug!(%error, "tags stay");
         }
     }
 
@@ -374,6 +385,7 @@ impl Agent {
                 Ended::Failed(error) => once.failed.push((part, error)),
             }
         }
+        self.settle(Deadline::after(self.clock(), SETTLING)).await;
         Ok(once)
     }
 }

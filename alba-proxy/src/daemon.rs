@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alba_client::{Client, FragmentCacheKind};
 use alba_core::daemon::{Changes, Context, Daemon, Threads, allocator};
@@ -12,6 +13,9 @@ use crate::{ProxyConfig, Server, readiness};
 
 /// Freed memory kept for the next buffers. As much as buffers may have in flight by default.
 const KEPT: u64 = 64 << 20;
+
+/// Longest that a proxy that ends waits for what its uploads left to do: tags, late fragments.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// `alba-proxy`.
 pub struct ProxyDaemon;
@@ -67,9 +71,13 @@ impl Daemon for ProxyDaemon {
         let (health, stop) = (context.health.clone(), context.stop.clone());
         let watch = readiness::watch(context.env.clone(), client.clone(), health, stop.clone());
         let _watch = context.env.spawn.spawn("readiness", Box::pin(watch)).abort_on_drop();
-        let reload = reload(server.clone(), client, context.changes);
+        let reload = reload(server.clone(), client.clone(), context.changes);
         let _reload = context.env.spawn.spawn("reload", Box::pin(reload)).abort_on_drop();
-        server.run_on(listeners, stop).await.context("serving")
+        let served = server.run_on(listeners, stop).await.context("serving");
+        if let Err(error) = client.settle(context.env.deadline_in(LAST_STEPS)).await {
+            tracing::info!(%error, "what uploads left to do is left to maintenance");
+        }
+        served
     }
 }
 

@@ -108,7 +108,7 @@ impl std::fmt::Debug for Patient {
 /// Repairs objects one at a time; clones share their counters.
 #[derive(Clone)]
 pub struct Repairer {
-    pub(super) engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     pub(super) counters: Arc<Counters>,
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use alba_core::checksum::Checksum;
 use alba_core::encryption::FragmentKey;
-use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, PeerSource, Priority};
+use alba_core::env::osd::PeerSource;
 use alba_core::env::{Deadline, MetaError};
 use alba_core::failpoint::{self, reach};
 use alba_core::fragment::Packed;
@@ -36,7 +36,8 @@ use super::store::{Content, Store, StoreError, take_over, use_again};
 use crate::ClientError;
 use crate::engine::Engine;
 use crate::namespaces::{Namespace, unexpected};
-use crate::osd_pool::{CallSize, Member};
+use crate::osd_pool::Member;
+use crate::untag::{self, After, Tag};
 use crate::upload::recovery::of_object;
 
 /// Fragments changed by one command: at most 70 bytes each, so that it stays well below the 1 MiB that a group takes.
@@ -558,29 +559,15 @@ impl Attempt<'_> {
     /// What stays tagged is found by garbage collection. So is what another repairer has written under the same key meanwhile:
     /// its tag has another mark, and stays.
     async fn remove_tags(&self, stored: Vec<Stored>) {
-        let (namespace, epoch) = (self.namespace.id, self.info.newest_epoch);
-        let mut by_osd: BTreeMap<OsdId, (Arc<Member>, OsdBatch)> = BTreeMap::new();
-        let marker = OsdAssert::Value(osd_keys::namespace_marker(namespace), osd_keys::NAMESPACE_ACTIVE);
-        for (member, address) in stored.into_iter().filter_map(|stored| stored.at) {
-            let tag = osd_keys::gc_tag(namespace, epoch, &address);
-            let empty = || OsdBatch { asserts: vec![marker.clone()], updates: Vec::new() };
-            let (_, batch) = by_osd.entry(member.id).or_insert_with(|| (member, empty()));
-            batch.asserts.push(OsdAssert::Value(tag.clone(), self.kept.mark.value()));
-            batch.updates.push(OsdUpdate::Delete(tag));
+        let (engine, namespace, epoch) = (self.engine, self.namespace.id, self.info.newest_epoch);
+        let mark = self.kept.mark.value();
+        let tag =
+            |address| Tag { key: osd_keys::gc_tag(namespace, epoch, &address), mark: Some(mark.clone()) };
+        let tags = stored.into_iter().filter_map(|stored| stored.at);
+        let tags = tags.map(|(member, address)| (member, tag(address)));
+        if let Ok(unsettled) = engine.unsettled(engine.deadline_in(engine.config.osd_timeout())).await {
+            untag::remove(engine, namespace, After::Update, tags, &unsettled).await;
         }
-        let removals = by_osd.into_values().map(|(member, batch)| async move {
-            let deadline = self.engine.deadline_in(self.engine.config.osd_timeout());
-            let removed = self.engine.pool.call(&member, CallSize::Small, deadline, |osd, deadline| {
-                let batch = batch.clone();
-                async move { osd.apply(batch, Priority::Low, deadline).await }
-            });
-            let removed = removed.await;
-            reach(failpoint::Step::UpdateUntagged);
-            if let Err(error) = removed {
-                tracing::debug!(osd = %member.id, %error, "tags stay until garbage collection");
-            }
-        });
-        join_all(removals).await;
     }
 }
 

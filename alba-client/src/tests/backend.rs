@@ -164,6 +164,7 @@ impl Backend {
             faults: Mutex::default(),
             reads: Mutex::default(),
             read_bytes: Mutex::default(),
+            applies: Mutex::default(),
             peer_reads: Mutex::default(),
             backend: Arc::downgrade(self),
             clock: self.clock.clone(),

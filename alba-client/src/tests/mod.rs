@@ -18,6 +18,7 @@ mod sequences;
 mod slow;
 mod spares;
 mod stale;
+mod untagging;
 mod watching;
 mod writing;
 

@@ -23,7 +23,10 @@ fn planned(ward: &Ward, manifest: &Manifest) -> Relocation {
 
 async fn relocate(ward: &Ward, repairer: &Repairer, relocation: Relocation) -> Relocated {
     let patient = repairer.patient(record());
-    repairer.relocate(&patient, relocation, &ward.osds(&[]), ward.fixture.deadline()).await.unwrap()
+    let moved = repairer.relocate(&patient, relocation, &ward.osds(&[]), ward.fixture.deadline()).await;
+    // The last of its steps.
+    repairer.engine.settle(ward.fixture.deadline()).await.unwrap();
+    moved.unwrap()
 }
 
 fn bytes_on(manifest: &Manifest, osd: OsdId) -> u64 {

@@ -71,7 +71,10 @@ impl Ward {
     ) -> Result<Repaired, RepairError> {
         let patient = repairer.patient(record());
         let id = self.stored(object).object_id;
-        repairer.repair(&patient, id, osds, suspects, self.fixture.deadline()).await
+        let repaired = repairer.repair(&patient, id, osds, suspects, self.fixture.deadline()).await;
+        // The last of its steps.
+        repairer.engine.settle(self.fixture.deadline()).await.unwrap();
+        repaired
     }
 
     pub(super) async fn repair(&self, object: &str, osds: &Osds) -> Result<Repaired, RepairError> {

@@ -134,8 +134,11 @@ pub(super) async fn commit(
         }
     }
     // Step 3, in the background: the objects are safe without it.
-    if !leftovers.is_empty() {
-        late::finish(attempt, leftovers, stragglers, slot.take());
+    // Each change has one slot and is committed once.
+    if !leftovers.is_empty()
+        && let Some(slot) = slot.take()
+    {
+        late::finish(attempt, leftovers, stragglers, slot);
     }
     Ok(objects)
 }

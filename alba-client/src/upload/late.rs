@@ -9,29 +9,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use alba_core::env::MetaError;
-use alba_core::env::osd::{OsdAssert, OsdBatch, OsdUpdate, Priority};
-use alba_core::failpoint::{Step, reach};
-use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectVersion, OsdId};
+use alba_core::ids::{ChunkIndex, FragmentIndex, GcEpoch, ObjectId, ObjectVersion};
 use alba_core::manifest::Manifest;
 use alba_core::osd_keys::{self, FragmentAddress};
 use alba_core::wire::rpc::abm::WorkItem;
 use alba_core::wire::rpc::nsm::{NsmCommand, NsmError, NsmOutcome};
 use futures_util::future::join;
-use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::object::Attempt;
 use super::spread::{Settled, Spread};
 use crate::engine::{Engine, alongside};
 use crate::namespaces::{Namespace, unexpected};
-use crate::osd_pool::{CallSize, Member};
-use crate::turns::UploadSlot;
-use crate::{ClientError, repairs};
-
-/// Tags removed by one batch.
-const TAGS_PER_BATCH: usize = 500;
-
-/// OSDs asked at once.
-const OSDS_AT_ONCE: usize = 16;
+use crate::osd_pool::Member;
+use crate::turns::{Unsettled, UploadSlot};
+use crate::untag::{After, Tag};
+use crate::{ClientError, repairs, untag};
 
 /// What a committed object leaves to do.
 pub(super) struct Leftovers {
@@ -63,29 +56,26 @@ impl Stragglers {
     }
 }
 
-/// Does it all in one background task, which ends: each call has its deadline. `slot` bounds the number of such tasks.
-pub(super) fn finish(
-    attempt: &Attempt,
-    leftovers: Vec<Leftovers>,
-    stragglers: Stragglers,
-    slot: Option<UploadSlot>,
-) {
+/// Does it all in one background task, which ends: each call has its deadline. `slot` bounds the number of such tasks. Only tags may
+/// be left when it ends.
+pub(super) fn finish(attempt: &Attempt, leftovers: Vec<Leftovers>, stragglers: Stragglers, slot: UploadSlot) {
     let (engine, namespace) = (Arc::clone(&attempt.engine), Arc::clone(&attempt.namespace));
     let (epoch, spawn) = (attempt.epoch, Arc::clone(&attempt.engine.env.spawn));
     // Stragglers are under way: they go on where they are.
     spawn.spawn_beside(
         "upload-leftovers",
         Box::pin(async move {
-            let _slot = slot;
+            let unsettled = slot.unsettled();
             let mut tags = Vec::new();
             let mut objects = BTreeMap::new();
             for left in leftovers {
                 tags.extend(left.stored);
                 objects.insert(left.object.object_id, left.object);
             }
-            let named = remove_tags(&engine, &namespace, epoch, tags);
-            let late = add_late(&engine, &namespace, epoch, objects, stragglers);
+            let named = remove_tags(&engine, &namespace, epoch, tags, &unsettled);
+            let late = add_late(&engine, &namespace, epoch, objects, stragglers, &unsettled);
             join(named, late).await;
+            drop(slot);
         }),
     );
 }
@@ -97,6 +87,7 @@ async fn add_late(
     epoch: GcEpoch,
     objects: BTreeMap<ObjectId, Arc<Manifest>>,
     stragglers: Stragglers,
+    unsettled: &Arc<Unsettled>,
 ) {
     let Stragglers { objects: mut writing, mut settled } = stragglers;
     while let Some(object) = writing.next().await {
@@ -107,7 +98,7 @@ async fn add_late(
         let Some(object) = objects.get(&object_id) else { continue };
         let mut missing = holes;
         if !arrived.is_empty() {
-            missing.extend(add_to_manifest(engine, namespace, epoch, object, arrived).await);
+            missing.extend(add_to_manifest(engine, namespace, epoch, object, arrived, unsettled).await);
         }
         if missing.is_empty() {
             continue;
@@ -134,6 +125,7 @@ async fn add_to_manifest(
     epoch: GcEpoch,
     object: &Manifest,
     arrived: Vec<(Arc<Member>, FragmentAddress)>,
+    unsettled: &Arc<Unsettled>,
 ) -> Vec<(ChunkIndex, FragmentIndex)> {
     let command = || {
         let fragments = arrived.iter().map(|(osd, at)| (at.chunk, at.fragment, osd.id)).collect();
@@ -150,7 +142,7 @@ async fn add_to_manifest(
             engine.counters.late_added.add(u64::try_from(arrived.len()).unwrap_or(u64::MAX));
             engine.cache.update(namespace.id, Arc::from(manifest));
             // Only now: the group acknowledged these very places (invariant 3).
-            remove_tags(engine, namespace, epoch, arrived).await;
+            remove_tags(engine, namespace, epoch, arrived, unsettled).await;
             Vec::new()
         }
         // Deleted or replaced since: all of it is garbage.
@@ -162,52 +154,15 @@ async fn add_to_manifest(
     }
 }
 
-/// Removes the tags of fragments that a committed manifest names.
+/// Has the tags removed of fragments that a committed manifest names.
 async fn remove_tags(
     engine: &Arc<Engine>,
     namespace: &Namespace,
     epoch: GcEpoch,
     fragments: Vec<(Arc<Member>, FragmentAddress)>,
+    unsettled: &Arc<Unsettled>,
 ) {
-    let mut by_osd: BTreeMap<OsdId, (Arc<Member>, Vec<FragmentAddress>)> = BTreeMap::new();
-    for (member, address) in fragments {
-        by_osd.entry(member.id).or_insert_with(|| (member, Vec::new())).1.push(address);
-    }
-    stream::iter(by_osd.into_values())
-        .for_each_concurrent(OSDS_AT_ONCE, |(member, addresses)| async move {
-            for addresses in addresses.chunks(TAGS_PER_BATCH) {
-                let removed = remove_tags_on(engine, namespace, epoch, &member, addresses).await;
-                reach(Step::UploadUntagged);
-                if let Err(error) = removed {
-                    engine.counters.tags_left.add(u64::try_from(addresses.len()).unwrap_or(u64::MAX));
-                    tracing::debug!(osd = %member.id, %error, "tags stay until garbage collection");
-                }
-            }
-        })
-        .await;
-}
-
-async fn remove_tags_on(
-    engine: &Arc<Engine>,
-    namespace: &Namespace,
-    epoch: GcEpoch,
-    member: &Arc<Member>,
-    addresses: &[FragmentAddress],
-) -> Result<(), ClientError> {
-    let batch = OsdBatch {
-        asserts: vec![OsdAssert::Value(osd_keys::namespace_marker(namespace.id), osd_keys::NAMESPACE_ACTIVE)],
-        updates: addresses
-            .iter()
-            .map(|address| OsdUpdate::Delete(osd_keys::gc_tag(namespace.id, epoch, address)))
-            .collect(),
-    };
-    let deadline = engine.deadline_in(engine.config.osd_timeout());
-    engine
-        .pool
-        .call(member, CallSize::Small, deadline, |osd, deadline| {
-            let batch = batch.clone();
-            async move { osd.apply(batch, Priority::High, deadline).await }
-        })
-        .await
-        .map_err(|error| ClientError::Internal(error.to_string()))
+    let tag = |address| Tag { key: osd_keys::gc_tag(namespace.id, epoch, &address), mark: None };
+    let tags = fragments.into_iter().map(|(member, address)| (member, tag(address)));
+    untag::remove(engine, namespace.id, After::Upload, tags, unsettled).await;
 }

@@ -36,6 +36,8 @@ pub(in crate::tests) struct TestOsd {
     pub(in crate::tests) reads: Mutex<usize>,
     /// Bytes of values that were asked for.
     pub(in crate::tests) read_bytes: Mutex<u64>,
+    /// Batches that were asked for.
+    pub(in crate::tests) applies: Mutex<usize>,
     /// Values that peers fetched.
     pub(in crate::tests) peer_reads: Mutex<usize>,
     pub(super) clock: Arc<dyn Clock>,
@@ -168,6 +170,7 @@ impl TestOsd {
 #[async_trait]
 impl Osd for TestOsd {
     async fn apply(&self, batch: OsdBatch, priority: Priority, deadline: Deadline) -> Result<(), OsdError> {
+        *self.applies.lock().unwrap() += 1;
         self.come_through(true).await?;
         if self.faults.lock().unwrap().full && batch.updates.iter().any(|u| matches!(u, OsdUpdate::Set(..))) {
             return Err(OsdError::Full);
