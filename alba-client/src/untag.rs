@@ -26,7 +26,7 @@ use crate::turns::Unsettled;
 /// How long a tag waits for others. With ten puts per second of nine fragments on twelve OSDs about five go together.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// So many do not wait for more.
+/// So many do not wait for more, and go in one batch.
 const PER_BATCH: usize = 500;
 
 /// Tags that wait or are being removed, of all OSDs. A key takes about 80 bytes, what is around it three times as many: 10 MiB.
@@ -160,6 +160,7 @@ fn add(
     held: (OwnedSemaphorePermit, Arc<Unsettled>),
 ) {
     let untagging = &engine.untagging;
+    let many = tags.len() >= PER_BATCH;
     let tags = tags.iter().map(|tag| (tag.key.clone(), tag.mark.clone()));
     let go = match untagging.lock().entry(place) {
         Entry::Occupied(mut entry) => {
@@ -184,7 +185,7 @@ fn add(
         }
     };
     let until = engine.deadline_in(TOGETHER);
-    if untagging.hurried.load(Ordering::Acquire) > 0 {
+    if many || untagging.hurried.load(Ordering::Acquire) > 0 {
         go.notify_one();
     }
     let (engine, spawn) = (Arc::clone(engine), Arc::clone(&engine.env.spawn));
@@ -198,27 +199,35 @@ fn add(
     drop(spawn.spawn_beside("untag", Box::pin(task)));
 }
 
-/// Removes what has gathered. A tag that has another mark, or is gone, stays as it is and keeps no other.
+/// Removes what has gathered.
 async fn remove_all(engine: &Engine, namespace: NamespaceId, after: After, gathering: Gathering) {
     let Gathering { member, mut tags, held, .. } = gathering;
-    let deadline = engine.deadline_in(engine.config.osd_timeout());
     while !tags.is_empty() {
-        let error = match apply(engine, namespace, &member, &tags, deadline).await {
-            Ok(()) => break,
-            Err(error) => error,
-        };
-        match &error {
-            OsdError::AssertFailed(key) if tags.remove(key).is_some() => {
-                leave(engine, &member, 1, "another mark, or none");
-            }
-            _ => {
-                leave(engine, &member, tags.len(), &error.to_string());
-                break;
-            }
-        }
+        let end = tags.keys().nth(PER_BATCH).cloned();
+        let rest = end.map(|end| tags.split_off(&end)).unwrap_or_default();
+        remove_some(engine, namespace, &member, std::mem::replace(&mut tags, rest)).await;
     }
     reach(after.step());
     drop(held);
+}
+
+/// A tag that has another mark, or is gone, stays as it is and keeps no other.
+async fn remove_some(
+    engine: &Engine,
+    namespace: NamespaceId,
+    member: &Arc<Member>,
+    mut tags: BTreeMap<OsdKey, Option<Bytes>>,
+) {
+    let deadline = engine.deadline_in(engine.config.osd_timeout());
+    while !tags.is_empty() {
+        match apply(engine, namespace, member, &tags, deadline).await {
+            Ok(()) => return,
+            Err(OsdError::AssertFailed(key)) if tags.remove(&key).is_some() => {
+                leave(engine, member, 1, "another mark, or none");
+            }
+            Err(error) => return leave(engine, member, tags.len(), &error.to_string()),
+        }
+    }
 }
 
 async fn apply(

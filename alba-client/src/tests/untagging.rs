@@ -115,3 +115,25 @@ fn an_osd_that_hangs_keeps_no_upload_and_its_tags_are_left_in_the_end() {
         assert_eq!(fixture.client.engine.counters.tags_left.get(), u64::try_from(hangs).unwrap());
     });
 }
+
+#[test]
+fn so_many_that_fill_a_batch_do_not_wait_and_no_batch_has_more() {
+    let fixture = Fixture::new(4, 4, preset(&[[2, 2, 4, 1]], 1024, Compression::None));
+    fixture.run(async {
+        put(&fixture, "o", &data(2000)).await.unwrap();
+        settle(&fixture).await;
+        let (engine, deadline) = (&fixture.client.engine, fixture.deadline());
+        let at = fixture.backend.osd(osd(2));
+        let before = *at.applies.lock().unwrap();
+        let member = engine.pool.member(osd(2), deadline).await.unwrap();
+        let tag = |number: u32| (member.clone(), Tag { key: format!("tag {number}").into(), mark: None });
+        let unsettled = engine.unsettled(deadline).await.unwrap();
+        untag::remove(engine, NS, After::Update, (0..1200).map(tag), &unsettled).await;
+        drop(unsettled);
+        wait(&fixture, 100).await;
+        let clock = fixture.node.env().clock;
+        let began = clock.now();
+        settle(&fixture).await;
+        assert_eq!((*at.applies.lock().unwrap() - before, clock.now()), (3, began), "all have gone by now");
+    });
+}
