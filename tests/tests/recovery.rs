@@ -268,11 +268,12 @@ async fn an_osd_that_is_down_is_told_and_so_are_the_objects_that_need_it() {
     assert_eq!(result["absent_osds"], serde_json::json!([long_id]));
     assert_eq!(reported(result, "striped", "incomplete"), need);
     assert_eq!(count(result, "striped", "restored"), u64::try_from(truth.len() - need.len()).unwrap());
-    let finished = |result: &Value| {
+    let finished = |result: &Value, name: &str| {
         let namespaces = result["namespaces"].as_array().unwrap();
-        namespaces.iter().find(|one| one["namespace"] == "striped").unwrap()["finished"] == true
+        // One that a run before has finished need not be named again.
+        namespaces.iter().find(|one| one["namespace"] == name).is_none_or(|one| one["finished"] == true)
     };
-    assert!(!finished(result), "it waits for the OSD");
+    assert!(!finished(result, "striped"), "it waits for the OSD");
 
     world.start_daemon("asd-server", down);
     let result = wait::until("the OSD is asked", PATIENCE, || {
@@ -280,9 +281,11 @@ async fn an_osd_that_is_down_is_told_and_so_are_the_objects_that_need_it() {
         let result = answer["result"].clone();
         if result["absent_osds"] == serde_json::json!([]) { Ok(result) } else { Err(answer.to_string()) }
     });
-    assert!(finished(&result), "{result}");
-    // The cluster has stored and deleted an object in its demo.
-    world.well(&["resolve-recovery-findings", "demo", "--all", "possibly-deleted", "--discard"]);
+    assert!(finished(&result, "striped"), "{result}");
+    // The cluster has stored and deleted an object in its demo. Where that was cleaned up in time, nothing is to be decided.
+    if !finished(&result, "demo") {
+        world.well(&["resolve-recovery-findings", "demo", "--all", "possibly-deleted", "--discard"]);
+    }
     assert_eq!(world.well(&recover)["whole"], true);
     let client = world.client().await;
     for (name, bytes) in &in_sealed {
