@@ -6,7 +6,6 @@
 //! ended or an OSD gave no answer, is left to garbage collection.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -135,7 +134,7 @@ pub(crate) async fn remove(
                     add(engine, (member.id, namespace, after), &member, tags, held);
                 }
                 // So many wait that some OSD must be out of order.
-                _ => leave(engine, &member, tags.len(), "too many wait to be removed"),
+                _ => leave(engine, member.id, tags.len(), "too many wait to be removed"),
             }
         }
     }
@@ -146,9 +145,10 @@ fn count(tags: usize) -> u32 {
     u32::try_from(tags).unwrap_or(u32::MAX)
 }
 
-fn leave(engine: &Engine, member: &Member, tags: usize, reason: &str) {
+/// Tags that are not removed.
+pub(crate) fn leave(engine: &Engine, osd: OsdId, tags: usize, reason: &str) {
     engine.counters.tags_left.add(u64::try_from(tags).unwrap_or(u64::MAX));
-    tracing::debug!(osd = %member.id, reason, "tags stay until garbage collection");
+    tracing::debug!(%osd, reason, "tags stay until garbage collection");
 }
 
 /// Puts tags with those that wait already, or begins to wait with them.
@@ -160,34 +160,26 @@ fn add(
     held: (OwnedSemaphorePermit, Arc<Unsettled>),
 ) {
     let untagging = &engine.untagging;
-    let many = tags.len() >= PER_BATCH;
-    let tags = tags.iter().map(|tag| (tag.key.clone(), tag.mark.clone()));
-    let go = match untagging.lock().entry(place) {
-        Entry::Occupied(mut entry) => {
-            let gathering = entry.get_mut();
-            gathering.tags.extend(tags);
-            gathering.held.push(held);
-            if gathering.tags.len() >= PER_BATCH {
-                gathering.go.notify_one();
-            }
+    let go = {
+        let mut all = untagging.lock();
+        let begins = !all.contains_key(&place);
+        let gathering = all.entry(place).or_insert_with(|| Gathering {
+            member: Arc::clone(member),
+            tags: BTreeMap::new(),
+            held: Vec::new(),
+            go: Arc::default(),
+        });
+        gathering.tags.extend(tags.iter().map(|tag| (tag.key.clone(), tag.mark.clone())));
+        gathering.held.push(held);
+        if gathering.tags.len() >= PER_BATCH || untagging.hurried.load(Ordering::Acquire) > 0 {
+            gathering.go.notify_one();
+        }
+        if !begins {
             return;
         }
-        Entry::Vacant(entry) => {
-            let go = Arc::new(Notify::new());
-            let gathering = Gathering {
-                member: Arc::clone(member),
-                tags: tags.collect(),
-                held: vec![held],
-                go: Arc::clone(&go),
-            };
-            entry.insert(gathering);
-            go
-        }
+        Arc::clone(&gathering.go)
     };
     let until = engine.deadline_in(TOGETHER);
-    if many || untagging.hurried.load(Ordering::Acquire) > 0 {
-        go.notify_one();
-    }
     let (engine, spawn) = (Arc::clone(engine), Arc::clone(&engine.env.spawn));
     let task = async move {
         // Either is a reason to go.
@@ -223,9 +215,9 @@ async fn remove_some(
         match apply(engine, namespace, member, &tags, deadline).await {
             Ok(()) => return,
             Err(OsdError::AssertFailed(key)) if tags.remove(&key).is_some() => {
-                leave(engine, member, 1, "another mark, or none");
+                leave(engine, member.id, 1, "another mark, or none");
             }
-            Err(error) => return leave(engine, member, tags.len(), &error.to_string()),
+            Err(error) => return leave(engine, member.id, tags.len(), &error.to_string()),
         }
     }
 }

@@ -150,9 +150,10 @@ impl Agent {
         drop(loops);
         // Where a whole cluster is stopped, metadata stops, too: who is not told finds out by the agent's silence.
         let (clock, deadline) = (self.clock(), Deadline::after(self.clock(), FAREWELL));
-        self.settle(deadline).await;
         let gone = AbmCommand::RemoveParticipant { agent: self.id.clone() };
-        match within(clock, deadline, self.backend.tell_abm(gone)).await {
+        // An OSD that gives no answer must not keep it from that.
+        let told = within(clock, deadline, self.backend.tell_abm(gone));
+        match futures_util::future::join(told, self.settle(deadline)).await.0 {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "cannot say that this agent ends"),
             Err(_) => tracing::debug!("cannot say in time that this agent ends"),

@@ -565,8 +565,12 @@ impl Attempt<'_> {
             |address| Tag { key: osd_keys::gc_tag(namespace, epoch, &address), mark: Some(mark.clone()) };
         let tags = stored.into_iter().filter_map(|stored| stored.at);
         let tags = tags.map(|(member, address)| (member, tag(address)));
-        if let Ok(unsettled) = engine.unsettled(engine.deadline_in(engine.config.osd_timeout())).await {
-            untag::remove(engine, namespace, After::Update, tags, &unsettled).await;
+        match engine.unsettled(engine.deadline_in(engine.config.osd_timeout())).await {
+            Ok(unsettled) => untag::remove(engine, namespace, After::Update, tags, &unsettled).await,
+            Err(error) => {
+                let reason = error.to_string();
+                tags.for_each(|(member, _)| untag::leave(engine, member.id, 1, &reason));
+            }
         }
     }
 }

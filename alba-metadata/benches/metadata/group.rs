@@ -1,6 +1,5 @@
 //! Clients that put objects into a group, each waiting for its answer.
 
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use alba_core::env::real;
 use alba_core::ids::GroupId;
-use alba_core::kv::{Durability, Entry, FjallKv, Kv, KvError, KvRead, WriteBatch};
+use alba_core::kv::{FjallKv, Kv, KvError};
 use alba_core::wire::rpc::RequestId;
 use alba_metadata::machine::{Input, Output};
 use alba_metadata::nsm::Nsm;
@@ -65,51 +64,10 @@ impl Load {
     }
 }
 
-/// A store whose batches are counted.
-struct Counted {
-    kv: FjallKv,
-    batches: Arc<AtomicU64>,
-}
-
-impl KvRead for Counted {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.kv.get(key)
-    }
-
-    fn scan(
-        &self,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-        reverse: bool,
-        limit: usize,
-    ) -> Result<Vec<Entry>, KvError> {
-        self.kv.scan(lower, upper, reverse, limit)
-    }
-}
-
-impl Kv for Counted {
-    fn snapshot(&self) -> Result<Box<dyn KvRead + Send + '_>, KvError> {
-        self.kv.snapshot()
-    }
-
-    fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<(), KvError> {
-        self.commit_shared(&batch, durability)
-    }
-
-    fn commit_shared(&self, batch: &WriteBatch, durability: Durability) -> Result<(), KvError> {
-        self.batches.fetch_add(1, Ordering::Relaxed);
-        self.kv.commit_shared(batch, durability)
-    }
-
-    fn sync(&self) -> Result<(), KvError> {
-        self.kv.sync()
-    }
-}
-
-fn opener(directory: &Path, batches: &Arc<AtomicU64>) -> StoreOpener {
-    let (directory, batches) = (directory.to_owned(), batches.clone());
+fn opener(directory: &Path) -> StoreOpener {
+    let directory = directory.to_owned();
     Arc::new(move || {
-        let kv: Arc<dyn Kv> = Arc::new(Counted { kv: open(&directory)?, batches: batches.clone() });
+        let kv: Arc<dyn Kv> = Arc::new(open(&directory)?);
         Ok(kv)
     })
 }
@@ -121,11 +79,11 @@ pub(crate) async fn puts(bench: &Bench, kind: Kind, clients: usize) -> Load {
     match kind {
         Kind::Local => {
             let group = GroupId::new("nsm-0").unwrap();
-            let batches = Arc::new(AtomicU64::new(0));
-            let open = opener(directory.path(), &batches);
+            let open = opener(directory.path());
             let local = Local::<Nsm>::start(env.clone(), &group, open, LocalLimits::default()).await.unwrap();
+            let commits = local.commits();
             let mut load = load(bench, clients, env, Arc::new(local)).await;
-            let batches = usize::try_from(batches.load(Ordering::Relaxed)).unwrap();
+            let batches = usize::try_from(*commits.borrow()).unwrap();
             load.per_batch = Some(load.puts.div_ceil(batches));
             load
         }
