@@ -63,13 +63,35 @@ impl Buffers {
         self.take(&self.answers, bytes, deadline).await
     }
 
+    /// Waits for `bytes` of room to compute `part` bytes from others. A request is as small as what it asked for: one that goes around
+    /// a slow OSD must not wait behind uploads because it reads from five others instead.
+    pub(crate) async fn around(
+        &self,
+        part: u64,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Room, ClientError> {
+        self.take_for(&self.work, part, bytes, deadline).await
+    }
+
     async fn take(&self, pool: &Pool, bytes: u64, deadline: Deadline) -> Result<Room, ClientError> {
+        self.take_for(pool, bytes, bytes, deadline).await
+    }
+
+    /// Room for a step that makes the request larger by `growth`.
+    async fn take_for(
+        &self,
+        pool: &Pool,
+        growth: u64,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Room, ClientError> {
         if bytes == 0 {
             return Ok(Room::default());
         }
         let started = self.clock.now();
         // A large upload in small chunks is large.
-        let lane = if request::grown_by(bytes) <= SMALL { Lane::Small } else { Lane::Bulk };
+        let lane = if request::grown_by(growth) <= SMALL { Lane::Small } else { Lane::Bulk };
         let want = Want { lane, units: bytes, cost: bytes };
         let taken = pool.take_in(&*self.clock, &request::flow(), want, deadline).await;
         request::spent(Stage::Queue, self.clock.now().since(started));

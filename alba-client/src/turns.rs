@@ -14,8 +14,8 @@ use crate::{ClientConfig, ClientError};
 /// Up to this many bytes a change (an upload, a deletion, a sequence) is small.
 const SMALL_UPLOAD: u64 = 64 << 10;
 
-/// Up to this many bytes a piece of computing is small: less than a millisecond…
-const SMALL_COMPUTE: u64 = 256 << 10;
+/// Up to this many bytes a piece of computing is small: less than a millisecond. 64 KiB from eight fragments…
+const SMALL_COMPUTE: u64 = 512 << 10;
 
 /// … if its request has asked for no more room than this so far.
 const SMALL_REQUEST: u64 = 128 << 10;

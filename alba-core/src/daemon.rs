@@ -4,7 +4,7 @@
 //! one ends it at once), and after [`DRAIN`] it is ended whatever it still does; HUP reads the configuration again,
 //! applies its `log_level` and hands the rest to the daemon ([`Context::changes`]). Exit codes: 0 stopped as asked, 1 failed at run time, 2 wrong arguments or configuration.
 //!
-//! Beside its own keys every daemon's configuration has `log_level` and `log_format`; the arguments of the same names
+//! Beside its own keys every daemon's configuration has `scheduling`, `log_level` and `log_format`; the arguments of the same names
 //! win over them.
 
 pub mod allocator;
@@ -37,7 +37,7 @@ pub use stop::{StopSignal, Stopper};
 use crate::config;
 use crate::env::{Deadline, Env, real, within};
 use crate::erasure::kernel::Kernel;
-use args::{Arguments, Outcome};
+use args::{Arguments, Outcome, Scheduling};
 use logs::Logs;
 
 /// How long a daemon may finish what it has begun after it was asked to stop.
@@ -72,7 +72,7 @@ impl Threads {
 
 /// A program that runs until it is told to stop.
 pub trait Daemon: Sized {
-    /// Its keys; with `#[serde(deny_unknown_fields)]`. `log_level` and `log_format` belong to all daemons.
+    /// Its keys; with `#[serde(deny_unknown_fields)]`. `log_level`, `log_format` and `scheduling` belong to all daemons.
     type Config: DeserializeOwned + Serialize + Send + Sync + 'static;
 
     /// Its name for arguments, logs and environment variables, such as `proxy` or `asd-server`.
@@ -83,6 +83,10 @@ pub trait Daemon: Sized {
 
     /// Is all its work such that clients of other daemons should go first?
     const GIVES_WAY: bool = false;
+
+    /// Do its small requests go before everything else on the machine, where the system allows it and the key `scheduling` is not
+    /// `normal`? Then what runs on its executor must be short, and never block.
+    const GOES_BEFORE_ALL: bool = false;
 
     /// How many threads it has on a machine with so many processors.
     fn threads(processors: NonZero<usize>) -> Threads {
@@ -148,15 +152,19 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(logs) => logs,
         Err(message) => return complain(D::NAME, &message, 2),
     };
-    let urgency = if D::GIVES_WAY { real::urgency::give_way } else { real::urgency::go_first };
     let threads = D::threads(real::processors());
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .worker_threads(threads.small.get())
-        .thread_name(D::NAME)
-        .on_thread_start(urgency)
-        .build()
-    {
+    if D::GOES_BEFORE_ALL && shared.scheduling == Scheduling::Auto {
+        let real_time = real::urgency::go_before_all();
+        tracing::info!(real_time, "threads for small requests");
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().worker_threads(threads.small.get()).thread_name(D::NAME);
+    if D::GIVES_WAY {
+        runtime.on_thread_start(real::urgency::give_way);
+    } else {
+        runtime.on_thread_start(real::urgency::starting(threads.small.get()));
+    }
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(D::NAME, &format!("cannot start its threads: {error}"), 1),
     };
@@ -288,6 +296,7 @@ fn effective<C: Serialize>(config: &C, shared: &Shared) -> Result<toml::Table, t
     let mut table = config::masked(config)?;
     table.insert("log_level".to_owned(), toml::Value::String(shared.log_level.clone()));
     table.insert("log_format".to_owned(), toml::Value::String(shared.log_format.to_string()));
+    table.insert("scheduling".to_owned(), toml::Value::String(shared.scheduling.to_string()));
     Ok(table)
 }
 

@@ -147,9 +147,10 @@ pub fn configuration<D: Daemon>(file: Option<&Path>, set: &[String]) -> anyhow::
     let sources = Sources { name, file, env: env.collect(), set: set.to_vec() };
     let texts = Texts::new(&sources)?;
     let mut document = Document::parse(&texts)?;
-    // The daemon's log is not ours.
-    let _: Option<String> = document.take("log_level")?;
-    let _: Option<String> = document.take("log_format")?;
+    // The daemon's log and threads are not ours.
+    for key in ["log_level", "log_format", "scheduling"] {
+        let _: Option<String> = document.take(key)?;
+    }
     let config: D::Config = document.into_typed()?;
     D::check(&config).map_err(anyhow::Error::msg)?;
     Ok(config)

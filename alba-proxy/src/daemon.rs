@@ -27,6 +27,8 @@ impl Daemon for ProxyDaemon {
 
     const ABOUT: &'static str = "ALBA's proxy: serves the ALBA protocol to volume drivers";
 
+    const GOES_BEFORE_ALL: bool = true;
+
     fn threads(processors: NonZero<usize>) -> Threads {
         // Bulk is encoded there, by all processors.
         Threads::one_for(processors.get(), 2, 1, usize::MAX)

@@ -114,12 +114,12 @@ impl ChunkReader<'_> {
         let _room = if has_room {
             Default::default()
         } else {
-            let each = match part {
-                Part::Whole => u64::from(self.fragment_len),
-                Part::Range { len, .. } => u64::from(len) + 2 * u64::from(LEAF),
+            let (part, each) = match part {
+                Part::Whole => (u64::from(self.fragment_len), u64::from(self.fragment_len)),
+                Part::Range { len, .. } => (u64::from(len), u64::from(len) + 2 * u64::from(LEAF)),
             };
             let fragments = u64::try_from(self.k() + 1).unwrap_or(u64::MAX);
-            engine.buffers.work(each.saturating_mul(fragments), self.deadline).await?
+            engine.buffers.around(part, each.saturating_mul(fragments), self.deadline).await?
         };
         self.computed(fragment, part, &BTreeSet::from([fragment])).await
     }

@@ -36,6 +36,25 @@ fn fixture() -> Fixture {
     fixture
 }
 
+/// Times of slices of one client, which are read around an OSD that hangs; the slowest but one of a hundred.
+async fn around_a_slow_osd(fixture: &Fixture) -> Duration {
+    let env = fixture.node.env();
+    let mut times = Vec::new();
+    for number in 0..TIMED {
+        let started = env.clock.now();
+        let deadline = env.deadline_in(Duration::from_secs(300));
+        // Of the first fragment, which is on that OSD.
+        let offset = i64::try_from(number % 8 * 4096).unwrap();
+        let wanted = vec![(name("sliced"), vec![Slice { offset, length: 4096 }])];
+        let namespace = ns();
+        let read = fixture.client.read_slices(&namespace, wanted, Consistency::Cached, deadline);
+        Request::new(None, Some(HOGS + 2)).scope(read).await.unwrap();
+        times.push(env.clock.now().since(started));
+    }
+    times.sort_unstable();
+    times[TIMED - 2]
+}
+
 /// Times of the small requests of one client: slices, uploads, deletions; the slowest but one of a hundred of each.
 async fn p99(fixture: &Fixture) -> [Duration; 3] {
     let clock = fixture.node.env().clock;
@@ -145,6 +164,49 @@ fn small_requests_do_not_see_a_client_that_asks_for_everything() {
         println!("fairness: p99 of 4 KiB {what} alone {alone:?}, beside {HOGS} busy connections {beside:?}");
         assert!(beside <= alone * 2, "{what}: {alone:?} alone, {beside:?} beside others");
     }
+}
+
+/// What goes around a slow OSD reads from five others instead. It is as small as it was, and does not wait behind uploads.
+#[test]
+fn slices_around_a_slow_osd_do_not_wait_for_a_client_that_asks_for_everything() {
+    let config = ClientConfig {
+        max_bytes_in_flight: 16 << 20,
+        max_client_bytes_in_flight: 4 << 20,
+        max_uploads: 16,
+        ..ClientConfig::default()
+    };
+    let policy = preset(&[[5, 4, 7, 3]], 64 << 10, Compression::None);
+    let fixture = Fixture::with_config(12, 4, policy, config);
+    for osd in fixture.backend.all() {
+        osd.set(|faults| {
+            (faults.delay, faults.write_delay) = (Duration::from_millis(10), Duration::from_millis(40))
+        });
+    }
+    let bytes = data(BULK);
+    let clock = fixture.node.env().clock;
+    let (alone, beside, waiting, rescued) = fixture.run(async {
+        put(&fixture, "sliced", &bytes).await.unwrap();
+        let manifest = fixture.backend.stored(&name("sliced")).unwrap();
+        let slow = manifest.chunks[0].fragments[0].location.unwrap();
+        fixture.backend.osd(slow).set(|faults| faults.delay = Duration::from_secs(5));
+        // Until it is known to be slow.
+        around_a_slow_osd(&fixture).await;
+        let alone = around_a_slow_osd(&fixture).await;
+        let running = hogs(&fixture, &bytes);
+        clock.sleep_until(clock.now().plus(Duration::from_secs(1))).await;
+        let waiting = fixture.client.engine.waiting();
+        let before = fixture.client.statistics().chunks_rescued;
+        let beside = around_a_slow_osd(&fixture).await;
+        let rescued = fixture.client.statistics().chunks_rescued - before;
+        drop(running);
+        (alone, beside, waiting, rescued)
+    });
+    println!(
+        "fairness: p99 of 4 KiB around a slow OSD alone {alone:?}, beside {HOGS} busy connections {beside:?}"
+    );
+    assert!(waiting >= 32, "only {waiting} requests waited: that is no load");
+    assert!(rescued >= 90, "only {rescued} slices went around the slow OSD: nothing is shown");
+    assert!(beside <= alone * 2, "{alone:?} alone, {beside:?} beside others");
 }
 
 /// Those that ask for everything share it: none gets much more than another.

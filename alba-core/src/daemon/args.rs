@@ -17,6 +17,28 @@ pub struct Shared {
     pub log_level: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Whom its threads share processors with.
+    pub scheduling: Scheduling,
+}
+
+/// Whom a daemon's threads share processors with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduling {
+    /// Where the system allows it, small requests of daemons that serve them go before everything else on the machine.
+    #[default]
+    Auto,
+    /// With everything else on the machine.
+    Normal,
+}
+
+impl std::fmt::Display for Scheduling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Normal => "normal",
+        })
+    }
 }
 
 /// How log lines look.
@@ -110,9 +132,12 @@ impl Arguments {
         let mut document = Document::parse(&texts).map_err(|error| error.to_string())?;
         let level = document.take("log_level").map_err(|error| error.to_string())?;
         let format = document.take("log_format").map_err(|error| error.to_string())?;
+        let scheduling: Option<Scheduling> =
+            document.take("scheduling").map_err(|error| error.to_string())?;
         let shared = Shared {
             log_level: self.log_level.clone().or(level).unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.or(format).unwrap_or_default(),
+            scheduling: scheduling.unwrap_or_default(),
         };
         super::logs::check(&shared.log_level)?;
         let config: D::Config = document.into_typed().map_err(|error| error.to_string())?;

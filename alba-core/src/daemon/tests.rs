@@ -57,6 +57,7 @@ fn exit_codes_tell_wrong_input_from_failure() {
     assert_eq!(code(&["--no-such-flag"]), is(2));
     assert_eq!(code(&["--config", "/nonexistent/x.toml"]), is(2));
     assert_eq!(code(&["--set", "lisen=1"]), is(2));
+    assert_eq!(code(&["--set", "scheduling=sometimes"]), is(2));
     assert_eq!(code(&["--set", "auth_token="]), is(2));
     assert_eq!(code(&["--log-level", "=/="]), is(2));
     assert_eq!(code(&[]), is(1));
@@ -74,6 +75,7 @@ fn the_effective_configuration_shows_shared_keys_and_no_secret() {
     let arguments = parse(&["--check-config", "--set", "log_level=warn", "--log-format", "json"]).unwrap();
     let Ok(Outcome::Checked(text)) = arguments.load::<Example>() else { panic!("not checked") };
     assert!(text.contains("log_level = \"warn\"") && text.contains("log_format = \"json\""), "{text}");
+    assert!(text.contains("scheduling = \"auto\""), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
 }
 

@@ -104,9 +104,10 @@ fn configuration(path: &Path) -> anyhow::Result<MetadataConfig> {
     };
     let texts = Texts::new(&sources)?;
     let mut document = Document::parse(&texts)?;
-    // The daemon's log is not ours.
-    let _: Option<String> = document.take("log_level")?;
-    let _: Option<String> = document.take("log_format")?;
+    // The daemon's log and threads are not ours.
+    for key in ["log_level", "log_format", "scheduling"] {
+        let _: Option<String> = document.take(key)?;
+    }
     let config: MetadataConfig = document.into_typed()?;
     MetadataDaemon::check(&config).map_err(anyhow::Error::msg)?;
     Ok(config)

@@ -51,6 +51,8 @@ impl Daemon for AsdDaemon {
     const ABOUT: &'static str =
         "Serves one disk as an ordered key-value store with atomic conditional batches";
 
+    const GOES_BEFORE_ALL: bool = true;
+
     fn threads(processors: NonZero<usize>) -> Threads {
         // One disk's worth: others on this machine want theirs.
         Threads::one_for(processors.get(), 4, 2, 8)

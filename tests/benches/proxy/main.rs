@@ -4,8 +4,9 @@
 //! `proxy/put/<bytes>/<clients>` and `proxy/get/<bytes>/<clients>`: whole objects from and to files, MB/s (10^6 bytes) of user data, with `…/p50`, `…/p99` (ms) and `…/cpu`, the CPU seconds per GiB of user data over all
 //! processes of the cluster. `proxy/slice/<bytes>/<where>/<clients>`: slices per second at random places of objects that were written before, `<where>` being `asd` (no fragment cache), `ram` or `local` (the caches of these kinds).
 //! `proxy/fairness/…`: p50 and p99 of slices of 4 KiB that one client reads `alone`, and `beside` another one that keeps 64 connections busy with uploads of 64 MiB.
+//! `disk` is what reads of 4 KiB with nothing of ours in between take in the same seconds: all storage daemons have the one disk here. On a RAM disk (TMPDIR) it is nothing.
 //! Preset `default`: 12 OSDs on 4 nodes, 5+4. Limits: `loopback`, TCP between two threads of this process, and `disk`, blocks of 1 MiB written over and synced with fdatasync.
-//! ALBA_BENCH_SECONDS (5) per measurement, ALBA_BENCH_DIR for the cluster and all files; ALBA_BENCH_PROGRAM: another build of the daemons. Takes up to 50 GiB of disk for its time.
+//! ALBA_BENCH_SECONDS (5) per measurement, TMPDIR for the cluster and all files; ALBA_BENCH_PROGRAM: another build of the daemons. Takes up to 50 GiB of disk for its time.
 
 // A bench is an edge: it measures real time and prints.
 #![allow(
@@ -123,14 +124,28 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     // Another client is another process: not of the same threads at least.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let slices = || own.block_on(load::slices(&cluster, &objects, SLICE, 1, bench.seconds));
-    let alone = slices();
+    let disk = || limits::small_reads(cluster.scratch(), bench.seconds);
+    // The disk in the same seconds; the first ones of the slices go into reading everything once.
+    let measured = || {
+        std::thread::scope(|scope| {
+            let disk = scope.spawn(disk);
+            (slices(), disk.join().expect("the disk's times"))
+        })
+    };
+    let (alone, disk_alone) = measured();
     print_times("proxy/fairness/alone", &alone);
-    let (beside, hogs) = std::thread::scope(|scope| {
+    let ((beside, disk_beside), hogs) = std::thread::scope(|scope| {
         // They end after the slices do.
         let hogs = load::whole(&cluster, load::Op::Put, BULK, HOGS, bench.seconds * 2);
         let hogs = scope.spawn(|| runtime.block_on(hogs));
-        (slices(), hogs.join().expect("uploads"))
+        (measured(), hogs.join().expect("uploads"))
     });
+    for (part, beside, alone) in
+        [("p50", disk_beside[0], disk_alone[0]), ("p99", disk_beside[1], disk_alone[1])]
+    {
+        let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
+        print(&format!("proxy/fairness/disk/{part}"), beside, "ms", Some(("alone", alone)));
+    }
     for (part, beside, alone) in [("p50", beside.p50, alone.p50), ("p99", beside.p99, alone.p99)] {
         let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
         print(&format!("proxy/fairness/beside/{part}"), beside, "ms", Some(("alone", alone)));

@@ -6,10 +6,17 @@
 //! That alone does not help: who has just run owes the others their share. So threads for bulk also have a smaller one (`nice`),
 //! and never interrupt anybody when they wake up (`SCHED_BATCH`). None of this needs a privilege.
 //!
+//! Even so a thread that wakes up waits now and then until the one that has the processor has had its milliseconds: one slice of a hundred took
+//! four times as long beside uploads. In a daemon that asks for it ([`go_before_all`]) threads for small requests therefore have the
+//! lowest real-time priority, where it may have one: then they took as long as alone, and uploads no longer than before. The kernel
+//! leaves a twentieth of each processor to all others, however much they do (`sched_rt_runtime_us`, or the fair server of Linux 6.12), and
+//! whatever such a thread starts does not inherit it. What blocks or takes long must not run there.
+//!
 //! It must never stop anything: what gives way still has a ninth of the share of one that does not, also beside strangers. Where the kernel
 //! refuses, everything is as it was.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::env::spawn::{Here, Urgency};
@@ -30,9 +37,34 @@ pub(super) fn here() -> Here {
     HERE.get()
 }
 
+/// May threads for small requests of this process go before everything else?
+static BEFORE_ALL: AtomicBool = AtomicBool::new(false);
+
+/// From now on threads of this process that begin to [`go_first`] go before everything else on this machine. False where the kernel
+/// does not let them: then nothing changes.
+pub(crate) fn go_before_all() -> bool {
+    let may = std::thread::spawn(linux::real_time).join().unwrap_or(false);
+    BEFORE_ALL.store(may, Ordering::Relaxed);
+    may
+}
+
 /// The calling thread is for small requests from now on.
 pub(crate) fn go_first() {
+    if !(BEFORE_ALL.load(Ordering::Relaxed) && linux::real_time()) {
+        go_soon();
+    }
+}
+
+/// The same for one that may block, or take long: it never goes before everything else.
+pub(crate) fn go_soon() {
     linux::schedule(linux::NORMAL, 0, SHORT);
+}
+
+/// What threads of an executor for small requests do when they start: the first ones, its workers, [`go_first`]; those for blocking work,
+/// which are started later, [`go_soon`].
+pub(crate) fn starting(workers: usize) -> impl Fn() + Send + Sync + 'static {
+    let started = AtomicUsize::new(0);
+    move || if started.fetch_add(1, Ordering::Relaxed) < workers { go_first() } else { go_soon() }
 }
 
 /// The calling thread is for bulk from now on.
@@ -50,7 +82,8 @@ pub(super) fn serve_both() {
 pub(super) fn own(urgency: Urgency) {
     HERE.set(Here::Own);
     match urgency {
-        Urgency::First => go_first(),
+        // It may block.
+        Urgency::First => go_soon(),
         Urgency::Both => serve_both(),
     }
 }
@@ -61,6 +94,19 @@ mod linux {
 
     pub(super) const NORMAL: u32 = 0;
     pub(super) const BATCH: u32 = 3;
+    const ROUND_ROBIN: u32 = 2;
+
+    /// `IOPRIO_WHO_PROCESS` of linux/ioprio.h: a thread.
+    const WHO_PROCESS: libc::c_int = 1;
+
+    /// No class of its own: what follows from policy and niceness.
+    const IO_AS_NICE: libc::c_int = 0;
+
+    /// The class of everybody (`IOPRIO_CLASS_BE`), and in it the first level.
+    const IO_FIRST_OF_EQUALS: libc::c_int = 2 << 13;
+
+    /// Threads that it starts are scheduled as usual.
+    const RESET_ON_FORK: u64 = 1;
 
     /// `struct sched_attr` of linux/sched/types.h, in its first version: 48 bytes.
     #[repr(C)]
@@ -88,7 +134,7 @@ mod linux {
             return false;
         }
         let nice = nice.saturating_add(nicer);
-        let attributes = Attributes {
+        let done = set(&Attributes {
             size: SIZE,
             policy,
             flags: 0,
@@ -97,10 +143,40 @@ mod linux {
             runtime: u64::try_from(at_a_time.as_nanos()).unwrap_or(u64::MAX),
             deadline: 0,
             period: 0,
-        };
+        });
+        // That of a thread that started it would be inherited.
+        io_priority(IO_AS_NICE);
+        done
+    }
+
+    /// Gives the calling thread the lowest real-time priority; false where the kernel does not let it. As above, who has another policy
+    /// already keeps it.
+    pub(super) fn real_time() -> bool {
+        // Before it: the disk would serve a real-time thread before all others, and there nothing is left to these.
+        found().0 == NORMAL
+            && io_priority(IO_FIRST_OF_EQUALS)
+            && set(&Attributes {
+                size: SIZE,
+                policy: ROUND_ROBIN,
+                flags: RESET_ON_FORK,
+                nice: 0,
+                priority: 1,
+                runtime: 0,
+                deadline: 0,
+                period: 0,
+            })
+    }
+
+    /// Sets what the calling thread's reads and writes are to the disk's scheduler; false where the kernel does not let it.
+    fn io_priority(priority: libc::c_int) -> bool {
+        // SAFETY: it takes numbers; 0 is the calling thread, and no other is changed.
+        unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, priority) == 0 }
+    }
+
+    fn set(attributes: &Attributes) -> bool {
         // SAFETY: the kernel reads `size` bytes of the structure, which has as many and lives until the call is over. 0 is the calling
         // thread; no other is changed, and no memory of this process is written.
-        let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+        let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) };
         done == 0
     }
 
@@ -151,6 +227,87 @@ mod linux {
             assert_eq!((found(), here()), (before, Here::Shared));
             assert!(!schedule(77, 0, Duration::ZERO), "there is no such policy");
         }
+
+        #[test]
+        fn workers_go_before_all_where_they_may_and_what_they_start_does_not() {
+            // What the kernel shows of a thread that has it and hands it on to none.
+            const SHOWN: u32 = ROUND_ROBIN | 0x4000_0000;
+            let before = found();
+            let policies = |may: bool| {
+                let at_start = starting(1);
+                std::thread::spawn(move || {
+                    at_start();
+                    let worker = found().0;
+                    let started = std::thread::spawn(|| found().0).join().unwrap();
+                    let blocking = std::thread::spawn(move || {
+                        at_start();
+                        found().0
+                    });
+                    let own = std::thread::spawn(|| {
+                        own(Urgency::First);
+                        found().0
+                    });
+                    let expected = if may { SHOWN } else { NORMAL };
+                    assert_eq!(worker, expected);
+                    assert_eq!([started, blocking.join().unwrap(), own.join().unwrap()], [NORMAL; 3]);
+                })
+                .join()
+                .unwrap();
+            };
+            policies(false);
+            let may = go_before_all();
+            policies(may);
+            BEFORE_ALL.store(false, Ordering::Relaxed);
+            policies(false);
+            assert_eq!(found(), before, "the caller is as it was");
+            // Not asked for another time by those that have a policy of their own.
+            std::thread::spawn(move || {
+                give_way();
+                assert!(!real_time());
+            })
+            .join()
+            .unwrap();
+            // As root, as tests are run in CI, it must work: else nothing was shown.
+            // SAFETY: it takes nothing and gives a number.
+            let root = unsafe { libc::geteuid() } == 0;
+            assert!(may || !root || in_container_without(), "root may not have a real-time priority here");
+        }
+
+        fn io_priority_now() -> i64 {
+            // SAFETY: it takes numbers and gives one back.
+            unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) }
+        }
+
+        #[test]
+        fn the_disk_is_shared_with_all() {
+            // 0 after a reset, or what follows from the niceness, by kernel.
+            let usual = io_priority_now();
+            std::thread::spawn(move || {
+                if !real_time() {
+                    return;
+                }
+                assert_eq!(io_priority_now(), i64::from(IO_FIRST_OF_EQUALS));
+                let bulk = std::thread::spawn(|| {
+                    give_way();
+                    io_priority_now()
+                });
+                assert_ne!(bulk.join().unwrap(), i64::from(IO_FIRST_OF_EQUALS), "inherited");
+                let soon = std::thread::spawn(|| {
+                    go_soon();
+                    io_priority_now()
+                });
+                assert_eq!(soon.join().unwrap(), usual);
+            })
+            .join()
+            .unwrap();
+        }
+
+        /// Does this process lack CAP_SYS_NICE (bit 23 of its effective capabilities)?
+        fn in_container_without() -> bool {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+            u64::from_str_radix(line.trim(), 16).unwrap() & (1 << 23) == 0
+        }
     }
 }
 
@@ -162,6 +319,10 @@ mod linux {
     pub(super) const BATCH: u32 = 3;
 
     pub(super) fn schedule(_policy: u32, _nicer: i32, _at_a_time: Duration) -> bool {
+        false
+    }
+
+    pub(super) fn real_time() -> bool {
         false
     }
 }
