@@ -3,14 +3,17 @@
 //! No key-value separation and no `clear()`. After a failed write fjall refuses all further ones: that comes out as
 //! [`KvError::Io`], and the owner closes the store, opens it again and replays what it has elsewhere.
 
+mod memtables;
+
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
+use self::memtables::Memtables;
 use super::{Durability, Entry, Kv, KvError, KvRead, WriteBatch, check_keys, is_empty_range};
 
 /// The one key space all entries are in.
@@ -30,6 +33,7 @@ const BUSY_TABLE_BYTES: u64 = 16 << 20;
 pub struct FjallKv {
     database: Database,
     keyspace: Keyspace,
+    memtables: Memtables,
 }
 
 impl FjallKv {
@@ -67,7 +71,7 @@ impl FjallKv {
             options.compaction_strategy(merges.clone())
         };
         let keyspace = database.keyspace(KEYSPACE, options).map_err(failure)?;
-        Ok(Self { database, keyspace })
+        Ok(Self { database, keyspace, memtables: Memtables::new() })
     }
 }
 
@@ -184,7 +188,9 @@ impl Kv for FjallKv {
                 None => writes.remove(&self.keyspace, key.as_slice()),
             }
         }
-        writes.commit().map_err(failure)
+        writes.commit().map_err(failure)?;
+        self.memtables.note(|| self.keyspace.tree.active_memtable());
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), KvError> {
