@@ -19,7 +19,8 @@ use crate::{ClientConfig, ClientError};
 /// to 64 KiB; what they write has parity beside it.
 const SMALL: u64 = 128 << 10;
 
-/// One part in this many is kept for small requests: of 64 MiB enough for 64 of the largest.
+/// One part in this many is kept for small requests: of 64 MiB enough for 64 of the largest, and for 37 slices of 4 KiB at once that are
+/// computed from five others.
 const RESERVE: u64 = 8;
 
 /// Both pools.

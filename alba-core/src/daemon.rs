@@ -84,8 +84,7 @@ pub trait Daemon: Sized {
     /// Is all its work such that clients of other daemons should go first?
     const GIVES_WAY: bool = false;
 
-    /// Do its small requests go before everything else on the machine, where the system allows it and the key `scheduling` is not
-    /// `normal`? Then what runs on its executor must be short, and never block.
+    /// Do its small requests go before everything else on the machine where the key `scheduling` is `real-time` and the system allows it?
     const GOES_BEFORE_ALL: bool = false;
 
     /// How many threads it has on a machine with so many processors.
@@ -153,10 +152,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(message) => return complain(D::NAME, &message, 2),
     };
     let threads = D::threads(real::processors());
-    if D::GOES_BEFORE_ALL && shared.scheduling == Scheduling::Auto {
-        let real_time = real::urgency::go_before_all();
-        tracing::info!(real_time, "threads for small requests");
-    }
+    let before_all = D::GOES_BEFORE_ALL && shared.scheduling == Scheduling::RealTime && go_before_all();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().worker_threads(threads.small.get()).thread_name(D::NAME);
     if D::GIVES_WAY {
@@ -168,7 +164,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(D::NAME, &format!("cannot start its threads: {error}"), 1),
     };
-    let ended = runtime.block_on(serve::<D>(config, arguments, logs, threads.bulk));
+    let ended = runtime.block_on(serve::<D>(config, arguments, logs, threads.bulk, before_all));
     runtime.shutdown_timeout(RUNTIME_END);
     match ended {
         Ok(code) => code,
@@ -176,11 +172,25 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// As [`Scheduling::RealTime`] asks; false, and said so, where the system does not allow it.
+fn go_before_all() -> bool {
+    let may = real::urgency::go_before_all();
+    if may {
+        tracing::info!("threads for small requests have a real-time priority");
+    } else {
+        tracing::warn!(
+            "scheduling = \"real-time\", but the system does not allow it: run as root, or give the unit LimitRTPRIO=1"
+        );
+    }
+    may
+}
+
 async fn serve<D: Daemon>(
     config: D::Config,
     arguments: Arguments,
     logs: Logs,
     bulk_threads: NonZero<usize>,
+    before_all: bool,
 ) -> anyhow::Result<ExitCode> {
     let env = real::env_with(bulk_threads);
     let (context, stopper, changing) = Context::with_changes(env.clone());
@@ -192,6 +202,9 @@ async fn serve<D: Daemon>(
     let _http = match D::metrics_listen(&config) {
         None => None,
         Some(at) => {
+            // Whoever reads a histogram spins until those who write to it are done: a thread that goes before these would spin for long.
+            let spawn = if before_all { env.bulk.clone() } else { env.spawn.clone() };
+            let env = Env { spawn, ..env.clone() };
             Some(http::start(&env, at, &config, context.health.clone(), context.pages.clone()).await?)
         }
     };

@@ -23,20 +23,20 @@ pub struct Shared {
 
 /// Whom a daemon's threads share processors with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Scheduling {
-    /// Where the system allows it, small requests of daemons that serve them go before everything else on the machine.
-    #[default]
-    Auto,
     /// With everything else on the machine.
+    #[default]
     Normal,
+    /// Small requests of daemons that serve them go before everything else on the machine, where the system allows it.
+    RealTime,
 }
 
 impl std::fmt::Display for Scheduling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Auto => "auto",
             Self::Normal => "normal",
+            Self::RealTime => "real-time",
         })
     }
 }

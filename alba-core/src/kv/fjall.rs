@@ -33,7 +33,8 @@ const BUSY_TABLE_BYTES: u64 = 16 << 20;
 pub struct FjallKv {
     database: Database,
     keyspace: Keyspace,
-    memtables: Memtables,
+    /// Of a busy store: elsewhere they are small, and soon freed.
+    memtables: Option<Memtables>,
 }
 
 impl FjallKv {
@@ -45,15 +46,16 @@ impl FjallKv {
     /// The same with memtables of `memtable_bytes`, of which there are up to five: writes wait while four are being written to
     /// files. A store keeps the size it was created with.
     pub fn open_with(directory: &Path, cache_bytes: u64, memtable_bytes: u64) -> Result<Self, KvError> {
-        Self::opened(directory, cache_bytes, memtable_bytes, Leveled::default())
+        Self::opened(directory, cache_bytes, memtable_bytes, Leveled::default(), None)
     }
 
     /// The same for a store that small changes all over its keys go into, without end: files as small as its memtables are merged into the
-    /// next level only when there are [`BUSY_FILES`] of them, since each merge writes most of that level again.
+    /// next level only when there are [`BUSY_FILES`] of them, since each merge writes most of that level again. One memtable more may be there
+    /// for a moment: they are freed by a thread of their own.
     pub fn open_busy(directory: &Path, cache_bytes: u64, memtable_bytes: u64) -> Result<Self, KvError> {
         let merges =
             Leveled::default().with_l0_threshold(BUSY_FILES).with_table_target_size(BUSY_TABLE_BYTES);
-        Self::opened(directory, cache_bytes, memtable_bytes, merges)
+        Self::opened(directory, cache_bytes, memtable_bytes, merges, Some(Memtables::new()))
     }
 
     fn opened(
@@ -61,6 +63,7 @@ impl FjallKv {
         cache_bytes: u64,
         memtable_bytes: u64,
         merges: Leveled,
+        memtables: Option<Memtables>,
     ) -> Result<Self, KvError> {
         // With more threads one of them spins while another merges (fjall 3.1.13: it puts back what it must not do, and takes it again).
         let builder = Database::builder(directory).cache_size(cache_bytes).worker_threads(1);
@@ -71,7 +74,7 @@ impl FjallKv {
             options.compaction_strategy(merges.clone())
         };
         let keyspace = database.keyspace(KEYSPACE, options).map_err(failure)?;
-        Ok(Self { database, keyspace, memtables: Memtables::new() })
+        Ok(Self { database, keyspace, memtables })
     }
 }
 
@@ -189,7 +192,9 @@ impl Kv for FjallKv {
             }
         }
         writes.commit().map_err(failure)?;
-        self.memtables.note(|| self.keyspace.tree.active_memtable());
+        if let Some(memtables) = &self.memtables {
+            memtables.note(|| self.keyspace.tree.active_memtable());
+        }
         Ok(())
     }
 

@@ -7,16 +7,17 @@
 //! and never interrupt anybody when they wake up (`SCHED_BATCH`). None of this needs a privilege.
 //!
 //! Even so a thread that wakes up waits now and then until the one that has the processor has had its milliseconds: one slice of a hundred took
-//! four times as long beside uploads. In a daemon that asks for it ([`go_before_all`]) threads for small requests therefore have the
-//! lowest real-time priority, where it may have one: then they took as long as alone, and uploads no longer than before. The kernel
-//! leaves a twentieth of each processor to all others, however much they do (`sched_rt_runtime_us`, or the fair server of Linux 6.12), and
-//! whatever such a thread starts does not inherit it. What blocks or takes long must not run there.
+//! four times as long beside uploads. Where an operator asks for it ([`go_before_all`]) threads for small requests therefore have the
+//! lowest real-time priority: then slices took little longer than alone, and uploads no longer than before. The kernel leaves a twentieth
+//! of each processor to all others, however much they do (`sched_rt_runtime_us`, or the fair server of Linux 6.12), and whatever such a
+//! thread starts does not inherit it. It is not the default, since not all that these threads do is small: the proxy receives and sends
+//! what is large there as well, and so does QUIC.
 //!
 //! It must never stop anything: what gives way still has a ninth of the share of one that does not, also beside strangers. Where the kernel
 //! refuses, everything is as it was.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::env::spawn::{Here, Urgency};
@@ -40,10 +41,14 @@ pub(super) fn here() -> Here {
 /// May threads for small requests of this process go before everything else?
 static BEFORE_ALL: AtomicBool = AtomicBool::new(false);
 
+/// How nice the process was when it asked for that: what a real-time thread starts would have 0.
+static NICE_AT_START: AtomicI32 = AtomicI32::new(0);
+
 /// From now on threads of this process that begin to [`go_first`] go before everything else on this machine. False where the kernel
 /// does not let them: then nothing changes.
 pub(crate) fn go_before_all() -> bool {
     let may = std::thread::spawn(linux::real_time).join().unwrap_or(false);
+    NICE_AT_START.store(linux::niceness(), Ordering::Relaxed);
     BEFORE_ALL.store(may, Ordering::Relaxed);
     may
 }
@@ -90,7 +95,10 @@ pub(super) fn own(urgency: Urgency) {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
+
+    use super::{BEFORE_ALL, NICE_AT_START};
 
     pub(super) const NORMAL: u32 = 0;
     pub(super) const BATCH: u32 = 3;
@@ -133,7 +141,9 @@ mod linux {
         if found != NORMAL {
             return false;
         }
-        let nice = nice.saturating_add(nicer);
+        let at_start =
+            if BEFORE_ALL.load(Ordering::Relaxed) { NICE_AT_START.load(Ordering::Relaxed) } else { nice };
+        let nice = nice.max(at_start).saturating_add(nicer);
         let done = set(&Attributes {
             size: SIZE,
             policy,
@@ -180,6 +190,11 @@ mod linux {
         done == 0
     }
 
+    /// Of the calling thread.
+    pub(super) fn niceness() -> i32 {
+        found().1
+    }
+
     /// Policy and niceness of the calling thread.
     fn found() -> (u32, i32) {
         // SAFETY: both take numbers and give one back; 0 is the calling thread.
@@ -191,11 +206,21 @@ mod linux {
 
     #[cfg(test)]
     mod tests {
+        use std::sync::{Mutex, MutexGuard, PoisonError};
+
         use super::super::*;
         use super::*;
 
+        /// What a process asks for is for all its threads: one test at a time.
+        static ALONE: Mutex<()> = Mutex::new(());
+
+        fn alone() -> MutexGuard<'static, ()> {
+            ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
         #[test]
         fn a_thread_is_scheduled_as_it_asked_and_no_other_is() {
+            let _alone = alone();
             let before = found();
             assert_eq!(before.0, NORMAL, "as tests are run");
             let nicer = (before.1 + NICE).min(19);
@@ -232,6 +257,7 @@ mod linux {
         fn workers_go_before_all_where_they_may_and_what_they_start_does_not() {
             // What the kernel shows of a thread that has it and hands it on to none.
             const SHOWN: u32 = ROUND_ROBIN | 0x4000_0000;
+            let _alone = alone();
             let before = found();
             let policies = |may: bool| {
                 let at_start = starting(1);
@@ -243,8 +269,9 @@ mod linux {
                         at_start();
                         found().0
                     });
-                    let own = std::thread::spawn(|| {
+                    let own = std::thread::spawn(move || {
                         own(Urgency::First);
+                        assert_eq!(found().1, before.1, "as nice as the process");
                         found().0
                     });
                     let expected = if may { SHOWN } else { NORMAL };
@@ -280,6 +307,7 @@ mod linux {
 
         #[test]
         fn the_disk_is_shared_with_all() {
+            let _alone = alone();
             // 0 after a reset, or what follows from the niceness, by kernel.
             let usual = io_priority_now();
             std::thread::spawn(move || {
@@ -324,5 +352,9 @@ mod linux {
 
     pub(super) fn real_time() -> bool {
         false
+    }
+
+    pub(super) fn niceness() -> i32 {
+        0
     }
 }
