@@ -56,7 +56,7 @@ pub fn small_reads(directory: &Path, time: Duration) -> [Duration; 2] {
     let file = fs::OpenOptions::new().read(true).custom_flags(direct).open(&path);
     let file = file.or_else(|_| File::open(&path)).unwrap();
     // Only root may; as the others it is late by what it waits for a processor.
-    drop(rustix::process::setpriority_process(None, -20));
+    let _ = rustix::process::setpriority_process(None, -20);
     let mut memory = vec![0; 2 * BYTES];
     let start = memory.as_ptr().align_offset(BYTES);
     let memory = &mut memory[start..start + BYTES];
