@@ -152,7 +152,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(message) => return complain(D::NAME, &message, 2),
     };
     let threads = D::threads(real::processors());
-    let before_all = D::GOES_BEFORE_ALL && shared.scheduling == Scheduling::RealTime && go_before_all();
+    let before_all = shared.scheduling == Scheduling::RealTime && go_before_all::<D>();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().worker_threads(threads.small.get()).thread_name(D::NAME);
     if D::GIVES_WAY {
@@ -172,8 +172,14 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// As [`Scheduling::RealTime`] asks; false, and said so, where the system does not allow it.
-fn go_before_all() -> bool {
+/// As [`Scheduling::RealTime`] asks; false, and said so, where that is nothing for this daemon or the system does not allow it.
+fn go_before_all<D: Daemon>() -> bool {
+    if !D::GOES_BEFORE_ALL {
+        tracing::warn!(
+            "scheduling = \"real-time\" changes nothing here: it is for proxies and storage daemons"
+        );
+        return false;
+    }
     let may = real::urgency::go_before_all();
     if may {
         tracing::info!("threads for small requests have a real-time priority");

@@ -244,7 +244,11 @@ impl Cluster {
 
     /// SIGKILL to OSD number `index`; returns when it is dead.
     pub fn kill_osd(&self, index: usize) {
-        let pid = self.ready.osds[index].pid;
+        self.kill(self.ready.osds[index].pid);
+    }
+
+    /// SIGKILL to one of its processes; returns when it is dead: what it listened at is free then.
+    pub fn kill(&self, pid: u32) {
         process::signal_pid(pid, Signal::KILL);
         self.wait_dead(&[pid]);
     }

@@ -234,7 +234,7 @@ async fn what_cannot_be_repaired_is_told_and_rests_also_when_another_agent_takes
 
     let agents = cluster.daemons("maintenance");
     let config = agents[0].args.iter().skip_while(|arg| *arg != "--config").nth(1).unwrap().clone();
-    agents[0].signal(Signal::KILL);
+    cluster.kill(agents[0].pid);
     let mut command = cluster.command();
     command.args(["maintenance", "--config", &config]);
     let log = std::fs::File::create(cluster.scratch().join("agent.log")).unwrap();

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alba_core::env::Deadline;
 use alba_core::env::spawn::AbortOnDrop;
-use alba_core::preset::Compression;
+use alba_core::preset::{Compression, Preset};
 use alba_core::request::Request;
 
 use super::backend::{Fixture, preset};
@@ -21,13 +22,18 @@ const BULK: usize = 1 << 20;
 const TIMED: usize = 100;
 
 fn fixture() -> Fixture {
+    fixture_of(6, 6, preset(&[[2, 1, 3, 1]], 32 << 10, Compression::None), 2 << 20)
+}
+
+/// OSDs that take 10 ms to read and 40 to write, and room for `bytes` in flight, of which one client may have half.
+fn fixture_of(osds: u32, nodes: usize, preset: Preset, bytes: u64) -> Fixture {
     let config = ClientConfig {
-        max_bytes_in_flight: 2 << 20,
-        max_client_bytes_in_flight: 1 << 20,
+        max_bytes_in_flight: bytes,
+        max_client_bytes_in_flight: bytes / 2,
         max_uploads: 16,
         ..ClientConfig::default()
     };
-    let fixture = Fixture::with_config(6, 6, preset(&[[2, 1, 3, 1]], 32 << 10, Compression::None), config);
+    let fixture = Fixture::with_config(osds, nodes, preset, config);
     for osd in fixture.backend.all() {
         osd.set(|faults| {
             (faults.delay, faults.write_delay) = (Duration::from_millis(10), Duration::from_millis(40))
@@ -36,64 +42,46 @@ fn fixture() -> Fixture {
     fixture
 }
 
-/// Times of slices of one client, which are read around an OSD that hangs; the slowest but one of a hundred.
-async fn around_a_slow_osd(fixture: &Fixture) -> Duration {
-    let env = fixture.node.env();
+/// The slowest but one of a hundred times that `work` takes, done for one client.
+async fn p99_of(fixture: &Fixture, work: impl AsyncFn(usize)) -> Duration {
+    let clock = fixture.node.env().clock;
     let mut times = Vec::new();
     for number in 0..TIMED {
-        let started = env.clock.now();
-        let deadline = env.deadline_in(Duration::from_secs(300));
-        // Of the first fragment, which is on that OSD.
-        let offset = i64::try_from(number % 8 * 4096).unwrap();
-        let wanted = vec![(name("sliced"), vec![Slice { offset, length: 4096 }])];
-        let namespace = ns();
-        let read = fixture.client.read_slices(&namespace, wanted, Consistency::Cached, deadline);
-        Request::new(None, Some(HOGS + 2)).scope(read).await.unwrap();
-        times.push(env.clock.now().since(started));
+        let started = clock.now();
+        Request::new(None, Some(HOGS + 1)).scope(work(number)).await;
+        times.push(clock.now().since(started));
     }
     times.sort_unstable();
     times[TIMED - 2]
 }
 
-/// Times of the small requests of one client: slices, uploads, deletions; the slowest but one of a hundred of each.
+/// Of slices of 4 KiB in the first `bytes` of an object.
+async fn slices(fixture: &Fixture, bytes: usize) -> Duration {
+    p99_of(fixture, async |number| {
+        let offset = i64::try_from(number * 4096 % bytes).unwrap();
+        let wanted = vec![(name("sliced"), vec![Slice { offset, length: 4096 }])];
+        fixture.client.read_slices(&ns(), wanted, Consistency::Cached, far(fixture)).await.unwrap();
+    })
+    .await
+}
+
+fn far(fixture: &Fixture) -> Deadline {
+    fixture.node.env().deadline_in(Duration::from_secs(300))
+}
+
+/// Of the small requests of one client: slices, uploads, deletions.
 async fn p99(fixture: &Fixture) -> [Duration; 3] {
-    let clock = fixture.node.env().clock;
-    let timed = async |work: &dyn Fn(usize) -> std::pin::Pin<Box<dyn Future<Output = ()>>>| {
-        let mut times = Vec::new();
-        for number in 0..TIMED {
-            let started = clock.now();
-            Request::new(None, Some(HOGS + 1)).scope(work(number)).await;
-            times.push(clock.now().since(started));
-        }
-        times.sort_unstable();
-        times[TIMED - 2]
-    };
-    let client = fixture.client.clone();
-    let far = || fixture.node.env().deadline_in(Duration::from_secs(300));
+    let client = &fixture.client;
+    let slices = slices(fixture, BULK).await;
     let small = data(4096);
-    let slices = timed(&|number| {
-        let (client, deadline) = (client.clone(), far());
-        Box::pin(async move {
-            let offset = i64::try_from(number * 4096).unwrap();
-            let wanted = vec![(name("sliced"), vec![Slice { offset, length: 4096 }])];
-            client.read_slices(&ns(), wanted, Consistency::Cached, deadline).await.unwrap();
-        })
+    let uploads = p99_of(fixture, async |number| {
+        let mut source = BytesSource::new(small.clone());
+        let (to, options) = (name(&format!("s{number}")), UploadOptions::default());
+        client.upload(&ns(), &to, &mut source, options, far(fixture)).await.unwrap();
     })
     .await;
-    let uploads = timed(&|number| {
-        let (client, deadline, small) = (client.clone(), far(), small.clone());
-        Box::pin(async move {
-            let mut source = BytesSource::new(small);
-            let options = UploadOptions::default();
-            client.upload(&ns(), &name(&format!("s{number}")), &mut source, options, deadline).await.unwrap();
-        })
-    })
-    .await;
-    let deletions = timed(&|number| {
-        let (client, deadline) = (client.clone(), far());
-        Box::pin(async move {
-            client.delete_object(&ns(), &name(&format!("s{number}")), true, deadline).await.unwrap();
-        })
+    let deletions = p99_of(fixture, async |number| {
+        client.delete_object(&ns(), &name(&format!("s{number}")), true, far(fixture)).await.unwrap();
     })
     .await;
     [slices, uploads, deletions]
@@ -169,19 +157,10 @@ fn small_requests_do_not_see_a_client_that_asks_for_everything() {
 /// What goes around a slow OSD reads from five others instead. It is as small as it was, and does not wait behind uploads.
 #[test]
 fn slices_around_a_slow_osd_do_not_wait_for_a_client_that_asks_for_everything() {
-    let config = ClientConfig {
-        max_bytes_in_flight: 16 << 20,
-        max_client_bytes_in_flight: 4 << 20,
-        max_uploads: 16,
-        ..ClientConfig::default()
-    };
     let policy = preset(&[[5, 4, 7, 3]], 64 << 10, Compression::None);
-    let fixture = Fixture::with_config(12, 4, policy, config);
-    for osd in fixture.backend.all() {
-        osd.set(|faults| {
-            (faults.delay, faults.write_delay) = (Duration::from_millis(10), Duration::from_millis(40))
-        });
-    }
+    let fixture = fixture_of(12, 4, policy, 8 << 20);
+    // All of it is in the first fragment.
+    let first = 64 << 10;
     let bytes = data(BULK);
     let clock = fixture.node.env().clock;
     let (alone, beside, waiting, rescued) = fixture.run(async {
@@ -190,13 +169,13 @@ fn slices_around_a_slow_osd_do_not_wait_for_a_client_that_asks_for_everything() 
         let slow = manifest.chunks[0].fragments[0].location.unwrap();
         fixture.backend.osd(slow).set(|faults| faults.delay = Duration::from_secs(5));
         // Until it is known to be slow.
-        around_a_slow_osd(&fixture).await;
-        let alone = around_a_slow_osd(&fixture).await;
+        slices(&fixture, first).await;
+        let alone = slices(&fixture, first).await;
         let running = hogs(&fixture, &bytes);
         clock.sleep_until(clock.now().plus(Duration::from_secs(1))).await;
         let waiting = fixture.client.engine.waiting();
         let before = fixture.client.statistics().chunks_rescued;
-        let beside = around_a_slow_osd(&fixture).await;
+        let beside = slices(&fixture, first).await;
         let rescued = fixture.client.statistics().chunks_rescued - before;
         drop(running);
         (alone, beside, waiting, rescued)

@@ -142,15 +142,13 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
         let hogs = scope.spawn(|| runtime.block_on(hogs));
         (measured(), hogs.join().expect("uploads"))
     });
-    for (part, beside, alone) in
-        [("p50", disk_beside[0], disk_alone[0]), ("p99", disk_beside[1], disk_alone[1])]
+    for (what, beside, alone) in
+        [("disk", disk_beside, disk_alone), ("beside", [beside.p50, beside.p99], [alone.p50, alone.p99])]
     {
-        let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
-        print(&format!("proxy/fairness/disk/{part}"), beside, "ms", Some(("alone", alone)));
-    }
-    for (part, beside, alone) in [("p50", beside.p50, alone.p50), ("p99", beside.p99, alone.p99)] {
-        let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
-        print(&format!("proxy/fairness/beside/{part}"), beside, "ms", Some(("alone", alone)));
+        for ((part, beside), alone) in ["p50", "p99"].iter().zip(beside).zip(alone) {
+            let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
+            print(&format!("proxy/fairness/{what}/{part}"), beside, "ms", Some(("alone", alone)));
+        }
     }
     print("proxy/fairness/others", hogs.bytes_per_second / 1e6, "MB/s", None);
     print("proxy/fairness/memory", load::proxy_memory(&cluster), "MiB at most", None);

@@ -17,7 +17,8 @@
 //! refuses, everything is as it was.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::env::spawn::{Here, Urgency};
@@ -38,24 +39,35 @@ pub(super) fn here() -> Here {
     HERE.get()
 }
 
-/// May threads for small requests of this process go before everything else?
-static BEFORE_ALL: AtomicBool = AtomicBool::new(false);
+/// How the process was started, which a thread does not inherit from a real-time one: that has none of its own.
+#[derive(Debug, Clone, Copy)]
+struct AtStart {
+    nice: i32,
+    io_priority: i32,
+}
 
-/// How nice the process was when it asked for that: what a real-time thread starts would have 0.
-static NICE_AT_START: AtomicI32 = AtomicI32::new(0);
+/// There while threads for small requests of this process go before everything else.
+static BEFORE_ALL: RwLock<Option<AtStart>> = RwLock::new(None);
+
+fn before_all() -> Option<AtStart> {
+    *BEFORE_ALL.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn set_before_all(at_start: Option<AtStart>) {
+    *BEFORE_ALL.write().unwrap_or_else(PoisonError::into_inner) = at_start;
+}
 
 /// From now on threads of this process that begin to [`go_first`] go before everything else on this machine. False where the kernel
 /// does not let them: then nothing changes.
 pub(crate) fn go_before_all() -> bool {
     let may = std::thread::spawn(linux::real_time).join().unwrap_or(false);
-    NICE_AT_START.store(linux::niceness(), Ordering::Relaxed);
-    BEFORE_ALL.store(may, Ordering::Relaxed);
+    set_before_all(may.then(linux::at_start));
     may
 }
 
 /// The calling thread is for small requests from now on.
 pub(crate) fn go_first() {
-    if !(BEFORE_ALL.load(Ordering::Relaxed) && linux::real_time()) {
+    if !(before_all().is_some() && linux::real_time()) {
         go_soon();
     }
 }
@@ -95,10 +107,9 @@ pub(super) fn own(urgency: Urgency) {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
-    use super::{BEFORE_ALL, NICE_AT_START};
+    use super::{AtStart, before_all};
 
     pub(super) const NORMAL: u32 = 0;
     pub(super) const BATCH: u32 = 3;
@@ -106,9 +117,6 @@ mod linux {
 
     /// `IOPRIO_WHO_PROCESS` of linux/ioprio.h: a thread.
     const WHO_PROCESS: libc::c_int = 1;
-
-    /// No class of its own: what follows from policy and niceness.
-    const IO_AS_NICE: libc::c_int = 0;
 
     /// The class of everybody (`IOPRIO_CLASS_BE`), and in it the first level.
     const IO_FIRST_OF_EQUALS: libc::c_int = 2 << 13;
@@ -141,10 +149,12 @@ mod linux {
         if found != NORMAL {
             return false;
         }
-        let at_start =
-            if BEFORE_ALL.load(Ordering::Relaxed) { NICE_AT_START.load(Ordering::Relaxed) } else { nice };
-        let nice = nice.max(at_start).saturating_add(nicer);
-        let done = set(&Attributes {
+        let at_start = before_all();
+        if let Some(at_start) = at_start {
+            io_priority(at_start.io_priority);
+        }
+        let nice = at_start.map_or(nice, |at_start| nice.max(at_start.nice)).saturating_add(nicer);
+        set(&Attributes {
             size: SIZE,
             policy,
             flags: 0,
@@ -153,10 +163,7 @@ mod linux {
             runtime: u64::try_from(at_a_time.as_nanos()).unwrap_or(u64::MAX),
             deadline: 0,
             period: 0,
-        });
-        // That of a thread that started it would be inherited.
-        io_priority(IO_AS_NICE);
-        done
+        })
     }
 
     /// Gives the calling thread the lowest real-time priority; false where the kernel does not let it. As above, who has another policy
@@ -191,8 +198,11 @@ mod linux {
     }
 
     /// Of the calling thread.
-    pub(super) fn niceness() -> i32 {
-        found().1
+    pub(super) fn at_start() -> AtStart {
+        // SAFETY: it takes numbers and gives one back; 0 is the calling thread.
+        let io_priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) };
+        // 0 is that of nobody in particular: it follows from the niceness.
+        AtStart { nice: found().1, io_priority: i32::try_from(io_priority).unwrap_or(0).max(0) }
     }
 
     /// Policy and niceness of the calling thread.
@@ -284,7 +294,7 @@ mod linux {
             policies(false);
             let may = go_before_all();
             policies(may);
-            BEFORE_ALL.store(false, Ordering::Relaxed);
+            set_before_all(None);
             policies(false);
             assert_eq!(found(), before, "the caller is as it was");
             // Not asked for another time by those that have a policy of their own.
@@ -294,47 +304,50 @@ mod linux {
             })
             .join()
             .unwrap();
-            // As root, as tests are run in CI, it must work: else nothing was shown.
-            // SAFETY: it takes nothing and gives a number.
-            let root = unsafe { libc::geteuid() } == 0;
-            assert!(may || !root || in_container_without(), "root may not have a real-time priority here");
-        }
-
-        fn io_priority_now() -> i64 {
-            // SAFETY: it takes numbers and gives one back.
-            unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) }
+            assert!(may || !has_the_privilege(), "it was not given what it may have");
         }
 
         #[test]
         fn the_disk_is_shared_with_all() {
             let _alone = alone();
-            // 0 after a reset, or what follows from the niceness, by kernel.
-            let usual = io_priority_now();
-            std::thread::spawn(move || {
-                if !real_time() {
-                    return;
-                }
-                assert_eq!(io_priority_now(), i64::from(IO_FIRST_OF_EQUALS));
-                let bulk = std::thread::spawn(|| {
-                    give_way();
-                    io_priority_now()
+            let here = || at_start().io_priority;
+            let of = |start: fn()| {
+                let there = move || {
+                    start();
+                    at_start().io_priority
+                };
+                std::thread::spawn(there).join().unwrap()
+            };
+            let usual = here();
+            // As by `ionice -c 3`: whoever started the process knows better.
+            const IDLE: i32 = 3 << 13;
+            for given in [usual, IDLE] {
+                let seen = std::thread::spawn(move || {
+                    assert!(io_priority(given));
+                    let before = [of(give_way), of(go_soon), of(go_first)];
+                    let may = go_before_all();
+                    go_first();
+                    let first = here();
+                    let after = [of(give_way), of(go_soon)];
+                    set_before_all(None);
+                    (before, may, first, after)
                 });
-                assert_ne!(bulk.join().unwrap(), i64::from(IO_FIRST_OF_EQUALS), "inherited");
-                let soon = std::thread::spawn(|| {
-                    go_soon();
-                    io_priority_now()
-                });
-                assert_eq!(soon.join().unwrap(), usual);
-            })
-            .join()
-            .unwrap();
+                let (before, may, first, after) = seen.join().unwrap();
+                assert_eq!(before, [given; 3], "nothing is changed that nobody asked for");
+                assert_eq!(first, if may { IO_FIRST_OF_EQUALS } else { given });
+                assert_eq!(after, [given; 2], "inherited");
+                assert!(may || !has_the_privilege());
+            }
+            assert_eq!(here(), usual);
         }
 
-        /// Does this process lack CAP_SYS_NICE (bit 23 of its effective capabilities)?
-        fn in_container_without() -> bool {
+        /// CAP_SYS_NICE, bit 23 of the effective capabilities, and not just of a user namespace.
+        fn has_the_privilege() -> bool {
+            let ids = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+            let of_the_host = ids.split_whitespace().eq(["0", "0", "4294967295"]);
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-            u64::from_str_radix(line.trim(), 16).unwrap() & (1 << 23) == 0
+            u64::from_str_radix(line.trim(), 16).unwrap() & (1 << 23) != 0 && of_the_host
         }
     }
 }
@@ -354,7 +367,7 @@ mod linux {
         false
     }
 
-    pub(super) fn niceness() -> i32 {
-        0
+    pub(super) fn at_start() -> super::AtStart {
+        super::AtStart { nice: 0, io_priority: 0 }
     }
 }
