@@ -25,7 +25,6 @@ use alba_tests::cluster::{Cluster, Options};
 use alba_tests::http::metric;
 use alba_tests::proxy::User;
 use alba_tests::{content, wait};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const NS: &str = "ward";
