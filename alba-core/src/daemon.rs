@@ -84,7 +84,7 @@ pub trait Daemon: Sized {
     /// Is all its work such that clients of other daemons should go first?
     const GIVES_WAY: bool = false;
 
-    /// Do its small requests go before everything else on the machine where the key `scheduling` is `real-time` and the system allows it?
+    /// Do its small requests go before everything else on the machine, unless the key `scheduling` is `normal`, where the system allows it?
     const GOES_BEFORE_ALL: bool = false;
 
     /// How many threads it has on a machine with so many processors.
@@ -152,7 +152,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(message) => return complain(D::NAME, &message, 2),
     };
     let threads = D::threads(real::processors());
-    let before_all = shared.scheduling == Scheduling::RealTime && go_before_all::<D>();
+    let before_all = go_before_all::<D>(shared.scheduling);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().worker_threads(threads.small.get()).thread_name(D::NAME);
     if D::GIVES_WAY {
@@ -172,21 +172,26 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// As [`Scheduling::RealTime`] asks; false, and said so, where that is nothing for this daemon or the system does not allow it.
-fn go_before_all<D: Daemon>() -> bool {
-    if !D::GOES_BEFORE_ALL {
-        tracing::warn!(
-            "scheduling = \"real-time\" changes nothing here: it is for proxies and storage daemons"
-        );
+/// As the key `scheduling` says; false where small requests do not go before all. Whoever asked for that is told why not.
+fn go_before_all<D: Daemon>(scheduling: Scheduling) -> bool {
+    let asked = scheduling == Scheduling::RealTime;
+    if scheduling == Scheduling::Normal || !D::GOES_BEFORE_ALL {
+        if asked {
+            tracing::warn!(
+                "scheduling = \"real-time\" changes nothing here: it is for proxies and storage daemons"
+            );
+        }
         return false;
     }
     let may = real::urgency::go_before_all();
     if may {
         tracing::info!("threads for small requests have a real-time priority");
-    } else {
+    } else if asked {
         tracing::warn!(
             "scheduling = \"real-time\", but the system does not allow it: run as root, or give the unit LimitRTPRIO=1"
         );
+    } else {
+        tracing::info!("threads for small requests have no real-time priority: the system does not allow it");
     }
     may
 }

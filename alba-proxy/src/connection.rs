@@ -4,12 +4,10 @@
 //! can make this task wait for has a deadline, and everything it can make it keep has a bound.
 
 use std::io;
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::{Deadline, Stream, within};
-use alba_core::net::frame::PER_CALL;
+use alba_core::env::{Deadline, Env, Stream, elsewhere, within};
 use alba_core::wire::llio::WireError;
 use alba_core::wire::proxy::{ErrorCode, MAGIC, ProxyError, Session, VERSION};
 use bytes::Bytes;
@@ -17,11 +15,12 @@ use tokio::io::AsyncWriteExt;
 use tracing::Instrument;
 
 use crate::admission::Room;
-use crate::frame::{Inbox, PREFIX};
+use crate::frame::PREFIX;
 use crate::handler::Answer;
 use crate::refusal::Refusal;
 use crate::server::{Phase, Shared};
 use crate::trace::{Arrival, Traced};
+use crate::wire::{Unfilled, Wire};
 
 /// Magic and version.
 const PROLOGUE: usize = 8;
@@ -30,7 +29,8 @@ const PROLOGUE: usize = 8;
 /// [`DECODED`] times their bytes, so the limit is far below that of uploads.
 const MAX_SMALL_FRAME: usize = 1 << 20;
 
-/// Frames up to this length are read without asking for room: what 128 connections may take anyway.
+/// Frames up to this length are read without asking for room: what 128 connections may take anyway. What is longer, there or back, is
+/// moved by threads that give way to small requests.
 const FREE: usize = 64 * 1024;
 
 /// A list of empty names takes 4 bytes per name on the wire and 24 in memory, a slice 12 and 16.
@@ -79,14 +79,32 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     /// Numbers it among those of this process: whose turn counts.
     client: u64,
-    stream: Stream,
-    inbox: Inbox,
+    /// None where a task that had it did not give it back: it panicked, which ends the connection.
+    wire: Option<Wire>,
     session: Session,
 }
 
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, client: u64, stream: Stream) -> Self {
-        Self { shared, client, stream, inbox: Inbox::default(), session: Session::default() }
+        Self { shared, client, wire: Some(Wire::new(stream)), session: Session::default() }
+    }
+
+    fn wire(&mut self) -> Result<&mut Wire, Close> {
+        self.wire.as_mut().ok_or(Close::Silently)
+    }
+
+    /// Moves much, on threads that give way to small requests, also those of other connections.
+    async fn as_bulk<T: Send + 'static, F: Future<Output = (Wire, T)> + Send + 'static>(
+        &mut self,
+        work: impl FnOnce(Env, Wire) -> F,
+    ) -> Result<T, Close> {
+        let wire = self.wire.take().ok_or(Close::Silently)?;
+        let env = self.shared.env.clone();
+        let moving = work(env.clone(), wire);
+        let moved = elsewhere(env.bulk.as_ref(), "large frame", moving).await;
+        let (wire, done) = moved.map_err(|_| Close::Silently)?;
+        self.wire = Some(wire);
+        Ok(done)
     }
 
     /// Serves it to its end.
@@ -102,9 +120,11 @@ impl Connection {
         if let Ok(answer) = Answer::refused(&refusal) {
             let deadline = shared.deadline_in(LINGER);
             let goodbye = async {
-                self.send(&answer, deadline).await?;
-                self.stream.shutdown().await?;
-                self.inbox.discard(&mut self.stream, usize::MAX).await
+                self.send(answer, deadline).await?;
+                let wire = self.wire()?;
+                wire.stream.shutdown().await?;
+                wire.inbox.discard(&mut wire.stream, usize::MAX).await?;
+                Ok::<_, Close>(())
             };
             // However it ends, the connection does.
             drop(within(shared.env.clock.as_ref(), deadline, goodbye).await);
@@ -116,7 +136,7 @@ impl Connection {
         self.handshake().await?;
         loop {
             // Also when the next request is here already: there is always one more.
-            if self.shared.is_draining() || self.inbox.len() == 0 && !self.wait_for_request().await? {
+            if self.shared.is_draining() || self.wire()?.inbox.len() == 0 && !self.wait_for_request().await? {
                 return Ok(());
             }
             match self.receive().await? {
@@ -124,7 +144,7 @@ impl Connection {
                 Arrived::Refused(refusal) => {
                     let answer = Answer::refused(&refusal)?;
                     let deadline = self.deadline_for(answer.len());
-                    self.send(&answer, deadline).await?;
+                    self.send(answer, deadline).await?;
                 }
             }
         }
@@ -135,11 +155,11 @@ impl Connection {
         let deadline = self.shared.deadline_in(deadline);
         // Four bytes are enough to know a stranger.
         self.fill(4, deadline, || Close::Silently).await?;
-        if self.inbox.peek().map(u32::from_le_bytes) != Some(MAGIC) {
+        if self.wire()?.inbox.peek().map(u32::from_le_bytes) != Some(MAGIC) {
             return Err(Close::Silently);
         }
         self.fill(PROLOGUE, deadline, || Close::Silently).await?;
-        let prologue = self.inbox.take(PROLOGUE).ok_or(Close::Silently)?;
+        let prologue = self.wire()?.inbox.take(PROLOGUE).ok_or(Close::Silently)?;
         let version = prologue.last_chunk().copied().map_or(0, i32::from_le_bytes);
         if version != VERSION {
             return Err(Close::Saying(other_version(version)));
@@ -149,10 +169,11 @@ impl Connection {
 
     /// Waits, for as long as it takes, for the first byte of a request; false when none will come.
     async fn wait_for_request(&mut self) -> Result<bool, Close> {
+        let Wire { stream, inbox } = self.wire.as_mut().ok_or(Close::Silently)?;
         tokio::select! {
             biased;
             () = self.shared.reached(Phase::Draining) => Ok(false),
-            more = self.inbox.read_some(&mut self.stream, PREFIX) => Ok(more?),
+            more = inbox.read_some(stream, PREFIX) => Ok(more?),
         }
     }
 
@@ -161,7 +182,7 @@ impl Connection {
         let shared = self.shared.clone();
         let mut arrival = Arrival { began: shared.env.clock.now(), waited: Duration::ZERO };
         self.fill(PREFIX, self.deadline_for(0), late(PREFIX)).await?;
-        let len = self.inbox.prefix().and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
+        let len = self.wire()?.inbox.prefix().and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
         let limit = usize::try_from(shared.config.max_frame_bytes).unwrap_or(usize::MAX);
         if len > limit {
             return Err(too_long(len, limit, "max_frame_bytes"));
@@ -169,7 +190,7 @@ impl Connection {
         let whole = PREFIX.saturating_add(len);
         let deadline = self.deadline_for(len);
         self.fill(PREFIX + len.min(4), deadline, late(len)).await?;
-        let command = self.inbox.peek::<8>().and_then(|head| head.last_chunk().copied());
+        let command = self.wire()?.inbox.peek::<8>().and_then(|head| head.last_chunk().copied());
         let uploads = len >= 4 && command.map(u32::from_le_bytes).is_some_and(crate::handler::carries_data);
         if len > MAX_SMALL_FRAME && !uploads {
             return Err(too_long(len, MAX_SMALL_FRAME, "which is the most for this command"));
@@ -187,17 +208,13 @@ impl Connection {
             match taken {
                 Ok(reserved) => room = reserved,
                 Err(full) => {
-                    let dropped = self.inbox.discard(&mut self.stream, whole);
-                    return match within(shared.env.clock.as_ref(), deadline, dropped).await {
-                        Ok(Ok(true)) => Ok(Arrived::Refused(full.into())),
-                        Ok(_) => Err(Close::Silently),
-                        Err(_) => Err(late(len)()),
-                    };
+                    self.discard(whole, deadline, late(len)).await?;
+                    return Ok(Arrived::Refused(full.into()));
                 }
             }
         }
         self.fill(whole, deadline, late(len)).await?;
-        let frame = self.inbox.take_frame(len).ok_or(Close::Silently)?;
+        let frame = self.wire()?.inbox.take_frame(len).ok_or(Close::Silently)?;
         Ok(Arrived::Request(frame, room, arrival))
     }
 
@@ -205,7 +222,8 @@ impl Connection {
     async fn answer(&mut self, frame: Bytes, room: Room, arrival: Arrival) -> Result<(), Close> {
         let shared = self.shared.clone();
         let traced = Traced::new(&shared.env, self.client, &frame, arrival);
-        let Self { stream, inbox, session, .. } = self;
+        let Self { wire, session, .. } = self;
+        let Wire { stream, inbox } = wire.as_mut().ok_or(Close::Silently)?;
         let work = crate::handler::handle(&shared, session, frame);
         let mut work = Box::pin(traced.request.clone().scope(work).instrument(traced.span.clone()));
         let answer = loop {
@@ -227,38 +245,24 @@ impl Connection {
         let answer = answer?;
         let answered = shared.env.clock.now();
         let deadline = self.deadline_for(answer.len());
-        let sent = self.send(&answer, deadline).await;
+        let sent = self.send(answer, deadline).await;
         let slow = Duration::from_millis(shared.config.slow_request_ms);
         traced.sent(answered, shared.env.clock.now(), slow);
-        Ok(sent?)
+        sent
     }
 
-    /// Sends an answer without copying its parts together.
-    async fn send(&mut self, answer: &Answer, deadline: Deadline) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> =
-            answer.parts().iter().flat_map(|part| part.chunks(PER_CALL)).map(IoSlice::new).collect();
-        let stream = &mut self.stream;
-        let write = async {
-            let mut rest = slices.as_mut_slice();
-            while !rest.is_empty() {
-                let mut bytes = 0;
-                let fits = |slice: &&IoSlice<'_>| {
-                    bytes += slice.len();
-                    bytes <= PER_CALL
-                };
-                // One is never too much.
-                let now = rest.iter().take_while(fits).count().max(1);
-                let written = stream.write_vectored(&rest[..now]).await?;
-                if written == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                IoSlice::advance_slices(&mut rest, written);
-            }
-            stream.flush().await
-        };
-        within(self.shared.env.clock.as_ref(), deadline, write)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    /// Sends an answer, and keeps until then what belongs to it.
+    async fn send(&mut self, answer: Answer, deadline: Deadline) -> Result<(), Close> {
+        if answer.len() <= FREE {
+            let env = &self.shared.env;
+            let wire = self.wire.as_mut().ok_or(Close::Silently)?;
+            return Ok(wire.send(env, &answer, deadline).await?);
+        }
+        let sent = self.as_bulk(|env, mut wire: Wire| async move {
+            let sent = wire.send(&env, &answer, deadline).await;
+            (wire, sent)
+        });
+        Ok(sent.await??)
     }
 
     /// Reads until `wanted` bytes wait. Half of them and then the end: silence. Not in time: `late`.
@@ -268,10 +272,39 @@ impl Connection {
         deadline: Deadline,
         late: impl FnOnce() -> Close,
     ) -> Result<(), Close> {
-        let read = self.inbox.read_until(&mut self.stream, wanted);
-        match within(self.shared.env.clock.as_ref(), deadline, read).await {
+        let missing = wanted.saturating_sub(self.wire()?.inbox.len());
+        let filled = if missing <= FREE {
+            let env = &self.shared.env;
+            let wire = self.wire.as_mut().ok_or(Close::Silently)?;
+            wire.fill(env, wanted, deadline).await
+        } else {
+            let filled = self.as_bulk(|env, mut wire: Wire| async move {
+                let filled = wire.fill(&env, wanted, deadline).await;
+                (wire, filled)
+            });
+            filled.await?
+        };
+        filled.map_err(|unfilled| match unfilled {
+            Unfilled::Ended => Close::Silently,
+            Unfilled::Late => late(),
+        })
+    }
+
+    /// Drops a frame of `whole` bytes as it arrives.
+    async fn discard(
+        &mut self,
+        whole: usize,
+        deadline: Deadline,
+        late: impl FnOnce() -> Close,
+    ) -> Result<(), Close> {
+        let dropped = self.as_bulk(|env, mut wire: Wire| async move {
+            let dropped = wire.inbox.discard(&mut wire.stream, whole);
+            let dropped = within(env.clock.as_ref(), deadline, dropped).await;
+            (wire, dropped)
+        });
+        match dropped.await? {
             Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false) | Err(_)) => Err(Close::Silently),
+            Ok(_) => Err(Close::Silently),
             Err(_) => Err(late()),
         }
     }

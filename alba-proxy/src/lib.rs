@@ -23,6 +23,7 @@ mod sequence;
 mod server;
 mod statistics;
 mod trace;
+mod wire;
 
 pub use backend::{Backend, SlicesAnswer};
 pub use config::{ProxyConfig, Transport};

@@ -1,6 +1,6 @@
 //! A whole cluster of real processes for one test: own ports, own directory, nothing left behind.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -274,15 +274,20 @@ impl Cluster {
         for process in &processes {
             process.signal(Signal::KILL);
         }
+        self.wait_dead(&processes.iter().map(|process| process.pid).collect::<Vec<_>>());
         self.end();
     }
 
-    /// Kills whatever is left and collects it.
+    /// Kills whatever is left and collects it; what they listened at is free then.
     fn end(&mut self) {
+        let mut killed: BTreeSet<u32> = BTreeSet::new();
         wait::until("everything is dead", Duration::from_secs(20), || {
             let left = self.processes();
             left.iter().for_each(|process| process.signal(Signal::KILL));
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+            killed.extend(left.iter().map(|process| process.pid));
+            // A process that dies is no longer to be seen as one of these before its sockets are closed.
+            let dying: Vec<u32> = killed.iter().copied().filter(|pid| process::has_threads(*pid)).collect();
+            if left.is_empty() && dying.is_empty() { Ok(()) } else { Err(format!("{left:?} {dying:?}")) }
         });
         if let Some(mut child) = self.up.take() {
             drop(child.kill());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alba_core::env::osd::{OsdKey, Priority, ValueSlice};
-use alba_core::env::{Deadline, Env, blocking, within};
+use alba_core::env::{Deadline, Env, computing, within};
 use alba_core::fragment::Packed;
 use alba_core::ids::{NamespaceId, OsdId};
 use alba_core::manifest::{Fragment, PackedFragment, VerifiedFragment};
@@ -186,11 +186,12 @@ impl Fragments {
                 Some(Entry::seal(key, verified.bytes().clone()))
             };
             // Damage is found and reported by who reads it for somebody.
-            let Ok(Some(entry)) = blocking(&*env.spawn, seal).await else { return };
+            let Ok(Some(entry)) = computing(&*env.bulk, seal).await else { return };
             cache.put(&key, entry);
             filled.add(1);
         };
-        self.env.spawn.spawn("fragment-cache-fill", Box::pin(fill));
+        // It moves much, and nobody waits for it.
+        self.env.bulk.spawn("fragment-cache-fill", Box::pin(fill));
     }
 
     /// A fragment that is being uploaded. Its object is not committed yet: until it is, nobody knows its id.

@@ -8,12 +8,11 @@
 //!
 //! It must never keep more than it was told for longer than two looks: bounds on the memory of daemons count with that.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Context;
-use crate::env::Clock;
-use crate::env::spawn::AbortOnDrop;
+use crate::env::Env;
+use crate::env::spawn::{AbortOnDrop, blocking};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,19 +40,24 @@ pub fn keep_some(context: &Context, kept: u64) -> AbortOnDrop {
             "the allocator cannot be configured: this daemon may take more memory than its limits say"
         );
     }
-    let give_back = give_back(Arc::clone(&context.env.clock), kept);
+    let give_back = give_back(context.env.clone(), kept);
     context.env.spawn.spawn("allocator", Box::pin(give_back)).abort_on_drop()
 }
 
-async fn give_back(clock: Arc<dyn Clock>, kept: u64) {
+async fn give_back(env: Env, kept: u64) {
     loop {
-        clock.sleep_until(clock.now().plus(PAUSE)).await;
-        #[cfg(target_env = "gnu")]
-        if gnu::memory().is_some_and(|memory| keeps_too_much(memory, kept)) {
-            gnu::give_back();
-        }
-        #[cfg(not(target_env = "gnu"))]
-        let _ = kept;
+        env.clock.sleep_until(env.clock.now().plus(PAUSE)).await;
+        // It may take milliseconds, for which no small request waits.
+        let looked = blocking(env.spawn.as_ref(), move || {
+            #[cfg(target_env = "gnu")]
+            if gnu::memory().is_some_and(|memory| keeps_too_much(memory, kept)) {
+                gnu::give_back();
+            }
+            #[cfg(not(target_env = "gnu"))]
+            let _ = kept;
+        });
+        // Cannot panic; should it nevertheless, the next look is in a second.
+        let _ = looked.await;
     }
 }
 

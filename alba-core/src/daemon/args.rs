@@ -25,16 +25,19 @@ pub struct Shared {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scheduling {
-    /// With everything else on the machine.
+    /// As `RealTime` for daemons that serve small requests where the system allows it, as `Normal` otherwise; it is not worth a warning.
     #[default]
+    Automatic,
+    /// With everything else on the machine.
     Normal,
-    /// Small requests of daemons that serve them go before everything else on the machine, where the system allows it.
+    /// Small requests of daemons that serve them go before everything else on the machine. Where it cannot be, a warning says so.
     RealTime,
 }
 
 impl std::fmt::Display for Scheduling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Automatic => "automatic",
             Self::Normal => "normal",
             Self::RealTime => "real-time",
         })

@@ -75,7 +75,7 @@ fn the_effective_configuration_shows_shared_keys_and_no_secret() {
     let arguments = parse(&["--check-config", "--set", "log_level=warn", "--log-format", "json"]).unwrap();
     let Ok(Outcome::Checked(text)) = arguments.load::<Example>() else { panic!("not checked") };
     assert!(text.contains("log_level = \"warn\"") && text.contains("log_format = \"json\""), "{text}");
-    assert!(text.contains("scheduling = \"normal\""), "{text}");
+    assert!(text.contains("scheduling = \"automatic\""), "{text}");
     let arguments = parse(&["--check-config", "--set", "scheduling=real-time"]).unwrap();
     let Ok(Outcome::Checked(text)) = arguments.load::<Example>() else { panic!("not checked") };
     assert!(text.contains("scheduling = \"real-time\""), "{text}");

@@ -27,13 +27,16 @@ impl Harness {
     }
 
     pub fn with(change: impl FnOnce(&mut ProxyConfig)) -> Self {
+        // Time may be paused in this executor, so there must be no other.
+        let env = real::env();
+        Self::on(Env { bulk: env.spawn.clone(), ..env }, change)
+    }
+
+    pub fn on(env: Env, change: impl FnOnce(&mut ProxyConfig)) -> Self {
         let mut config = ProxyConfig::new(vec![([127, 0, 0, 1], 4000).into()]);
         change(&mut config);
         assert_eq!(config.check(), Ok(()));
         let fake = Fake::with_demo();
-        // Time may be paused in this executor, so there must be no other.
-        let env = real::env();
-        let env = Env { bulk: env.spawn.clone(), ..env };
         Self { server: Server::new(env, config, fake.clone()), fake }
     }
 

@@ -18,6 +18,7 @@ mod fake;
 mod files;
 mod harness;
 mod inspect;
+mod lanes;
 mod operations;
 mod sequences;
 mod slices;

@@ -13,7 +13,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::{Deadline, DeadlineExceeded, Env, Listener, Stream, within};
+use alba_core::env::osd::OsdUpdate;
+use alba_core::env::{Deadline, DeadlineExceeded, Env, Here, Listener, Stream, elsewhere, within};
 use alba_core::ids::LongId;
 use alba_core::net::asd::serve_prologue;
 use alba_core::net::frame::{FrameError, FrameReader, write_message};
@@ -138,6 +139,17 @@ impl From<FrameError> for End {
     }
 }
 
+/// Does it take much work, though neither it nor its answer is large?
+fn works_long(request: &Request) -> bool {
+    match request {
+        Request::Apply { batch, .. } => {
+            batch.updates.iter().any(|update| matches!(update, OsdUpdate::SetFromPeer(..)))
+        }
+        Request::RangeValidate { .. } => true,
+        _ => false,
+    }
+}
+
 impl Server {
     /// A server of `service` under the name `long_id`.
     pub fn new(env: Env, long_id: LongId, service: Arc<Service>, limits: ServerLimits) -> Arc<Self> {
@@ -253,7 +265,13 @@ impl Server {
             return (command, Err(self.service.forbid()));
         }
         let deadline = self.deadline(self.limits.request_time);
-        (command, self.service.answer(request, deadline).await)
+        if !works_long(&request) || self.env.spawn.here() >= Here::Bulk {
+            return (command, self.service.answer(request, deadline).await);
+        }
+        let service = self.service.clone();
+        let answer = async move { service.answer(request, deadline).await };
+        let done = elsewhere(self.env.bulk.as_ref(), "asd request", answer).await;
+        (command, done.unwrap_or_else(|gone| Err(AsdError::Unknown(gone.to_string()))))
     }
 
     async fn answer_with(

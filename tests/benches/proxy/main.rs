@@ -20,6 +20,7 @@
 
 mod load;
 
+use alba_core::env::real;
 use alba_tests::bench::{Bench, limits, print, program};
 use alba_tests::cluster::{Cluster, Options};
 
@@ -124,7 +125,8 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     // Another client is another process: not of the same threads at least.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     // What is measured is the proxy, not how long this thread waits for a processor when its answer is there. Only root may.
-    let _ = rustix::process::setpriority_process(None, -20);
+    real::go_before_all();
+    real::go_first();
     let slices = || own.block_on(load::slices(&cluster, &objects, SLICE, 1, bench.seconds));
     let disk = || limits::small_reads(cluster.scratch(), bench.seconds);
     // The disk in the same seconds; the first ones of the slices go into reading everything once.

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use tcp::Tcp;
+pub use urgency::{go_before_all, go_first};
 
 use super::Env;
 use super::clock::{Clock, Moment};

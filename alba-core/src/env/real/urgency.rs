@@ -7,11 +7,11 @@
 //! and never interrupt anybody when they wake up (`SCHED_BATCH`). None of this needs a privilege.
 //!
 //! Even so a thread that wakes up waits now and then until the one that has the processor has had its milliseconds: one slice of a hundred took
-//! four times as long beside uploads. Where an operator asks for it ([`go_before_all`]) threads for small requests therefore have the
+//! four times as long beside uploads. Where the system allows it ([`go_before_all`]) threads for small requests therefore have the
 //! lowest real-time priority: then slices took little longer than alone, and uploads no longer than before. The kernel leaves a twentieth
 //! of each processor to all others, however much they do (`sched_rt_runtime_us`, or the fair server of Linux 6.12), and whatever such a
-//! thread starts does not inherit it. It is not the default, since not all that these threads do is small: the proxy receives and sends
-//! what is large there as well, and so does QUIC.
+//! thread starts does not inherit it. So whatever moves or computes much must be on threads that give way: frames and answers of more than
+//! 64 KiB, copies between OSDs, what QUIC encrypts, memory that is given back.
 //!
 //! It must never stop anything: what gives way still has a ninth of the share of one that does not, also beside strangers. Where the kernel
 //! refuses, everything is as it was.
@@ -58,15 +58,22 @@ fn set_before_all(at_start: Option<AtStart>) {
 }
 
 /// From now on threads of this process that begin to [`go_first`] go before everything else on this machine. False where the kernel
-/// does not let them: then nothing changes.
-pub(crate) fn go_before_all() -> bool {
+/// does not let them: then nothing changes. For daemons, and for programs with a few threads that wait for small answers only.
+pub fn go_before_all() -> bool {
     let may = std::thread::spawn(linux::real_time).join().unwrap_or(false);
     set_before_all(may.then(linux::at_start));
     may
 }
 
-/// The calling thread is for small requests from now on.
-pub(crate) fn go_first() {
+/// Do they?
+#[cfg(feature = "quic")]
+pub(super) fn goes_before_all() -> bool {
+    before_all().is_some()
+}
+
+/// The calling thread is for small requests from now on: it goes before all others where it may ([`go_before_all`]), else as soon as it
+/// can. It must never move or compute much.
+pub fn go_first() {
     if !(before_all().is_some() && linux::real_time()) {
         go_soon();
     }

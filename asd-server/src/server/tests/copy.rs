@@ -80,6 +80,15 @@ fn a_value_is_fetched_verified_and_stored_with_the_rest_of_its_batch() {
 }
 
 #[test]
+fn what_works_long_without_being_large_is_known_as_such() {
+    let apply = |batch| Request::Apply { batch, priority: Priority::Low };
+    assert!(works_long(&apply(repair(source(PEER, "there", checksum())))));
+    // A value in the frame: that it is large is seen, and its connection changes sides.
+    assert!(!works_long(&apply(put("key", 1 << 20))));
+    assert!(!works_long(&Request::Health));
+}
+
+#[test]
 fn whatever_does_not_fit_is_said_and_changes_nothing() {
     with_peer(true, async |asd, peer| {
         let text = refused(asd, source("stranger", "there", checksum())).await;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use quinn::{ClientConfig, Connection, Endpoint};
+use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig};
 
 use super::{Identity, QuicLimits, SERVER_NAME, invalid, stream};
 use crate::env::clock::{Clock, Deadline};
@@ -68,7 +68,12 @@ impl QuicConnector {
         };
         match socket {
             Some(socket) => Ok(socket.clone()),
-            None => Ok(socket.insert(Endpoint::client(any)?).clone()),
+            None => {
+                let bound = std::net::UdpSocket::bind(any)?;
+                let runtime = super::threads::runtime();
+                let made = Endpoint::new(EndpointConfig::default(), None, bound, runtime)?;
+                Ok(socket.insert(made).clone())
+            }
         }
     }
 

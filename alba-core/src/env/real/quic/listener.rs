@@ -48,8 +48,7 @@ pub(super) fn open(
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {at}/udp: {error}"));
     let socket = std::net::UdpSocket::bind(at).map_err(named)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let endpoint = Endpoint::new(endpoint, Some(config), socket, runtime).map_err(named)?;
+    let endpoint = Endpoint::new(endpoint, Some(config), socket, super::threads::runtime()).map_err(named)?;
     let (streams, accepted) = mpsc::channel(WAITING);
     let accepting = Accepting {
         clock,

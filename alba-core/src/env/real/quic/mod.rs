@@ -11,6 +11,7 @@ mod listener;
 mod net;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::io;
 use std::sync::Arc;

@@ -102,6 +102,18 @@ async fn ask(stream: io::Result<Stream>, bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 #[tokio::test]
 async fn many_streams_at_once_share_one_connection() {
+    many_streams().await;
+}
+
+#[tokio::test]
+async fn connections_on_threads_of_their_own_are_the_same() {
+    // The test, its tasks and the endpoints that they make have one thread.
+    super::threads::ALWAYS.set(true);
+    many_streams().await;
+    super::threads::ALWAYS.set(false);
+}
+
+async fn many_streams() {
     let (env, authority) = (real::env(), Authority::new());
     let listener = listener(&env, &authority.identity(), any_port()).await;
     let address = listener.local_addr().unwrap();
