@@ -29,9 +29,16 @@ const PROLOGUE: usize = 8;
 /// [`DECODED`] times their bytes, so the limit is far below that of uploads.
 const MAX_SMALL_FRAME: usize = 1 << 20;
 
-/// Frames up to this length are read without asking for room: what 128 connections may take anyway. What is longer, there or back, is
-/// moved by threads that give way to small requests.
+/// Frames up to this length are read without asking for room: what 128 connections may take anyway. What is longer is received, and
+/// served, by threads that give way to small requests.
 const FREE: usize = 64 * 1024;
+
+/// Answers above this length are sent by threads that give way: a small request asks for 64 KiB of data at most, and some manifests may come
+/// with it.
+const SMALL_ANSWER: usize = 80 * 1024;
+
+/// So long after its deadline something large may still say how it ended.
+const LAST_WORD: Duration = Duration::from_millis(250);
 
 /// A list of empty names takes 4 bytes per name on the wire and 24 in memory, a slice 12 and 16.
 const DECODED: u64 = 8;
@@ -96,14 +103,22 @@ impl Connection {
     /// Moves much, on threads that give way to small requests, also those of other connections.
     async fn as_bulk<T: Send + 'static, F: Future<Output = (Wire, T)> + Send + 'static>(
         &mut self,
-        work: impl FnOnce(Env, Wire) -> F,
+        deadline: Deadline,
+        work: impl FnOnce(Env, Wire) -> F + Send + 'static,
     ) -> Result<T, Close> {
         let wire = self.wire.take().ok_or(Close::Silently)?;
         let env = self.shared.env.clone();
-        let moving = work(env.clone(), wire);
-        let moved = elsewhere(env.bulk.as_ref(), "large frame", moving).await;
-        let (wire, done) = moved.map_err(|_| Close::Silently)?;
-        self.wire = Some(wire);
+        let there = env.clone();
+        let moving = async move {
+            let (wire, done) = work(there.clone(), wire.adopted(&there)?).await;
+            Ok::<_, io::Error>((wire, done))
+        };
+        // What it does has the deadline; this is for the day on which no thread is there to do it.
+        let last = Deadline(deadline.0.plus(LAST_WORD));
+        let moved = elsewhere(env.bulk.as_ref(), "large frame", moving);
+        let moved = within(env.clock.as_ref(), last, moved).await.map_err(|_| Close::Silently)?;
+        let (wire, done) = moved.map_err(|_| Close::Silently)??;
+        self.wire = Some(wire.adopted(&env)?);
         Ok(done)
     }
 
@@ -119,15 +134,18 @@ impl Connection {
         tracing::debug!(error = %refusal, "closing a connection");
         if let Ok(answer) = Answer::refused(&refusal) {
             let deadline = shared.deadline_in(LINGER);
-            let goodbye = async {
-                self.send(answer, deadline).await?;
-                let wire = self.wire()?;
-                wire.stream.shutdown().await?;
-                wire.inbox.discard(&mut wire.stream, usize::MAX).await?;
-                Ok::<_, Close>(())
-            };
-            // However it ends, the connection does.
-            drop(within(shared.env.clock.as_ref(), deadline, goodbye).await);
+            if self.send(answer, deadline).await.is_ok() {
+                // It may send much. However it ends, the connection does.
+                let goodbye = self.as_bulk(deadline, move |env, mut wire: Wire| async move {
+                    let rest = async {
+                        wire.stream.shutdown().await?;
+                        wire.inbox.discard(&mut wire.stream, usize::MAX).await
+                    };
+                    let ended = within(env.clock.as_ref(), deadline, rest).await.is_ok();
+                    (wire, ended)
+                });
+                drop(goodbye.await);
+            }
         }
     }
 
@@ -224,7 +242,19 @@ impl Connection {
         let traced = Traced::new(&shared.env, self.client, &frame, arrival);
         let Self { wire, session, .. } = self;
         let Wire { stream, inbox } = wire.as_mut().ok_or(Close::Silently)?;
-        let work = crate::handler::handle(&shared, session, frame);
+        let is_large = frame.len() > FREE;
+        let (there, asked) = (shared.clone(), *session);
+        let work = async move {
+            let mut session = asked;
+            let answer = crate::handler::handle(&there, &mut session, frame).await;
+            (session, answer)
+        };
+        let work = async {
+            if !is_large {
+                return Ok(work.await);
+            }
+            elsewhere(shared.env.bulk.as_ref(), "request", work).await
+        };
         let mut work = Box::pin(traced.request.clone().scope(work).instrument(traced.span.clone()));
         let answer = loop {
             tokio::select! {
@@ -242,6 +272,8 @@ impl Connection {
         };
         drop(work);
         drop(room);
+        let (now, answer) = answer.map_err(|_| Close::Silently)?;
+        *session = now;
         let answer = answer?;
         let answered = shared.env.clock.now();
         let deadline = self.deadline_for(answer.len());
@@ -253,12 +285,12 @@ impl Connection {
 
     /// Sends an answer, and keeps until then what belongs to it.
     async fn send(&mut self, answer: Answer, deadline: Deadline) -> Result<(), Close> {
-        if answer.len() <= FREE {
+        if answer.len() <= SMALL_ANSWER {
             let env = &self.shared.env;
             let wire = self.wire.as_mut().ok_or(Close::Silently)?;
             return Ok(wire.send(env, &answer, deadline).await?);
         }
-        let sent = self.as_bulk(|env, mut wire: Wire| async move {
+        let sent = self.as_bulk(deadline, move |env, mut wire: Wire| async move {
             let sent = wire.send(&env, &answer, deadline).await;
             (wire, sent)
         });
@@ -278,7 +310,7 @@ impl Connection {
             let wire = self.wire.as_mut().ok_or(Close::Silently)?;
             wire.fill(env, wanted, deadline).await
         } else {
-            let filled = self.as_bulk(|env, mut wire: Wire| async move {
+            let filled = self.as_bulk(deadline, move |env, mut wire: Wire| async move {
                 let filled = wire.fill(&env, wanted, deadline).await;
                 (wire, filled)
             });
@@ -297,7 +329,7 @@ impl Connection {
         deadline: Deadline,
         late: impl FnOnce() -> Close,
     ) -> Result<(), Close> {
-        let dropped = self.as_bulk(|env, mut wire: Wire| async move {
+        let dropped = self.as_bulk(deadline, move |env, mut wire: Wire| async move {
             let dropped = wire.inbox.discard(&mut wire.stream, whole);
             let dropped = within(env.clock.as_ref(), deadline, dropped).await;
             (wire, dropped)

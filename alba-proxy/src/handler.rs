@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use alba_client::{Consistency, Slice, StoredObject};
-use alba_core::env::Clock;
+use alba_core::env::{Clock, computing};
 use alba_core::ids::{NamespaceName, ObjectName, PresetName};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::common::Version;
@@ -73,15 +73,20 @@ pub(crate) async fn handle(
     }
     let ser = session.manifest_ser;
     let limit = usize::try_from(shared.config.max_frame_bytes).unwrap_or(usize::MAX);
-    let answer = served.and_then(|served| {
-        let command = command.unwrap_or(Command::GetVersion);
-        let message = encode_answer(command, &Ok(served.response), ser)?;
-        if message.len() > limit {
-            let text = format!("the answer has {} bytes; at most {limit} are sent", message.len());
-            return Err(Refusal::unknown(text));
+    let answer = match served {
+        Err(refusal) => Err(refusal),
+        Ok(Served { response, moved, hold, .. }) => {
+            let command = command.unwrap_or(Command::GetVersion);
+            match encoded(shared, command, response, ser).await {
+                Err(error) => Err(error.into()),
+                Ok(message) if message.len() > limit => {
+                    let text = format!("the answer has {} bytes; at most {limit} are sent", message.len());
+                    Err(Refusal::unknown(text))
+                }
+                Ok(message) => Ok((Answer { message, _hold: hold }, moved)),
+            }
         }
-        Ok((Answer { message, _hold: served.hold }, served.moved))
-    });
+    };
     let op = command.map_or("unknown", op::name);
     let took = shared.env.clock.now().since(started);
     metrics::histogram!("alba_proxy_request_seconds", "op" => op).record(took.as_secs_f64());
@@ -101,6 +106,28 @@ pub(crate) async fn handle(
             }
             Answer::refused(&refusal)
         }
+    }
+}
+
+/// Manifests are serialized and compressed: many of them where no small request waits for it.
+async fn encoded(
+    shared: &Shared,
+    command: Command,
+    response: Response,
+    ser: ManifestSer,
+) -> Result<Message, WireError> {
+    let count = match &response {
+        Response::Objects(objects) | Response::DataAndObjects(_, objects) => objects.len(),
+        Response::ReadObjects(_, objects) => objects.len(),
+        _ => 0,
+    };
+    let encode = move || encode_answer(command, &Ok(response), ser);
+    if count <= objects::FEW_OBJECTS {
+        return encode();
+    }
+    match computing(shared.env.bulk.as_ref(), encode).await {
+        Ok(message) => message,
+        Err(gone) => encode_answer(command, &Err(Refusal::unknown(gone).0), ser),
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use alba_client::{ClientError, Consistency, ObjectSource, Slice, StoredObject, UploadOptions};
 use alba_core::checksum::Checksum;
-use alba_core::env::Deadline;
+use alba_core::env::{Deadline, SMALL_REQUEST};
 use alba_core::ids::{NamespaceId, NamespaceName, ObjectName};
 use alba_core::wire::manifest::WireManifest;
 use alba_core::wire::proxy::{ErrorCode, ReadObject};
@@ -15,6 +15,10 @@ use crate::backend::SlicesAnswer;
 use crate::files;
 use crate::refusal::Refusal;
 use crate::server::Shared;
+
+/// A request for more objects or slices than these is no small one. Answers come with a manifest for each object, which is some KiB.
+pub(crate) const FEW_OBJECTS: usize = 16;
+const FEW_SLICES: usize = 256;
 
 /// Object entries of one slices request: each is answered with a manifest, so few bytes could ask for very many.
 const MAX_ENTRIES: usize = 4096;
@@ -146,8 +150,12 @@ async fn read_parts(
     deadline: Deadline,
 ) -> Result<SlicesAnswer, Refusal> {
     let (backend, namespace) = (shared.backend.clone(), namespace.clone());
+    // Each object and each slice is work, however little of it is asked for.
+    let slices = requests.iter().map(|(_, slices)| slices.len()).sum::<usize>();
+    let many = requests.len() > FEW_OBJECTS || slices > FEW_SLICES;
+    let weight = if many { total.max(SMALL_REQUEST + 1) } else { total };
     let read = async move { backend.read_slices(&namespace, requests, consistency, deadline).await };
-    shared.moving(total, deadline, read).await
+    shared.moving(weight, deadline, read).await
 }
 
 /// How often objects may be replaced while they are read before the request is given up.

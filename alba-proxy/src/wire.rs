@@ -31,8 +31,18 @@ impl Wire {
         Self { stream, inbox: Inbox::default() }
     }
 
+    /// For the task that uses it from now on.
+    pub(crate) fn adopted(self, env: &Env) -> io::Result<Self> {
+        Ok(Self { stream: env.net.adopt(self.stream)?, inbox: self.inbox })
+    }
+
     /// Reads until `wanted` bytes wait.
-    pub(crate) async fn fill(&mut self, env: &Env, wanted: usize, deadline: Deadline) -> Result<(), Unfilled> {
+    pub(crate) async fn fill(
+        &mut self,
+        env: &Env,
+        wanted: usize,
+        deadline: Deadline,
+    ) -> Result<(), Unfilled> {
         let read = self.inbox.read_until(&mut self.stream, wanted);
         match within(env.clock.as_ref(), deadline, read).await {
             Ok(Ok(true)) => Ok(()),

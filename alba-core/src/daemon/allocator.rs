@@ -47,7 +47,8 @@ pub fn keep_some(context: &Context, kept: u64) -> AbortOnDrop {
 async fn give_back(env: Env, kept: u64) {
     loop {
         env.clock.sleep_until(env.clock.now().plus(PAUSE)).await;
-        // It may take milliseconds, for which no small request waits.
+        // It may take milliseconds, and so is nothing for threads that go before all others. Who allocates from the same arena meanwhile waits
+        // for it.
         let looked = blocking(env.spawn.as_ref(), move || {
             #[cfg(target_env = "gnu")]
             if gnu::memory().is_some_and(|memory| keeps_too_much(memory, kept)) {

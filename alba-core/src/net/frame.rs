@@ -85,6 +85,18 @@ impl FrameReader {
         Ok(!self.is_empty() || self.fill(stream, FIRST_READ).await? > 0)
     }
 
+    /// How long the payload of the next frame is, which is not consumed; `limit` in bytes.
+    pub async fn peek_length<S: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        limit: usize,
+    ) -> Result<usize, FrameError> {
+        match &self.filling {
+            Some(filling) => Ok(filling.end - filling.start),
+            None => self.length(stream, limit).await,
+        }
+    }
+
     /// The next frame's payload; `limit` in bytes.
     pub async fn frame<S: AsyncRead + Unpin + ?Sized>(
         &mut self,

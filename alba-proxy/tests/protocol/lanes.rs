@@ -1,40 +1,16 @@
 //! What is large is moved by threads that give way to small requests, and small requests are not handed to them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use alba_core::env::spawn::{BlockingWork, Spawn, Task, TaskHandle};
+use alba_core::env::sim::Given;
 use alba_core::env::{Env, real};
 
 use crate::harness::{Harness, request, slices};
 
-/// The threads for bulk, and what they were given.
-struct Bulk {
-    threads: Arc<dyn Spawn>,
-    given: Mutex<Vec<&'static str>>,
-}
-
-impl Bulk {
-    /// Since the last time.
-    fn taken(&self) -> Vec<&'static str> {
-        std::mem::take(&mut self.given.lock().unwrap())
-    }
-}
-
-impl Spawn for Bulk {
-    fn spawn(&self, name: &'static str, task: Task) -> TaskHandle {
-        self.given.lock().unwrap().push(name);
-        self.threads.spawn(name, task)
-    }
-
-    fn run_blocking(&self, work: BlockingWork) {
-        self.threads.run_blocking(work);
-    }
-}
-
 /// Real threads of both kinds.
-fn with_bulk() -> (Harness, Arc<Bulk>) {
+fn with_bulk() -> (Harness, Arc<Given>) {
     let env = real::env();
-    let bulk = Arc::new(Bulk { threads: env.bulk.clone(), given: Mutex::default() });
+    let bulk = Given::to(env.bulk.clone());
     (Harness::on(Env { bulk: bulk.clone(), ..env }, |_| {}), bulk)
 }
 
@@ -54,19 +30,56 @@ async fn large_frames_and_answers_are_moved_by_threads_that_give_way() {
     let large = raw.ok(slices(13, "demo", &[("large", &[(0, length)])])).await.str();
     assert!(large == [7; LARGE]);
     assert_eq!(bulk.taken(), ["large request", "large frame"]);
+    // The largest of what is small is that to its end, with manifests and without.
+    for command in [13, 23] {
+        raw.ok(slices(command, "demo", &[("large", &[(5, 64 << 10)])])).await;
+        assert_eq!(bulk.taken(), Vec::<&str>::new(), "{command}");
+    }
+    // Many objects are much work, however little is asked of each.
+    let many: [(&str, &[(i64, i32)]); 17] = [("small", &[(0, 1)]); 17];
+    raw.ok(slices(23, "demo", &many)).await;
+    assert_eq!(bulk.taken(), ["large request"]);
 
     // ApplySequence, one object by value, without a checksum.
     let upload = |data: &[u8]| {
         let none: [(); 0] = [];
-        request(24).str("demo").bool(true).list(&none, |r, ()| r).list(&[data], |r, data| {
-            r.byte(2).str("new").str(data).byte(0)
-        })
+        request(24)
+            .str("demo")
+            .bool(true)
+            .list(&none, |r, ()| r)
+            .list(&[data], |r, data| r.byte(2).str("new").str(data).byte(0))
     };
     raw.ok(upload(&[8; LARGE])).await;
-    assert_eq!(bulk.taken().first(), Some(&"large frame"), "it was received there");
+    // Received there, and all that follows from it is done there.
+    assert_eq!(bulk.taken()[..2], ["large frame", "request"]);
     raw.ok(upload(b"small")).await;
     assert_eq!(bulk.taken(), Vec::<&str>::new());
 
     // And the connection goes on.
     raw.alive().await;
+}
+
+#[tokio::test]
+async fn who_goes_in_the_middle_of_something_large_ends_its_connection_only() {
+    let (harness, bulk) = with_bulk();
+    harness.fake.put("large", vec![7; 1 << 20]);
+    // Half a frame, and half an answer.
+    let mut raw = harness.connect().await;
+    raw.send(&(1_u32 << 20).to_le_bytes()).await;
+    raw.send(&24_u32.to_le_bytes()).await;
+    raw.send(&[0; 200_000]).await;
+    drop(raw);
+    let mut raw = harness.connect().await;
+    raw.send(&slices(13, "demo", &[("large", &[(0, 1 << 20)])]).frame()).await;
+    let mut prefix = [0; 4];
+    tokio::io::AsyncReadExt::read_exact(&mut raw.0, &mut prefix).await.unwrap();
+    drop(raw);
+    let gone = async {
+        while harness.server.connections() > 0 || harness.server.request_bytes() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.expect("they end");
+    assert!(bulk.taken().iter().filter(|name| **name == "large frame").count() >= 2);
+    harness.connect().await.alive().await;
 }

@@ -3,12 +3,37 @@
 //! Clients have connections of their own for what is large, so a connection is one or the other for long. It changes sides after the
 //! first large request, and back after some small ones; only then, since each change costs as much as a small request.
 
+use alba_core::env::osd::{OsdUpdate, ValueSlice};
+use alba_core::wire::asd::Request;
+
 /// Up to this many bytes a request and its answer are small: a value of 64 KiB, as far as clients call them small, with what goes with it (keys,
 /// or the two leaves of 16 KiB that a proven slice begins and ends in, and its proof).
-const SMALL: usize = (64 << 10) + 2 * (16 << 10) + (16 << 10);
+pub(super) const SMALL: usize = (64 << 10) + 2 * (16 << 10) + (16 << 10);
+
+/// More keys than this are much to do, whatever is stored under them.
+const FEW: usize = 16;
+
+/// Does a request take much work or give a large answer, though it is small itself? How large single values are is not known before.
+pub(super) fn works_long(request: &Request) -> bool {
+    let large = |slices: &[ValueSlice]| {
+        let bytes = slices.iter().map(|slice| u64::from(slice.len)).sum::<u64>();
+        usize::try_from(bytes).map_or(true, |bytes| bytes > SMALL)
+    };
+    match request {
+        Request::Apply { batch, .. } => {
+            batch.updates.len() > FEW
+                || batch.updates.iter().any(|update| matches!(update, OsdUpdate::SetFromPeer(..)))
+        }
+        Request::MultiGet { keys, .. } | Request::MultiGet2 { keys, .. } => keys.len() > FEW,
+        Request::PartialGet { slices, .. } => large(slices),
+        Request::ProvenGet { slice, .. } => large(std::slice::from_ref(slice)),
+        Request::RangeEntries { .. } | Request::RangeValidate { .. } => true,
+        _ => false,
+    }
+}
 
 /// Small requests in a row after which a connection counts as one for them again.
-const CHANGED: u32 = 8;
+pub(super) const CHANGED: u32 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {

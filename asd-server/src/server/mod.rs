@@ -13,18 +13,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::osd::OsdUpdate;
 use alba_core::env::{Deadline, DeadlineExceeded, Env, Here, Listener, Stream, elsewhere, within};
 use alba_core::ids::LongId;
 use alba_core::net::asd::serve_prologue;
 use alba_core::net::frame::{FrameError, FrameReader, write_message};
 use alba_core::net::memory::FramePool;
-use alba_core::wire::asd::{AsdError, Command, Request, Response, encode_answer};
+use alba_core::wire::asd::{AsdError, Command, Request, encode_answer};
+use alba_core::wire::llio::Message;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use lane::{Habit, Lane};
+use crate::schedule::Permit;
+use lane::{Habit, Lane, SMALL, works_long};
 pub use service::{Answer, Peer, Peers, Service, ServiceLimits};
 
 /// From this size on a value should lie at a block boundary, so that it goes to the disk from where it lies, in bytes.
@@ -139,17 +140,6 @@ impl From<FrameError> for End {
     }
 }
 
-/// Does it take much work, though neither it nor its answer is large?
-fn works_long(request: &Request) -> bool {
-    match request {
-        Request::Apply { batch, .. } => {
-            batch.updates.iter().any(|update| matches!(update, OsdUpdate::SetFromPeer(..)))
-        }
-        Request::RangeValidate { .. } => true,
-        _ => false,
-    }
-}
-
 impl Server {
     /// A server of `service` under the name `long_id`.
     pub fn new(env: Env, long_id: LongId, service: Arc<Service>, limits: ServerLimits) -> Arc<Self> {
@@ -197,7 +187,7 @@ impl Server {
                 } else {
                     open.stream = self.env.net.adopt(open.stream)?;
                 }
-                self.serve_while(lane, open).await
+                self.clone().serve_while(lane, open).await
             };
             match served.await {
                 Ok(None) => {}
@@ -221,8 +211,9 @@ impl Server {
     }
 
     /// Serves requests as long as they are of this lane. Gives the connection back when they are of the other.
-    async fn serve_while(&self, lane: Lane, mut open: Open) -> Result<Option<Open>, End> {
-        let clock = self.env.clock.as_ref();
+    async fn serve_while(self: Arc<Self>, lane: Lane, mut open: Open) -> Result<Option<Open>, End> {
+        let clock = self.env.clock.clone();
+        let clock = clock.as_ref();
         let mut habit = Habit::of(lane);
         loop {
             let Open { stream, reader, exposure, .. } = &mut open;
@@ -231,6 +222,11 @@ impl Server {
                 return Ok(None);
             }
             let deadline = self.deadline(self.limits.frame_time);
+            // What is too long is said below.
+            let length = within(clock, deadline, reader.peek_length(stream, self.limits.frame)).await?;
+            if lane == Lane::Small && length.is_ok_and(|length| length > SMALL) {
+                return Ok(Some(open));
+            }
             // Its bytes are admitted before they are read, and count until nothing of it is needed any more.
             let frame = reader.frame_in(stream, self.limits.frame, &self.requests, |head| {
                 Request::large_value_at(head, ALIGNED_FROM).unwrap_or(0)
@@ -239,14 +235,26 @@ impl Server {
                 Err(error @ FrameError::TooLong { .. }) => {
                     // Whatever follows cannot be told apart any more: said, and closed.
                     let refusal = Err(AsdError::BadRequest(error.to_string()));
-                    self.send(stream, Command::GetVersion, &refusal).await?;
+                    self.answer_with(stream, Outgoing::of(Command::GetVersion, refusal)?).await?;
                     return Err(error.into());
                 }
                 other => other?,
             };
             let asked = payload.len();
             let (command, answer) = self.answer(payload, *exposure).await;
-            let answered = self.answer_with(stream, command, answer).await?;
+            let answer = Outgoing::of(command, answer)?;
+            let answered = answer.message.len();
+            if lane == Lane::Small && answered > SMALL {
+                // The last one of this lane.
+                let server = self.clone();
+                let send = async move {
+                    let sent = server.answer_with(&mut open.stream, answer).await;
+                    sent.map(|()| open)
+                };
+                let sent = elsewhere(self.env.bulk.as_ref(), "asd answer", send).await;
+                return sent.map_err(|_| End::Gone)?.map(Some);
+            }
+            self.answer_with(stream, answer).await?;
             if habit.after(asked.max(answered)) != lane {
                 return Ok(Some(open));
             }
@@ -274,23 +282,10 @@ impl Server {
         (command, done.unwrap_or_else(|gone| Err(AsdError::Unknown(gone.to_string()))))
     }
 
-    async fn answer_with(
-        &self,
-        stream: &mut Stream,
-        command: Command,
-        answer: Result<Answer, AsdError>,
-    ) -> Result<usize, End> {
-        let (answer, held) = match answer {
-            // Its room is held until it is sent.
-            Ok(mut answer) => {
-                let turn = answer.turn.take();
-                (Ok(answer.response.clone()), Some((answer, turn)))
-            }
-            Err(error) => (Err(error), None),
-        };
-        let (_room, turn) = held.unzip();
-        let mut sending = pin!(self.send(stream, command, &answer));
-        if let Some(Some(turn)) = turn {
+    async fn answer_with(&self, stream: &mut Stream, answer: Outgoing) -> Result<(), End> {
+        let Outgoing { message, turn, _held } = answer;
+        let mut sending = pin!(self.send(stream, &message));
+        if let Some(turn) = turn {
             let sent = within(self.env.clock.as_ref(), self.deadline(KEPT_TURN), &mut sending).await;
             drop(turn);
             if let Ok(sent) = sent {
@@ -300,22 +295,39 @@ impl Server {
         sending.await
     }
 
-    async fn send(
-        &self,
-        stream: &mut Stream,
-        command: Command,
-        answer: &Result<Response, AsdError>,
-    ) -> Result<usize, End> {
-        let message = match encode_answer(command, answer) {
+    async fn send(&self, stream: &mut Stream, message: &Message) -> Result<(), End> {
+        let write = async {
+            write_message(stream, message).await?;
+            stream.flush().await
+        };
+        within(self.env.clock.as_ref(), self.deadline(self.limits.frame_time), write).await??;
+        Ok(())
+    }
+}
+
+/// An answer on its way.
+struct Outgoing {
+    message: Message,
+    /// Of maintenance, which keeps it for a while.
+    turn: Option<Permit>,
+    /// Its room, until it is sent.
+    _held: Option<Answer>,
+}
+
+impl Outgoing {
+    fn of(command: Command, answer: Result<Answer, AsdError>) -> Result<Self, End> {
+        let (answer, held, turn) = match answer {
+            Ok(mut answer) => {
+                let turn = answer.turn.take();
+                (Ok(answer.response.clone()), Some(answer), turn)
+            }
+            Err(error) => (Err(error), None, None),
+        };
+        let message = match encode_answer(command, &answer) {
             Ok(message) => message,
             Err(error) => encode_answer(command, &Err(AsdError::BadRequest(error.to_string())))
                 .map_err(|error| End::Closed(error.to_string()))?,
         };
-        let write = async {
-            write_message(stream, &message).await?;
-            stream.flush().await
-        };
-        within(self.env.clock.as_ref(), self.deadline(self.limits.frame_time), write).await??;
-        Ok(message.len())
+        Ok(Self { message, turn, _held: held })
     }
 }

@@ -125,8 +125,9 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     // Another client is another process: not of the same threads at least.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     // What is measured is the proxy, not how long this thread waits for a processor when its answer is there. Only root may.
-    real::go_before_all();
+    let first = real::go_before_all();
     real::go_first();
+    print("proxy/fairness/client-goes-first", f64::from(u8::from(first)), "0 or 1", None);
     let slices = || own.block_on(load::slices(&cluster, &objects, SLICE, 1, bench.seconds));
     let disk = || limits::small_reads(cluster.scratch(), bench.seconds);
     // The disk in the same seconds; the first ones of the slices go into reading everything once.

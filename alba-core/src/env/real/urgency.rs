@@ -10,21 +10,24 @@
 //! four times as long beside uploads. Where the system allows it ([`go_before_all`]) threads for small requests therefore have the
 //! lowest real-time priority: then slices took little longer than alone, and uploads no longer than before. The kernel leaves a twentieth
 //! of each processor to all others, however much they do (`sched_rt_runtime_us`, or the fair server of Linux 6.12), and whatever such a
-//! thread starts does not inherit it. So whatever moves or computes much must be on threads that give way: frames and answers of more than
-//! 64 KiB, copies between OSDs, what QUIC encrypts, memory that is given back.
+//! thread starts does not inherit it. So whatever moves or computes much must be on threads that give way: large frames and answers,
+//! copies between OSDs, what QUIC encrypts, memory that is given back. And none of them may spin on what an ordinary thread holds: that
+//! may not run before they wait for something.
 //!
 //! It must never stop anything: what gives way still has a ninth of the share of one that does not, also beside strangers. Where the kernel
 //! refuses, everything is as it was.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::env::spawn::{Here, Urgency};
 
 /// The shortest the kernel takes.
 const SHORT: Duration = Duration::from_micros(100);
+
+/// Threads take much less than this to start.
+const SOON: Duration = Duration::from_secs(5);
 
 /// So much nicer is bulk. The kernel gives it a weight of 110, and 1024 to threads for small requests (`sched_prio_to_weight`). With 5 slices took
 /// twice as long beside uploads, with 15 hardly less.
@@ -85,10 +88,36 @@ pub(crate) fn go_soon() {
 }
 
 /// What threads of an executor for small requests do when they start: the first ones, its workers, [`go_first`]; those for blocking work,
-/// which are started later, [`go_soon`].
-pub(crate) fn starting(workers: usize) -> impl Fn() + Send + Sync + 'static {
-    let started = AtomicUsize::new(0);
-    move || if started.fetch_add(1, Ordering::Relaxed) < workers { go_first() } else { go_soon() }
+/// which are started later, [`go_soon`]. Nothing may be given to the executor before its workers [have started](Started::wait).
+pub(crate) fn starting(workers: usize) -> (Started, impl Fn() + Send + Sync + 'static) {
+    let started = Started { threads: Arc::new((Mutex::new(0), Condvar::new())), workers };
+    let threads = started.threads.clone();
+    let start = move || {
+        let (count, more) = &*threads;
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_worker = *count < workers;
+        *count += 1;
+        more.notify_all();
+        drop(count);
+        if is_worker { go_first() } else { go_soon() }
+    };
+    (started, start)
+}
+
+/// How many threads of an executor there have been.
+pub(crate) struct Started {
+    threads: Arc<(Mutex<usize>, Condvar)>,
+    workers: usize,
+}
+
+impl Started {
+    /// Waits until all workers have started. They do so at once; where they do not, some other thread goes first in their place.
+    pub(crate) fn wait(&self) {
+        let (count, more) = &*self.threads;
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = |count: &mut usize| *count < self.workers;
+        drop(more.wait_timeout_while(count, SOON, missing).unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// The calling thread is for bulk from now on.
@@ -223,7 +252,7 @@ mod linux {
 
     #[cfg(test)]
     mod tests {
-        use std::sync::{Mutex, MutexGuard, PoisonError};
+        use std::sync::MutexGuard;
 
         use super::super::*;
         use super::*;
@@ -276,8 +305,15 @@ mod linux {
             const SHOWN: u32 = ROUND_ROBIN | 0x4000_0000;
             let _alone = alone();
             let before = found();
+            // What the daemons do: the executor's worker has started before anything else can.
+            let (started, at_start) = starting(1);
+            let began = std::time::Instant::now();
+            let worker = std::thread::spawn(at_start);
+            started.wait();
+            assert!(began.elapsed() < SOON, "it did not see it");
+            worker.join().unwrap();
             let policies = |may: bool| {
-                let at_start = starting(1);
+                let (_, at_start) = starting(1);
                 std::thread::spawn(move || {
                     at_start();
                     let worker = found().0;

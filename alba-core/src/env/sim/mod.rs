@@ -8,6 +8,7 @@
 mod clock;
 pub mod disk;
 mod executor;
+mod given;
 mod image;
 pub mod memory_osd;
 mod net;
@@ -31,6 +32,7 @@ use thiserror::Error;
 use super::{Env, Moment};
 use executor::{Core, MAIN};
 
+pub use given::Given;
 pub use trace::Trace;
 
 /// Polls without time moving after which a run counts as spinning.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{Osd, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
 use alba_core::env::sim::disk::SimDiskDevice;
-use alba_core::env::sim::{SimNode, Simulation};
+use alba_core::env::sim::{Given, SimNode, Simulation};
 use alba_core::env::{OsdError as Error, osd_conformance, real};
 use alba_core::kv::{Kv, KvError, SimKvDevice};
 use alba_core::net::asd::{AsdClient, AsdClientConfig};
@@ -163,9 +163,8 @@ async fn mix(stream: &mut Stream, reader: &mut FrameReader) {
     }
 }
 
-/// Where there really are two executors.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_changes_executors_with_what_it_carries() {
+/// Serves with real threads and talks on one connection, seeing what the server gives to those for bulk.
+async fn talk_for_real(talk: impl AsyncFnOnce(&mut Stream, &mut FrameReader, &Given)) {
     let directory = tempfile::tempdir().unwrap();
     let env = real::env();
     let parts = EngineParts {
@@ -178,6 +177,8 @@ async fn a_connection_changes_executors_with_what_it_carries() {
     };
     let config = EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 30), ..EngineConfig::default() };
     let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
+    let given = Given::to(env.bulk.clone());
+    let env = Env { bulk: given.clone(), ..env };
     let service = Service::new(env.clone(), ServiceLimits::default());
     service.set_engine(Ok(engine.clone()));
     let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service, ServerLimits::default());
@@ -187,10 +188,53 @@ async fn a_connection_changes_executors_with_what_it_carries() {
     let soon = env.deadline_in(Duration::from_secs(60));
     let talk = async {
         let (mut stream, mut reader) = talk_to(&env, address, soon).await;
-        mix(&mut stream, &mut reader).await;
+        talk(&mut stream, &mut reader, &given).await;
     };
     within(env.clock.as_ref(), soon, talk).await.unwrap();
     engine.close(soon).await;
+}
+
+/// Where there really are two executors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_changes_executors_with_what_it_carries() {
+    talk_for_real(async |stream, reader, _| mix(stream, reader).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_large_or_long_is_not_done_where_small_requests_are() {
+    const LARGE: u32 = 1 << 20;
+    let keys = |count| vec![OsdKey::from_static(b"key"); count];
+    let apply = |len| Request::Apply { batch: put("key", len), priority: Priority::High };
+    let get = |count| Request::MultiGet { keys: keys(count), priority: Priority::High };
+    let part = |len| {
+        let slices = vec![ValueSlice { offset: 0, len }];
+        Request::PartialGet { key: OsdKey::from_static(b"key"), slices, priority: Priority::High }
+    };
+    talk_for_real(async |stream, reader, given| {
+        let mut ask = async |request: Request| {
+            write_message(stream, &request.encode().unwrap()).await.unwrap();
+            let answer = reader.frame(stream, 32 << 20).await.unwrap();
+            assert_eq!(answer[..4], [0; 4]);
+            given.taken()
+        };
+        // The connection changes sides before it is received.
+        assert_eq!(ask(apply(1 << 20)).await, ["asd connection"]);
+        // And back, for the next ones.
+        for request in [part(LARGE), get(1), get(17)] {
+            for _ in 0..lane::CHANGED {
+                ask(part(1)).await;
+            }
+            let long = works_long(&request);
+            let expected: &[&str] = if long { &["asd request", "asd answer"] } else { &["asd answer"] };
+            let seen = ask(request).await;
+            assert_eq!(seen[..expected.len()], *expected, "what follows is for the next request");
+        }
+        for _ in 0..lane::CHANGED {
+            ask(part(1)).await;
+        }
+        assert_eq!(ask(part(4096)).await, Vec::<&str>::new());
+    })
+    .await;
 }
 
 #[test]

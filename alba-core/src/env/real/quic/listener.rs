@@ -57,7 +57,7 @@ pub(super) fn open(
         limits: limits.clone(),
         streams,
     };
-    let task = tokio::spawn(accepting.run()).abort_handle();
+    let task = super::threads::spawn(accepting.run());
     Ok(QuicListener { endpoint, accepted, task })
 }
 
@@ -119,7 +119,7 @@ impl Accepting {
             }
             let (clock, streams) = (self.clock.clone(), self.streams.clone());
             let handshake = Deadline::after(clock.as_ref(), self.limits.handshake);
-            tokio::spawn(async move {
+            super::threads::spawn(async move {
                 if let Err(error) = connection(clock, incoming, handshake, streams).await {
                     tracing::debug!(%error, "QUIC connection ended");
                 }

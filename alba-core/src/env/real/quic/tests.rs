@@ -108,9 +108,9 @@ async fn many_streams_at_once_share_one_connection() {
 #[tokio::test]
 async fn connections_on_threads_of_their_own_are_the_same() {
     // The test, its tasks and the endpoints that they make have one thread.
-    super::threads::ALWAYS.set(true);
+    threads::ALWAYS.set(true);
     many_streams().await;
-    super::threads::ALWAYS.set(false);
+    threads::ALWAYS.set(false);
 }
 
 async fn many_streams() {
@@ -136,6 +136,10 @@ async fn many_streams() {
     }
     assert_eq!(seen.streams.load(Ordering::SeqCst), 400);
     assert_eq!(seen.peers.lock().unwrap().len(), 1, "one connection");
+    if threads::ALWAYS.get() {
+        // Two endpoints, two sides of the connection, and who accepts.
+        assert!(threads::tasks() >= 5, "{}", threads::tasks());
+    }
     server.abort();
 }
 

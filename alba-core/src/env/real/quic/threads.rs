@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::runtime::{Builder, Handle};
+use tokio::task::AbortHandle;
 
 use crate::env::real::{processors, urgency};
 
@@ -32,6 +33,20 @@ pub(super) fn runtime() -> Arc<dyn Runtime> {
         Some(own) => Arc::new(Elsewhere(own)),
         None => Arc::new(TokioRuntime),
     }
+}
+
+/// Starts a task that decrypts or signs, where endpoints made by the calling task run.
+pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    match are_wanted().then(own).flatten() {
+        Some(own) => own.spawn(task).abort_handle(),
+        None => tokio::spawn(task).abort_handle(),
+    }
+}
+
+/// That run there.
+#[cfg(test)]
+pub(super) fn tasks() -> usize {
+    own().map_or(0, |own| own.metrics().num_alive_tasks())
 }
 
 /// The threads of this process, which end with it. None where there cannot be any.
