@@ -155,18 +155,20 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let before_all = go_before_all::<D>(shared.scheduling);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().worker_threads(threads.small.get()).thread_name(D::NAME);
-    let (workers, start) = real::urgency::starting(threads.small.get());
-    if D::GIVES_WAY {
+    let workers = if D::GIVES_WAY {
         runtime.on_thread_start(real::urgency::give_way);
+        None
     } else {
+        let (workers, start) = real::urgency::starting(threads.small.get());
         runtime.on_thread_start(start);
-    }
+        Some(workers)
+    };
     let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(D::NAME, &format!("cannot start its threads: {error}"), 1),
     };
-    if !D::GIVES_WAY {
-        workers.wait();
+    if workers.is_some_and(|workers| !workers.wait()) {
+        tracing::warn!("threads for small requests start late: others may go first in their place");
     }
     let ended = runtime.block_on(serve::<D>(config, arguments, logs, threads.bulk, before_all));
     runtime.shutdown_timeout(RUNTIME_END);

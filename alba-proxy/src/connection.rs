@@ -37,9 +37,6 @@ const FREE: usize = 64 * 1024;
 /// with it.
 const SMALL_ANSWER: usize = 80 * 1024;
 
-/// So long after its deadline something large may still say how it ended.
-const LAST_WORD: Duration = Duration::from_millis(250);
-
 /// A list of empty names takes 4 bytes per name on the wire and 24 in memory, a slice 12 and 16.
 const DECODED: u64 = 8;
 
@@ -60,6 +57,16 @@ enum Close {
     Silently,
     /// After this answer.
     Saying(Refusal),
+}
+
+impl Close {
+    /// Because not all came that was to come; `late` is what to say where there is somebody to hear it.
+    fn without(unfilled: Unfilled, late: impl FnOnce() -> Self) -> Self {
+        match unfilled {
+            Unfilled::Ended => Self::Silently,
+            Unfilled::Late => late(),
+        }
+    }
 }
 
 impl From<io::Error> for Close {
@@ -108,17 +115,13 @@ impl Connection {
     ) -> Result<T, Close> {
         let wire = self.wire.take().ok_or(Close::Silently)?;
         let env = self.shared.env.clone();
-        let there = env.clone();
         let moving = async move {
-            let (wire, done) = work(there.clone(), wire.adopted(&there)?).await;
-            Ok::<_, io::Error>((wire, done))
+            let wire = wire.adopted(&env)?;
+            Ok::<_, io::Error>(work(env, wire).await)
         };
-        // What it does has the deadline; this is for the day on which no thread is there to do it.
-        let last = Deadline(deadline.0.plus(LAST_WORD));
-        let moved = elsewhere(env.bulk.as_ref(), "large frame", moving);
-        let moved = within(env.clock.as_ref(), last, moved).await.map_err(|_| Close::Silently)?;
-        let (wire, done) = moved.map_err(|_| Close::Silently)??;
-        self.wire = Some(wire.adopted(&env)?);
+        let moved = self.shared.as_bulk("large frame", deadline, moving).await;
+        let (wire, done) = moved.map_err(|_| Close::Silently)?.map_err(|_| Close::Silently)??;
+        self.wire = Some(wire.adopted(&self.shared.env)?);
         Ok(done)
     }
 
@@ -137,12 +140,12 @@ impl Connection {
             if self.send(answer, deadline).await.is_ok() {
                 // It may send much. However it ends, the connection does.
                 let goodbye = self.as_bulk(deadline, move |env, mut wire: Wire| async move {
-                    let rest = async {
-                        wire.stream.shutdown().await?;
-                        wire.inbox.discard(&mut wire.stream, usize::MAX).await
+                    let shut = within(env.clock.as_ref(), deadline, wire.stream.shutdown()).await;
+                    let rest = match shut {
+                        Ok(Ok(())) => wire.discard(&env, usize::MAX, deadline).await,
+                        _ => Err(Unfilled::Ended),
                     };
-                    let ended = within(env.clock.as_ref(), deadline, rest).await.is_ok();
-                    (wire, ended)
+                    (wire, rest)
                 });
                 drop(goodbye.await);
             }
@@ -245,10 +248,13 @@ impl Connection {
         let is_large = frame.len() > FREE;
         let (there, asked) = (shared.clone(), *session);
         let work = async move {
+            // It counts for as long as there is anything of the frame, also when the client has gone.
+            let _room = room;
             let mut session = asked;
             let answer = crate::handler::handle(&there, &mut session, frame).await;
             (session, answer)
         };
+        // Whatever it waits for has a deadline of its own: they depend on what is asked.
         let work = async {
             if !is_large {
                 return Ok(work.await);
@@ -271,7 +277,6 @@ impl Connection {
             }
         };
         drop(work);
-        drop(room);
         let (now, answer) = answer.map_err(|_| Close::Silently)?;
         *session = now;
         let answer = answer?;
@@ -316,10 +321,7 @@ impl Connection {
             });
             filled.await?
         };
-        filled.map_err(|unfilled| match unfilled {
-            Unfilled::Ended => Close::Silently,
-            Unfilled::Late => late(),
-        })
+        filled.map_err(|unfilled| Close::without(unfilled, late))
     }
 
     /// Drops a frame of `whole` bytes as it arrives.
@@ -330,15 +332,10 @@ impl Connection {
         late: impl FnOnce() -> Close,
     ) -> Result<(), Close> {
         let dropped = self.as_bulk(deadline, move |env, mut wire: Wire| async move {
-            let dropped = wire.inbox.discard(&mut wire.stream, whole);
-            let dropped = within(env.clock.as_ref(), deadline, dropped).await;
+            let dropped = wire.discard(&env, whole, deadline).await;
             (wire, dropped)
         });
-        match dropped.await? {
-            Ok(Ok(true)) => Ok(()),
-            Ok(_) => Err(Close::Silently),
-            Err(_) => Err(late()),
-        }
+        dropped.await?.map_err(|unfilled| Close::without(unfilled, late))
     }
 
     /// Until when `bytes` must have moved.

@@ -10,7 +10,9 @@ use std::time::Duration;
 use alba_client::ClientError;
 use alba_core::config::Live;
 use alba_core::daemon::StopSignal;
-use alba_core::env::{Deadline, Env, Listener, SMALL_REQUEST, Stream, TaskGone, elsewhere, within};
+use alba_core::env::{
+    Deadline, DeadlineExceeded, Env, Listener, SMALL_REQUEST, Stream, TaskGone, elsewhere, within,
+};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
@@ -90,11 +92,23 @@ impl Shared {
         if bytes <= SMALL_REQUEST {
             return self.within(deadline, work).await;
         }
-        let gone = |gone: TaskGone| ClientError::Internal(gone.to_string());
-        let done = async { elsewhere(self.env.bulk.as_ref(), "large request", work).await.map_err(gone)? };
+        match self.as_bulk("large request", deadline, work).await {
+            Ok(Ok(done)) => Ok(done?),
+            Ok(Err(gone)) => Err(ClientError::Internal(gone.to_string()).into()),
+            Err(exceeded) => Err(Refusal::unknown(exceeded)),
+        }
+    }
+
+    /// Does `work`, which keeps `deadline` itself, on threads that give way to small requests.
+    pub(crate) async fn as_bulk<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        deadline: Deadline,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<Result<T, TaskGone>, DeadlineExceeded> {
         // What it says at its deadline has a way to go, and says more than that it was late.
         let last = Deadline(deadline.0.plus(LAST_WORD));
-        self.within(last, done).await
+        within(self.env.clock.as_ref(), last, elsewhere(self.env.bulk.as_ref(), name, work)).await
     }
 }
 

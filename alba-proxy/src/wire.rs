@@ -20,6 +20,19 @@ pub(crate) enum Unfilled {
     Late,
 }
 
+/// Waits for `reading`, which is false where the client's side ended before all was there.
+async fn arrived(
+    env: &Env,
+    deadline: Deadline,
+    reading: impl Future<Output = io::Result<bool>>,
+) -> Result<(), Unfilled> {
+    match within(env.clock.as_ref(), deadline, reading).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false) | Err(_)) => Err(Unfilled::Ended),
+        Err(_) => Err(Unfilled::Late),
+    }
+}
+
 /// See the module.
 pub(crate) struct Wire {
     pub(crate) stream: Stream,
@@ -43,12 +56,17 @@ impl Wire {
         wanted: usize,
         deadline: Deadline,
     ) -> Result<(), Unfilled> {
-        let read = self.inbox.read_until(&mut self.stream, wanted);
-        match within(env.clock.as_ref(), deadline, read).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false) | Err(_)) => Err(Unfilled::Ended),
-            Err(_) => Err(Unfilled::Late),
-        }
+        arrived(env, deadline, self.inbox.read_until(&mut self.stream, wanted)).await
+    }
+
+    /// Drops `len` bytes as they arrive.
+    pub(crate) async fn discard(
+        &mut self,
+        env: &Env,
+        len: usize,
+        deadline: Deadline,
+    ) -> Result<(), Unfilled> {
+        arrived(env, deadline, self.inbox.discard(&mut self.stream, len)).await
     }
 
     /// Sends an answer without copying its parts together.

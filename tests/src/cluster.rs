@@ -267,20 +267,14 @@ impl Cluster {
         });
     }
 
-    /// SIGKILL to everything, in the order that `shuffle` makes; the supervisor too.
+    /// SIGKILL to everything, in the order that `shuffle` makes; the supervisor too. What they listened at is free then.
     pub fn kill_everything(&mut self, shuffle: impl FnOnce(&mut Vec<Process>)) {
         let mut processes = self.processes();
         shuffle(&mut processes);
         for process in &processes {
             process.signal(Signal::KILL);
         }
-        self.wait_dead(&processes.iter().map(|process| process.pid).collect::<Vec<_>>());
-        self.end();
-    }
-
-    /// Kills whatever is left and collects it; what they listened at is free then.
-    fn end(&mut self) {
-        let mut killed: BTreeSet<u32> = BTreeSet::new();
+        let mut killed: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
         wait::until("everything is dead", Duration::from_secs(20), || {
             let left = self.processes();
             left.iter().for_each(|process| process.signal(Signal::KILL));

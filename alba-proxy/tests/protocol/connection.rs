@@ -7,17 +7,7 @@ use alba_core::daemon::Context;
 use alba_core::env::real;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::harness::{Harness, PROLOGUE, Raw, hex, request, slices};
-
-/// Until something is so, at most ten (possibly simulated) minutes.
-async fn until(mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(Duration::from_secs(600), wait).await.expect("it never came true");
-}
+use crate::harness::{Harness, PROLOGUE, Raw, hex, request, slices, until};
 
 #[tokio::test]
 async fn a_wrong_magic_is_closed_without_a_word() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use alba_core::env::{Env, real};
 use alba_proxy::{ProxyConfig, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::{sleep, timeout};
 
 use crate::fake::Fake;
 
@@ -53,6 +54,16 @@ impl Harness {
         raw.send(&hex(PROLOGUE)).await;
         raw
     }
+}
+
+/// Until something is so, at most ten (possibly simulated) minutes.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(600), wait).await.expect("it never came true");
 }
 
 /// The bytes of a hex string.
@@ -112,7 +123,7 @@ impl Raw {
     pub async fn closed(&mut self) {
         let mut rest = Vec::new();
         // A reset is as good as an end.
-        drop(tokio::time::timeout(Duration::from_secs(600), self.0.read_to_end(&mut rest)).await.unwrap());
+        drop(timeout(Duration::from_secs(600), self.0.read_to_end(&mut rest)).await.unwrap());
         assert_eq!(rest, b"", "bytes before the end");
     }
 

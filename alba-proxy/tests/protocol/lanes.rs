@@ -5,7 +5,7 @@ use std::sync::Arc;
 use alba_core::env::sim::Given;
 use alba_core::env::{Env, real};
 
-use crate::harness::{Harness, request, slices};
+use crate::harness::{Harness, request, slices, until};
 
 /// Real threads of both kinds.
 fn with_bulk() -> (Harness, Arc<Given>) {
@@ -74,12 +74,7 @@ async fn who_goes_in_the_middle_of_something_large_ends_its_connection_only() {
     let mut prefix = [0; 4];
     tokio::io::AsyncReadExt::read_exact(&mut raw.0, &mut prefix).await.unwrap();
     drop(raw);
-    let gone = async {
-        while harness.server.connections() > 0 || harness.server.request_bytes() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.expect("they end");
+    until(|| harness.server.connections() == 0 && harness.server.request_bytes() == 0).await;
     assert!(bulk.taken().iter().filter(|name| **name == "large frame").count() >= 2);
     harness.connect().await.alive().await;
 }

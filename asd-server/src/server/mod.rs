@@ -187,7 +187,7 @@ impl Server {
                 } else {
                     open.stream = self.env.net.adopt(open.stream)?;
                 }
-                self.clone().serve_while(lane, open).await
+                self.serve_while(lane, open).await
             };
             match served.await {
                 Ok(None) => {}
@@ -211,9 +211,8 @@ impl Server {
     }
 
     /// Serves requests as long as they are of this lane. Gives the connection back when they are of the other.
-    async fn serve_while(self: Arc<Self>, lane: Lane, mut open: Open) -> Result<Option<Open>, End> {
-        let clock = self.env.clock.clone();
-        let clock = clock.as_ref();
+    async fn serve_while(self: &Arc<Self>, lane: Lane, mut open: Open) -> Result<Option<Open>, End> {
+        let clock = self.env.clock.as_ref();
         let mut habit = Habit::of(lane);
         loop {
             let Open { stream, reader, exposure, .. } = &mut open;
@@ -222,10 +221,12 @@ impl Server {
                 return Ok(None);
             }
             let deadline = self.deadline(self.limits.frame_time);
-            // What is too long is said below.
-            let length = within(clock, deadline, reader.peek_length(stream, self.limits.frame)).await?;
-            if lane == Lane::Small && length.is_ok_and(|length| length > SMALL) {
-                return Ok(Some(open));
+            if lane == Lane::Small {
+                let length = within(clock, deadline, reader.peek_length(stream, self.limits.frame)).await?;
+                // Whatever is wrong with it is said below.
+                if length.is_ok_and(|length| length > SMALL) {
+                    return Ok(Some(open));
+                }
             }
             // Its bytes are admitted before they are read, and count until nothing of it is needed any more.
             let frame = reader.frame_in(stream, self.limits.frame, &self.requests, |head| {

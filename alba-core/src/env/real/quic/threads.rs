@@ -55,7 +55,7 @@ fn own() -> Option<Handle> {
     let start = || {
         let built = Builder::new_multi_thread()
             .enable_all()
-            // As many as keep two of four processors busy with encryption, which is more than a disk gives.
+            // Half of the processors, and four at most, encrypt more than a disk gives.
             .worker_threads((processors().get() / 2).clamp(1, 4))
             .thread_name("quic")
             .on_thread_start(urgency::go_soon)
