@@ -339,6 +339,18 @@ async fn an_osd_is_emptied_jobs_find_all_damage_and_objects_are_stored_anew() {
     })
     .await;
 
+    // What was moved, or repaired by two at once, may be in two places until it is cleared away.
+    wait::until_async("each fragment is in one place", Duration::from_secs(120), async || {
+        let mut all = Vec::new();
+        for index in 0..12 {
+            all.extend(Device::of(&cluster, index).fragments(namespace).await);
+        }
+        let of = |fragment| all.iter().filter(|(_, at)| (at.chunk.0, at.fragment.0) == (0, fragment)).count();
+        let found = (of(1), of(5));
+        if found == (COUNT, COUNT) { Ok(()) } else { Err(format!("{found:?} of {COUNT}")) }
+    })
+    .await;
+
     // Damage: of the first chunk of each object one fragment has other bytes, and another one is gone.
     let mut hurt = (0, 0);
     for index in (0..12).filter(|index| *index != 2) {
