@@ -66,8 +66,7 @@ fn main() {
     let stored = capacity * FULL * number("ALBA_BENCH_FILL", 60) / 100;
     let mut cluster = start(capacity);
     cluster.alba(&["pause-task", "rebalance"]).unwrap();
-    // Long before the rounds: giving back the blocks of its files keeps a disk busy for seconds after they are gone, and the first
-    // round without moves would look worse than it is.
+    // Long before the rounds: a disk may be busy with giving back the blocks of its files after they are gone.
     let copy = fastest_copy(cluster.scratch(), 1 << 20, as_f64(capacity * FULL / 10));
     print("rebalance/copy", copy, "MB/s", None);
     store_sliced(&cluster);
