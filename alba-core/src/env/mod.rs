@@ -15,6 +15,7 @@ pub mod real;
 pub mod rng;
 pub mod sim;
 pub mod spawn;
+pub mod turns;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub use net::{Connector, Endpoint, Listener, Net, Stream};
 pub use osd::{Osd, OsdError};
 pub use rng::Rng;
 pub use spawn::{Here, Spawn, TaskGone, TaskHandle, Urgency, blocking, computing, elsewhere};
+pub use turns::{DeviceTurn, DeviceTurns, Direction, NoTurns};
 
 /// Requests that move up to this many bytes are small: it is little to compute, and less than a connection has under way.
 pub const SMALL_REQUEST: u64 = 64 << 10;

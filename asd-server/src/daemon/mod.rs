@@ -8,13 +8,15 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::daemon::{Context, Daemon, Threads};
 use alba_core::env::real::disk::{IoConfig, RealDisk};
 use alba_core::env::real::quic;
-use alba_core::env::{Env, Listener, within};
+use alba_core::env::real::turns::SharedTurns;
+use alba_core::env::{DeviceTurns, Env, Listener, NoTurns, within};
 use anyhow::Context as _;
 
 use crate::config::{AsdSection, Config};
@@ -82,7 +84,7 @@ impl Daemon for AsdDaemon {
             schedule: section.schedule(),
             ..ServiceLimits::default()
         };
-        let service = Service::new(env.clone(), limits);
+        let service = Service::beside_others(env.clone(), limits, turns(home.directory()));
         let peers = home.peers();
         service.peers().keep_in(&peers).with_context(|| format!("cannot read {}", peers.display()))?;
         let identity = home.identity.clone();
@@ -169,6 +171,16 @@ async fn listen_to_members(env: &Env, section: &AsdSection) -> anyhow::Result<Op
     let listener = quic::listen(env.clock.clone(), &identity, at, quic::ASD, &limits).await?;
     tracing::info!(%at, "serving members of the cluster over QUIC");
     Ok(Some(listener))
+}
+
+/// The turns of the device that `directory` is on. Without them it is only that clients wait a little longer.
+fn turns(directory: &Path) -> Arc<dyn DeviceTurns> {
+    match SharedTurns::of(directory) {
+        Ok(Some(turns)) => return Arc::new(turns),
+        Ok(None) => tracing::debug!("the data directory is on no block device: no turns with others"),
+        Err(error) => tracing::debug!(%error, "no turns with others on the same device"),
+    }
+    Arc::new(NoTurns)
 }
 
 /// What an operator should know at the start.

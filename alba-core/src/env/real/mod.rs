@@ -7,6 +7,7 @@ pub mod disk;
 pub mod quic;
 mod socket_file;
 mod tcp;
+pub mod turns;
 pub(crate) mod urgency;
 
 use std::num::NonZero;

@@ -1,5 +1,6 @@
 //! What a request does: from decoded request to answer, on the engine.
 
+mod beside;
 mod copy;
 mod names;
 mod peers;
@@ -7,12 +8,11 @@ mod proofs;
 mod reads;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::osd::{Osd, OsdBatch, OsdUpdate, Priority};
-use alba_core::env::{Deadline, Env, Moment, within};
+use alba_core::env::{Deadline, DeviceTurns, Env, Moment, NoTurns, within};
 use alba_core::wire::asd::{
     AsdError, AsdStatistics, CLIENT_OPERATIONS, Command, Request, Response, Slowness,
 };
@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Engine;
 use crate::schedule::{Gate, Permit, ScheduleLimits, cost};
+use beside::Clients;
 use names::class;
 pub use peers::{Peer, Peers};
 
@@ -97,8 +98,9 @@ pub struct Service {
     gate: Arc<Gate>,
     peers: Arc<Peers>,
     copies: Semaphore,
-    /// Values read and batches written by clients.
-    client_operations: AtomicU64,
+    /// Values read and batches written by them.
+    clients: Clients,
+    turns: Arc<dyn DeviceTurns>,
     state: Mutex<State>,
 }
 
@@ -114,6 +116,11 @@ struct State {
 impl Service {
     /// A service without an engine yet: every operation on data is answered with an error.
     pub fn new(env: Env, limits: ServiceLimits) -> Arc<Self> {
+        Self::beside_others(env, limits, Arc::new(NoTurns))
+    }
+
+    /// The same on a device where other daemons have their data, too.
+    pub fn beside_others(env: Env, limits: ServiceLimits, turns: Arc<dyn DeviceTurns>) -> Arc<Self> {
         let units = usize::try_from(limits.answers / ROOM).unwrap_or(Semaphore::MAX_PERMITS).max(1);
         let state = State {
             engine: Err("it is starting".into()),
@@ -130,7 +137,8 @@ impl Service {
             gate: Gate::new(env.clock.clone(), limits.schedule),
             peers: Arc::new(Peers::new(env.clone())),
             copies: Semaphore::new(copy::AT_ONCE),
-            client_operations: AtomicU64::new(0),
+            clients: Clients::default(),
+            turns,
             state: Mutex::new(state),
             env,
             limits,
@@ -156,7 +164,7 @@ impl Service {
     pub fn health(&self) -> String {
         let told = self.lock().health.clone();
         let Ok(mut object) = serde_json::from_str::<serde_json::Map<_, _>>(&told) else { return told };
-        object.insert(CLIENT_OPERATIONS.to_owned(), self.client_operations.load(Ordering::Relaxed).into());
+        object.insert(CLIENT_OPERATIONS.to_owned(), self.clients.count().into());
         serde_json::Value::Object(object).to_string()
     }
 
@@ -178,10 +186,10 @@ impl Service {
     /// Answers one request.
     pub async fn answer(&self, request: Request, deadline: Deadline) -> Result<Answer, AsdError> {
         let command = request.command();
-        if is_client_operation(&request) {
-            self.client_operations.fetch_add(1, Ordering::Relaxed);
-        }
         let begun = self.env.clock.now();
+        if is_client_operation(&request) {
+            self.clients.asked(begun);
+        }
         if command != Command::Slowness {
             self.be_slow(deadline).await?;
         }
@@ -262,6 +270,7 @@ impl Service {
         let copied = copy::copied(&batch);
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
         let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
+        let _device = self.turn_to_write(priority).await;
         let applied = engine.apply(batch, priority, deadline).await;
         applied.map_err(|error| Self::refused(&copied, error.into()))
     }

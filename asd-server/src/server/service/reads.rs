@@ -1,6 +1,7 @@
 //! Operations that answer with values: their bytes are bounded before they are read.
 //!
-//! The order is always the same: first room in memory for the answer, then a turn at the disk, then the engine. A
+//! The order is always the same: first room in memory for the answer, then a turn at the disk, then the engine (maintenance beside clients:
+//! with the device's turn, given back when it has answered). A
 //! client's turn ends when the engine has answered, so that who reads slowly keeps nobody from the disk; maintenance keeps
 //! its turn a little longer. The room ends when the answer is sent.
 
@@ -83,7 +84,9 @@ impl Service {
         let bytes = engine.size_of(keys.clone(), deadline).await?;
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(keys.len(), bytes), deadline).await?;
+        let device = self.turn_to_read(priority, bytes).await;
         let values = engine.multi_get(keys, priority, deadline).await?;
+        drop(device);
         Ok(Answer { response: Response::Values(values), _room: Some(room), turn: kept(turn, priority) })
     }
 
@@ -98,7 +101,9 @@ impl Service {
         let bytes = slices.iter().map(|slice| u64::from(slice.len)).sum();
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(slices.len(), bytes), deadline).await?;
+        let device = self.turn_to_read(priority, bytes).await;
         let found = engine.partial_get(key, slices, priority, deadline).await?;
+        drop(device);
         Ok(Answer { response: Response::Slices(found), _room: Some(room), turn: kept(turn, priority) })
     }
 
@@ -120,6 +125,7 @@ impl Service {
                 break;
             }
             let _turn = self.gate.admit(priority, cost::transfer(1, size), deadline).await?;
+            let _device = self.turn_to_read(priority, size).await;
             let found = engine.multi_get(vec![key.clone()], priority, deadline).await?.pop().flatten();
             // None: deleted since the listing.
             items.extend(found.map(|value| StoredEntry { key, value }));
@@ -145,6 +151,7 @@ impl Service {
                 let size = engine.size_of(vec![key.clone()], deadline).await?;
                 let _room = self.room(size, priority, deadline).await?;
                 let _turn = self.gate.admit(priority, cost::transfer(1, size), deadline).await?;
+                let _device = self.turn_to_read(priority, size).await;
                 match engine.multi_get(vec![key.clone()], priority, deadline).await {
                     Ok(found) => {
                         if let Some(stored) = found.into_iter().next().flatten() {

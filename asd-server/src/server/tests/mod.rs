@@ -1,5 +1,6 @@
 //! The server over connections: the contract, and clients that misbehave.
 
+mod beside;
 mod copy;
 mod exposure;
 mod extensions;
@@ -11,7 +12,7 @@ use alba_core::checksum::Checksum;
 use alba_core::env::osd::{Osd, OsdBatch, OsdError, OsdKey, OsdUpdate, Priority, StoredValue, ValueSlice};
 use alba_core::env::sim::disk::SimDiskDevice;
 use alba_core::env::sim::{Given, SimNode, Simulation};
-use alba_core::env::{OsdError as Error, osd_conformance, real};
+use alba_core::env::{DeviceTurns, NoTurns, OsdError as Error, osd_conformance, real};
 use alba_core::kv::{Kv, KvError, SimKvDevice};
 use alba_core::net::asd::{AsdClient, AsdClientConfig};
 use alba_core::wire::asd::{Slowness, encode_prologue};
@@ -110,6 +111,17 @@ fn run<T>(limits: ServerLimits, scenario: impl AsyncFnOnce(Asd) -> T) -> T {
 
 /// Starts an ASD on a machine of its own.
 async fn serve(simulation: &Simulation, number: u32, long_id: &'static str, limits: ServerLimits) -> Asd {
+    serve_beside(simulation, number, long_id, limits, Arc::new(NoTurns)).await
+}
+
+/// The same on a device with these turns.
+async fn serve_beside(
+    simulation: &Simulation,
+    number: u32,
+    long_id: &'static str,
+    limits: ServerLimits,
+    turns: Arc<dyn DeviceTurns>,
+) -> Asd {
     let node = simulation.node(number);
     let env = node.env();
     let parts = EngineParts {
@@ -122,7 +134,7 @@ async fn serve(simulation: &Simulation, number: u32, long_id: &'static str, limi
     };
     let config = EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 40), ..EngineConfig::default() };
     let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
-    let service = Service::new(env.clone(), ServiceLimits::default());
+    let service = Service::beside_others(env.clone(), ServiceLimits::default(), turns);
     service.set_engine(Ok(engine.clone()));
     let server = Server::new(env.clone(), LongId::new(long_id).unwrap(), service.clone(), limits);
     let strangers = env.net.listen(node.address(DIRECT_READS)).await.unwrap();

@@ -1,0 +1,88 @@
+//! What maintenance does beside clients: it takes turns with the other ASDs whose data is on the same device.
+//!
+//! Each ASD lets little of it run at once while clients are there ([`crate::schedule`]), but several on one disk are as much as they are
+//! many. A client's write is felt most: it waits for the flushes of all.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alba_core::env::osd::Priority;
+use alba_core::env::{DeviceTurn, Direction, Moment};
+
+use super::Service;
+
+/// So long after the last request of a client others are to be expected; agents wait as long before they let all go on at once.
+const CLIENTS: Duration = Duration::from_secs(2);
+
+/// Reads of more than this many bytes take turns. For smaller ones waiting would be longer than reading.
+const LARGE: u64 = 64 << 10;
+
+/// What clients asked for.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    count: AtomicU64,
+    /// When the last one asked, in microseconds; one more, since 0 says that none has.
+    last: AtomicU64,
+}
+
+impl Clients {
+    /// One asks for something.
+    pub(super) fn asked(&self, now: Moment) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(now.0.as_micros()).unwrap_or(u64::MAX);
+        self.last.fetch_max(micros.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// How often they asked.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Has one asked lately?
+    fn are_there(&self, now: Moment) -> bool {
+        let Some(last) = self.last.load(Ordering::Relaxed).checked_sub(1) else { return false };
+        now.since(Moment(Duration::from_micros(last))) < CLIENTS
+    }
+}
+
+impl Service {
+    /// The turn of the device for reading `bytes`, where one is to be taken. It is given back when they are in memory.
+    pub(super) async fn turn_to_read(&self, priority: Priority, bytes: u64) -> Option<DeviceTurn> {
+        if bytes > LARGE { self.turn_to(Direction::Read, priority).await } else { None }
+    }
+
+    /// The same for writing: however little it is, it is flushed.
+    pub(super) async fn turn_to_write(&self, priority: Priority) -> Option<DeviceTurn> {
+        self.turn_to(Direction::Write, priority).await
+    }
+
+    async fn turn_to(&self, direction: Direction, priority: Priority) -> Option<DeviceTurn> {
+        let asked = self.env.clock.now();
+        if priority == Priority::High || !self.clients.are_there(asked) {
+            return None;
+        }
+        let turn = self.turns.take(direction).await?;
+        let waited = self.env.clock.now().since(asked).as_secs_f64();
+        metrics::histogram!("alba_osd_device_turn_seconds", "direction" => direction.name()).record(waited);
+        Some(turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_there_for_a_while_after_each_request() {
+        let at = |millis| Moment(Duration::from_millis(millis));
+        let clients = Clients::default();
+        assert!(!clients.are_there(at(0)), "none has ever asked");
+        clients.asked(at(0));
+        assert_eq!([0, 1999, 2000].map(|millis| clients.are_there(at(millis))), [true, true, false]);
+        clients.asked(at(5000));
+        // Two that ask at the same time may be noted in the other order.
+        clients.asked(at(4999));
+        assert_eq!([6999, 7000].map(|millis| clients.are_there(at(millis))), [true, false]);
+        assert_eq!(clients.count(), 3);
+    }
+}

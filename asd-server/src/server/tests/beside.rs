@@ -1,0 +1,86 @@
+//! When maintenance takes turns at the device with other daemons.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alba_core::env::{DeviceTurn, Direction};
+use alba_core::range::RangeQuery;
+use async_trait::async_trait;
+
+use super::*;
+
+/// Turns that can be had at once, and are noted.
+#[derive(Default)]
+struct Noted {
+    taken: Mutex<Vec<Direction>>,
+    held: Arc<AtomicUsize>,
+}
+
+struct Held(Arc<AtomicUsize>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl DeviceTurns for Noted {
+    async fn take(&self, direction: Direction) -> Option<DeviceTurn> {
+        self.taken.lock().unwrap().push(direction);
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Some(DeviceTurn::new(Held(self.held.clone())))
+    }
+}
+
+const LARGE: usize = 1 << 20;
+
+#[test]
+fn maintenance_takes_turns_at_the_device_beside_clients_and_only_for_what_is_felt() {
+    let simulation = Simulation::new(5);
+    let scenario = async {
+        let turns = Arc::new(Noted::default());
+        let asd = serve_beside(&simulation, 1, LONG_ID, ServerLimits::default(), turns.clone()).await;
+        let (osd, clock) = (asd.osd(), asd.client.env().clock);
+        let taken = || {
+            assert_eq!(turns.held.load(Ordering::Relaxed), 0, "given back before the answer");
+            std::mem::take(&mut *turns.taken.lock().unwrap())
+        };
+        let get = async |key: &'static str, priority| {
+            let found = osd.multi_get(vec![key.into()], priority, asd.deadline()).await.unwrap();
+            assert!(found[0].is_some());
+            taken()
+        };
+        let set = async |name, len, priority| {
+            osd.apply(put(name, len), priority, asd.deadline()).await.unwrap();
+            taken()
+        };
+        assert_eq!(set("large", LARGE, Priority::Low).await, [], "no client has ever been there");
+        assert_eq!(get("large", Priority::Low).await, []);
+        assert_eq!(set("small", 1 << 10, Priority::High).await, [], "a client waits for nobody");
+        assert_eq!(get("large", Priority::High).await, []);
+        assert_eq!(set("large", LARGE, Priority::Low).await, [Direction::Write]);
+        assert_eq!(set("tag", 8, Priority::Low).await, [Direction::Write], "it is flushed, too");
+        assert_eq!(get("large", Priority::Low).await, [Direction::Read]);
+        assert_eq!(get("small", Priority::Low).await, []);
+        let slice = |len| vec![ValueSlice { offset: 0, len }];
+        for (len, expected) in [(4096, vec![]), (100_000, vec![Direction::Read])] {
+            osd.partial_get("large".into(), slice(len), Priority::Low, asd.deadline()).await.unwrap();
+            assert_eq!(taken(), expected);
+        }
+        for verify in [false, true] {
+            let (query, priority) = (RangeQuery::all(), Priority::Low);
+            let request = if verify {
+                Request::RangeValidate { query, verify_checksum: true, show_all: true, priority }
+            } else {
+                Request::RangeEntries { query, priority }
+            };
+            assert!(asd.service.answer(request, asd.deadline()).await.is_ok());
+            assert_eq!(taken(), [Direction::Read], "of three values one is large");
+        }
+        clock.sleep_until(clock.now().plus(Duration::from_secs(2))).await;
+        assert_eq!(get("large", Priority::Low).await, [], "the client has gone");
+        assert_eq!(set("large", LARGE, Priority::Low).await, []);
+    };
+    simulation.run(LIMIT, scenario).unwrap();
+}
