@@ -213,8 +213,10 @@ mod tests {
         let mut own = one.take(Direction::Read);
         assert!((&mut own).now_or_never().is_none(), "one of the same process waits as well");
         drop(read);
-        let turns = [next.await.is_some(), own.await.is_some(), one.take(Direction::Read).await.is_some()];
-        assert_eq!(turns, [true; 3]);
+        // Each is given back at the end of its line.
+        assert!(next.await.is_some());
+        assert!(own.await.is_some());
+        assert!(one.take(Direction::Read).await.is_some());
         drop(write);
         assert!(one.take(Direction::Write).await.is_some());
     }
