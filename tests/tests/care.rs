@@ -277,8 +277,8 @@ async fn agents_know_whether_clients_are_there_and_move_little_at_once_beside_th
     let file = cluster.scratch().join("file");
     content::write_file(&file, "content", 10_000).unwrap();
     let begun = Instant::now();
-    // Repair one for each four of twelve OSDs, moves one for each eight or a part of them.
-    while let Err(seen) = expect(1.0, [3.0, 2.0]) {
+    // Repair one for each two of twelve OSDs, moves one for each eight or a part of them.
+    while let Err(seen) = expect(1.0, [6.0, 2.0]) {
         assert!(begun.elapsed() < PATIENCE, "clients are not noticed: {seen}");
         user.upload("o", &file, true).await.unwrap();
     }
