@@ -47,7 +47,7 @@ impl SharedTurns {
             device => device?,
         };
         if device.join("partition").exists() {
-            device = device.parent().map_or(device.clone(), Path::to_path_buf);
+            device.pop();
         }
         Self::by(&device.join("stat"), &device.join("size")).map(Some)
     }
@@ -77,7 +77,7 @@ impl DeviceTurns for SharedTurns {
         }
         line.give_up();
         let (path, direction) = (line.path.display(), direction.name());
-        tracing::warn!(%path, direction, "another process keeps its turn at the device: going on without");
+        tracing::warn!(%path, direction, "another one keeps its turn at the device: going on without");
         metrics::counter!("alba_osd_device_turns_given_up_total").increment(1);
         None
     }
@@ -192,20 +192,19 @@ mod tests {
 
     use super::*;
 
-    fn files() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    /// As two processes have them: each has opened the files itself.
+    fn two() -> (SharedTurns, SharedTurns) {
         let directory = tempfile::tempdir().unwrap();
         let (reading, writing) = (directory.path().join("reading"), directory.path().join("writing"));
         File::create(&reading).unwrap();
         File::create(&writing).unwrap();
-        (directory, reading, writing)
+        let turns = || SharedTurns::by(&reading, &writing).unwrap();
+        (turns(), turns())
     }
 
     #[tokio::test]
     async fn one_reads_and_one_writes_at_a_time() {
-        let (_directory, reading, writing) = files();
-        // As two processes: each has opened the files itself.
-        let (one, other) =
-            (SharedTurns::by(&reading, &writing).unwrap(), SharedTurns::by(&reading, &writing).unwrap());
+        let (one, other) = two();
         let read = one.take(Direction::Read).await.expect("nobody else is there");
         let write = other.take(Direction::Write).await.expect("another may write meanwhile");
         let mut next = other.take(Direction::Read);
@@ -223,9 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_stops_waiting_leaves_the_turn_to_others() {
-        let (_directory, reading, writing) = files();
-        let (one, other) =
-            (SharedTurns::by(&reading, &writing).unwrap(), SharedTurns::by(&reading, &writing).unwrap());
+        let (one, other) = two();
         let held = one.take(Direction::Write).await.unwrap();
         assert!(other.take(Direction::Write).now_or_never().is_none(), "begun, and dropped");
         drop(held);
@@ -235,9 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_hangs_is_not_waited_for_twice() {
-        let (_directory, reading, writing) = files();
-        let (one, other) =
-            (SharedTurns::by(&reading, &writing).unwrap(), SharedTurns::by(&reading, &writing).unwrap());
+        let (one, other) = two();
         let held = one.take(Direction::Read).await.unwrap();
         let began = Instant::now();
         assert!(other.take(Direction::Read).await.is_none());

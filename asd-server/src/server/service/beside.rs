@@ -14,7 +14,8 @@ use super::Service;
 /// So long after the last request of a client others are to be expected; agents wait as long before they let all go on at once.
 const CLIENTS: Duration = Duration::from_secs(2);
 
-/// Reads of more than this many bytes take turns. For smaller ones waiting would be longer than reading.
+/// What moves more than this many bytes takes turns. Less is read sooner than waited for, and what an ASD writes of it at once (tags,
+/// deletions) shares one flush, which it would not one after the other.
 const LARGE: u64 = 64 << 10;
 
 /// What clients asked for.
@@ -46,19 +47,18 @@ impl Clients {
 }
 
 impl Service {
-    /// The turn of the device for reading `bytes`, where one is to be taken. It is given back when they are in memory.
-    pub(super) async fn turn_to_read(&self, priority: Priority, bytes: u64) -> Option<DeviceTurn> {
-        if bytes > LARGE { self.turn_to(Direction::Read, priority).await } else { None }
-    }
-
-    /// The same for writing: however little it is, it is flushed.
-    pub(super) async fn turn_to_write(&self, priority: Priority) -> Option<DeviceTurn> {
-        self.turn_to(Direction::Write, priority).await
-    }
-
-    async fn turn_to(&self, direction: Direction, priority: Priority) -> Option<DeviceTurn> {
+    /// The turn of the device for moving `bytes`, where one is to be taken. It is given back when they are in memory, or safe.
+    pub(super) async fn device_turn(
+        &self,
+        direction: Direction,
+        priority: Priority,
+        bytes: u64,
+    ) -> Option<DeviceTurn> {
+        if priority == Priority::High || bytes <= LARGE {
+            return None;
+        }
         let asked = self.env.clock.now();
-        if priority == Priority::High || !self.clients.are_there(asked) {
+        if !self.clients.are_there(asked) {
             return None;
         }
         let turn = self.turns.take(direction).await?;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::osd::{Osd, OsdBatch, OsdUpdate, Priority};
-use alba_core::env::{Deadline, DeviceTurns, Env, Moment, NoTurns, within};
+use alba_core::env::{Deadline, DeviceTurns, Direction, Env, Moment, NoTurns, within};
 use alba_core::wire::asd::{
     AsdError, AsdStatistics, CLIENT_OPERATIONS, Command, Request, Response, Slowness,
 };
@@ -269,8 +269,9 @@ impl Service {
         let engine = self.engine()?;
         let copied = copy::copied(&batch);
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
-        let _turn = self.gate.admit(priority, batch_cost(&batch), deadline).await?;
-        let _device = self.turn_to_write(priority).await;
+        let cost = batch_cost(&batch);
+        let _turn = self.gate.admit(priority, cost, deadline).await?;
+        let _device = self.device_turn(Direction::Write, priority, cost).await;
         let applied = engine.apply(batch, priority, deadline).await;
         applied.map_err(|error| Self::refused(&copied, error.into()))
     }

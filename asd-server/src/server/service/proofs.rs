@@ -2,8 +2,8 @@
 //! that do not have the root they come with.
 
 use alba_core::blake3_tree::LEAF_BYTES;
-use alba_core::env::Deadline;
 use alba_core::env::osd::{Osd, OsdKey, Priority, ValueSlice};
+use alba_core::env::{Deadline, Direction};
 use alba_core::wire::asd::{AsdError, Response};
 
 use super::reads::kept;
@@ -26,7 +26,7 @@ impl Service {
         let bytes = u64::from(slice.len) + 2 * u64::from(LEAF_BYTES) + PROOF_MAX;
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(1, bytes), deadline).await?;
-        let device = self.turn_to_read(priority, bytes).await;
+        let device = self.device_turn(Direction::Read, priority, bytes).await;
         let proven = engine.proven_get(key, slice, priority, deadline).await?;
         drop(device);
         Ok(Answer { response: Response::Proven(proven), _room: Some(room), turn: kept(turn, priority) })

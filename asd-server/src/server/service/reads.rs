@@ -6,7 +6,7 @@
 //! its turn a little longer. The room ends when the answer is sent.
 
 use alba_core::env::osd::{Osd, OsdError, OsdKey, Priority, ValueSlice};
-use alba_core::env::{Deadline, within};
+use alba_core::env::{Deadline, Direction, within};
 use alba_core::range::{Page, RangeQuery};
 use alba_core::wire::asd::{AsdError, KeyCheck, Response, StoredEntry};
 
@@ -84,7 +84,7 @@ impl Service {
         let bytes = engine.size_of(keys.clone(), deadline).await?;
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(keys.len(), bytes), deadline).await?;
-        let device = self.turn_to_read(priority, bytes).await;
+        let device = self.device_turn(Direction::Read, priority, bytes).await;
         let values = engine.multi_get(keys, priority, deadline).await?;
         drop(device);
         Ok(Answer { response: Response::Values(values), _room: Some(room), turn: kept(turn, priority) })
@@ -101,7 +101,7 @@ impl Service {
         let bytes = slices.iter().map(|slice| u64::from(slice.len)).sum();
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(slices.len(), bytes), deadline).await?;
-        let device = self.turn_to_read(priority, bytes).await;
+        let device = self.device_turn(Direction::Read, priority, bytes).await;
         let found = engine.partial_get(key, slices, priority, deadline).await?;
         drop(device);
         Ok(Answer { response: Response::Slices(found), _room: Some(room), turn: kept(turn, priority) })
@@ -125,7 +125,7 @@ impl Service {
                 break;
             }
             let _turn = self.gate.admit(priority, cost::transfer(1, size), deadline).await?;
-            let _device = self.turn_to_read(priority, size).await;
+            let _device = self.device_turn(Direction::Read, priority, size).await;
             let found = engine.multi_get(vec![key.clone()], priority, deadline).await?.pop().flatten();
             // None: deleted since the listing.
             items.extend(found.map(|value| StoredEntry { key, value }));
@@ -151,7 +151,7 @@ impl Service {
                 let size = engine.size_of(vec![key.clone()], deadline).await?;
                 let _room = self.room(size, priority, deadline).await?;
                 let _turn = self.gate.admit(priority, cost::transfer(1, size), deadline).await?;
-                let _device = self.turn_to_read(priority, size).await;
+                let _device = self.device_turn(Direction::Read, priority, size).await;
                 match engine.multi_get(vec![key.clone()], priority, deadline).await {
                     Ok(found) => {
                         if let Some(stored) = found.into_iter().next().flatten() {
