@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use alba_client::Client;
 use alba_core::config::{Document, Sources, Texts};
@@ -18,6 +19,9 @@ use crate::config::MaintenanceConfig;
 use crate::daemon::MaintenanceDaemon;
 use crate::schedule::{Rhythm, duration_text};
 use crate::tasks;
+
+/// Between two lines about work that goes on.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -93,7 +97,21 @@ async fn once(env: &Env, config: MaintenanceConfig, task: &str) -> anyhow::Resul
     let client = Client::connect(env.clone(), config.engine()).await?;
     let backend = Backend::new(env.clone(), client);
     let agent = Agent::new(backend, new_agent_id(env)?, tasks::all(&config), config);
-    let once = agent.once(task).await?;
+    let once = {
+        let mut ends = std::pin::pin!(agent.once(task));
+        loop {
+            let tick = env.clock.sleep_until(env.clock.now().plus(TELL_EVERY));
+            tokio::select! {
+                biased;
+                once = &mut ends => break once?,
+                () = tick => drop(writeln!(
+                    std::io::stderr().lock(),
+                    "{task}/{}",
+                    agent.board().running(task, env.clock.now())
+                )),
+            }
+        }
+    };
     for part in &once.elsewhere {
         say(&format!("{task}/{part}: another agent has it"));
     }

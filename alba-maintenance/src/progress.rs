@@ -18,9 +18,19 @@ pub struct Progress {
     total: AtomicU64,
     total_known: AtomicBool,
     problems: Mutex<(u64, Vec<String>)>,
+    waits: Mutex<Option<&'static str>>,
 }
 
 impl Progress {
+    /// What the run waits for, when it waits: shown to whoever wonders why nothing is done.
+    pub fn waits_for(&self, what: Option<&'static str>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn waits(&self) -> Option<&'static str> {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// So much more is done.
     pub fn did(&self, things: u64, bytes: u64) {
         self.done.fetch_add(things, Ordering::Relaxed);
@@ -155,6 +165,18 @@ impl Board {
         row.parts.retain(|_, part| part.ended.is_none_or(|ended| now.since(ended).as_secs() < 3600));
     }
 
+    /// What one task does now, in one line.
+    pub fn running(&self, task: &str, now: Moment) -> String {
+        let rows = self.lock();
+        let parts = rows.get(task).into_iter().flat_map(|row| &row.parts);
+        let running = parts.filter(|(_, row)| row.ended.is_none()).map(|(part, row)| {
+            let seconds = now.since(row.began).as_secs();
+            let waits = row.progress.waits().map(|what| format!(", waits for {what}")).unwrap_or_default();
+            format!("{part}: {seconds} s, {} done{waits}", row.progress.done())
+        });
+        running.collect::<Vec<_>>().join("; ")
+    }
+
     /// All of it, as JSON.
     pub fn show(&self, now: Moment) -> Value {
         let rows = self.lock();
@@ -195,6 +217,7 @@ fn show_part(row: &Row, now: Moment) -> Value {
         "bytes": row.progress.bytes(),
         "rate": rate,
         "eta_seconds": eta,
+        "waits_for": row.progress.waits(),
         "error": row.error,
         "problems": row.progress.list(),
     })
@@ -221,10 +244,16 @@ mod tests {
             (&json!("running"), &json!(25), &json!(100))
         );
         assert_eq!((&part["rate"], &part["eta_seconds"]), (&json!(2.5), &json!(30.0)));
+        assert_eq!(board.running("gc", at(20)), "lane-00: 10 s, 25 done");
+        progress.waits_for(Some("uploads"));
+        assert_eq!(board.running("gc", at(21)), "lane-00: 11 s, 25 done, waits for uploads");
+        assert_eq!(board.show(at(21))["gc"]["parts"]["lane-00"]["waits_for"], json!("uploads"));
+        progress.waits_for(None);
         progress.problem("OSD 3 does not answer");
         progress.problem("OSD 4 neither");
         assert_eq!(progress.problems_text().unwrap(), "OSD 3 does not answer (and 1 more)");
         board.end("gc", "lane-00", progress.problems_text(), at(30));
+        assert_eq!(board.running("gc", at(30)), "");
         let shown = board.show(at(31));
         assert_eq!(shown["gc"]["parts"]["lane-00"]["state"], json!("failed"));
         assert_eq!((&shown["gc"]["failures"], &shown["gc"]["done"]), (&json!(1), &json!(25)));

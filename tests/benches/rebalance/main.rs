@@ -6,7 +6,8 @@
 //! for a perfectly even fill. `rebalance/beside`: MB/s (10^6 bytes) moved in rounds beside clients that ask at fixed times, and `rebalance/slice/…`,
 //! `rebalance/put/…`: what slices of 4 KiB and puts of 1 MiB took in these rounds, with rounds without moves in between as the limit.
 //! `rebalance/idle`: what is left, without clients. The agent goes at its default rates. Limit `copy`: as in the bench `repair`.
-//! ALBA_BENCH_ROUNDS (3) of at most ALBA_BENCH_SECONDS (5) each, ALBA_BENCH_SLICES (200) and ALBA_BENCH_PUTS (10) per second; ALBA_BENCH_PROGRAM: another build of the daemons.
+//! ALBA_BENCH_ROUNDS (3) of at most ALBA_BENCH_SECONDS (5) each, ALBA_BENCH_SLICES (200) and ALBA_BENCH_PUTS (10) per second; ALBA_BENCH_PROGRAM: another build of the daemons. ALBA_BENCH_SAMPLES: a file for what each
+//! request took (tests/src/bench/rounds.rs).
 
 // A bench is an edge: it measures real time and prints.
 #![allow(

@@ -183,6 +183,13 @@ impl Rounds {
         let with: Vec<Range<Duration>> = self.with.iter().map(|stretch| stretch.time.clone()).collect();
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let kinds: [(&str, Of); 2] = [("slice", Seen::slices), ("put", Seen::puts)];
+        if let Some(file) = std::env::var_os("ALBA_BENCH_SAMPLES") {
+            let stretches = |name: &str, all: &[Range<Duration>]| -> String {
+                all.iter().map(|s| format!("{name} {:.3} {:.3}\n", ms(s.start), ms(s.end))).collect()
+            };
+            let (on, off) = (stretches("with", &with), stretches("without", &self.without));
+            std::fs::write(file, on + &off + &self.seen.lines()).unwrap();
+        }
         let limit = format!("without {task}");
         for (kind, of) in kinds {
             for (round, (with, without)) in with.iter().zip(&self.without).enumerate() {

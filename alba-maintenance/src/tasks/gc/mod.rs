@@ -108,7 +108,9 @@ impl Gc {
         let newest = info.newest_epoch;
         if let Some(upto) = before(newest).filter(|_| info.min_epoch < newest) {
             if !*waited {
+                run.progress.waits_for(Some("uploads of the last gc_grace to be finished"));
                 run.sleep(self.wait(run.rested)).await;
+                run.progress.waits_for(None);
                 *waited = true;
             }
             reach(Step::GcClosing);
