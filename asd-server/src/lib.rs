@@ -1,6 +1,7 @@
 //! The storage daemon of one disk: an ordered key-value store with atomic conditional batches, behind the ALBA ASD
 //! protocol. It knows keys and bytes, not objects or manifests.
 
+mod beside;
 mod command;
 pub mod config;
 mod daemon;
@@ -20,6 +21,7 @@ pub mod state;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub use beside::Beside;
 pub use daemon::AsdDaemon;
 
 /// Runs the program from its arguments (the first is its name): the daemon, or one of the commands `format`, `fsck`

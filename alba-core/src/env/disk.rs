@@ -43,6 +43,10 @@ pub trait Disk: Send + Sync + 'static {
 
     /// (free, total) bytes of the file system.
     async fn space(&self) -> io::Result<(u64, u64)>;
+
+    /// Somebody waits for small things from the device, perhaps of another daemon: for a second what is large is moved in small pieces,
+    /// which they can come between. It changes nothing else, and may be without effect.
+    fn expect_small(&self) {}
 }
 
 /// An open file.

@@ -33,7 +33,7 @@ mod walk;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use alba_core::checksum::Checksum;
@@ -42,12 +42,14 @@ use alba_core::env::osd::{
     ValueSlice,
 };
 use alba_core::env::spawn::AbortOnDrop;
-use alba_core::env::{Clock, Deadline, Disk, Spawn, TaskHandle, blocking, within};
+use alba_core::env::{Clock, Deadline, DeviceTurn, Direction, Disk, Spawn, TaskHandle, blocking, within};
 use alba_core::kv::KvError;
 use alba_core::range::{Page, RangeQuery};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+use crate::beside::Beside;
 
 pub use format::{BLOCK_BYTES, KEY_MAX, StoreId, VALUE_MAX};
 pub use index::{FjallIndex, IndexStore, Scrubbed};
@@ -167,9 +169,19 @@ struct Shared {
     compacting: Notify,
     /// There may be rows of a deleted range to remove.
     sweeping: Notify,
+    /// Who else uses the device, when that is known.
+    beside: OnceLock<Arc<Beside>>,
 }
 
 impl Shared {
+    /// The turn of the device for moving `bytes` that nobody waits for, where one is to be taken. While it is held nothing must be waited
+    /// for but the device.
+    async fn device_turn(&self, direction: Direction, bytes: u64) -> Option<DeviceTurn> {
+        let beside = self.beside.get().filter(|beside| beside.is_felt(bytes))?;
+        self.sources.disk.expect_small();
+        beside.turn(direction).await
+    }
+
     /// No code panics while it holds the lock, so a poisoned lock holds a sound value.
     fn index(&self) -> Result<Arc<Index>, OsdError> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -255,6 +267,18 @@ impl Engine {
     /// Largest value it takes, in bytes.
     pub fn value_max(&self) -> u32 {
         u32::try_from(self.shared.config.segment_bytes / 2).map_or(VALUE_MAX, |half| half.min(VALUE_MAX))
+    }
+
+    /// What nobody waits for gives way to these from now on. Once only.
+    pub fn work_beside(&self, beside: Arc<Beside>) {
+        // Only a second service of the same engine would come too late.
+        let _ = self.shared.beside.set(beside);
+    }
+
+    /// The turn of the device for moving `bytes` for maintenance, where one is to be taken. It is given back when they are in memory, or
+    /// safe.
+    pub(crate) async fn device_turn(&self, direction: Direction, bytes: u64) -> Option<DeviceTurn> {
+        self.shared.device_turn(direction, bytes).await
     }
 
     /// Makes it refuse data, or take it again, whatever the space.

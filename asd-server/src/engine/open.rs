@@ -41,6 +41,7 @@ impl Engine {
             scrubbing: Notify::new(),
             compacting: Notify::new(),
             sweeping: Notify::new(),
+            beside: OnceLock::new(),
             sources,
             clock,
             store,

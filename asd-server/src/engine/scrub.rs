@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use alba_core::checksum::Checksum;
 use alba_core::env::osd::{OsdError, OsdKey};
-use alba_core::env::{Deadline, blocking, within};
+use alba_core::env::{Deadline, Direction, blocking, within};
 use serde::Serialize;
 
 use super::Shared;
@@ -163,7 +163,10 @@ async fn segment(shared: &Shared, number: u64) -> Result<Option<Scrubbed>, OsdEr
         for (key, entry) in page.values {
             found.values += 1;
             found.bytes += u64::from(entry.len);
-            match check(shared, &key, &entry).await {
+            let turn = shared.device_turn(Direction::Read, entry.len.into()).await;
+            let checked = check(shared, &key, &entry).await;
+            drop(turn);
+            match checked {
                 Ok(()) => {}
                 // Replaced meanwhile?
                 Err(OsdError::Damaged(_)) if !is_current(shared, &key, &entry).await? => {}

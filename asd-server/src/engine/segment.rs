@@ -3,18 +3,21 @@
 use std::io;
 use std::sync::Arc;
 
-use alba_core::env::{Clock, Disk, DiskFile};
+use alba_core::env::{Direction, Disk, DiskFile};
 use bytes::Bytes;
 
+use super::Shared;
 use super::batch::BatchError;
 use super::format::{BLOCK, BLOCK_BYTES, Closing, FormatError, Seed, SegmentHeader, Version, offset};
-use super::rate::Rate;
 
 /// How much of a segment is read at a time when it is read front to back, in bytes. Small: values are stepped over.
 const WINDOW: usize = 32 * 1024;
 
 /// How much is zeroed at a time when a segment is prepared, in bytes.
 const ZEROING: u64 = 1 << 20;
+
+/// Beside clients what was zeroed is safe after so many bytes: a flush of a whole segment keeps theirs waiting for 100 ms and more.
+const FLUSHED: u64 = 4 << 20;
 
 /// The name of a segment's file.
 pub(crate) fn file_name(number: u64) -> String {
@@ -71,13 +74,9 @@ pub(crate) fn is_unfinished(name: &str) -> bool {
     name.starts_with(PREPARING)
 }
 
-/// Makes a file of `len` bytes ready, at a rate.
-pub(crate) async fn prepare(
-    disk: &dyn Disk,
-    nth: u64,
-    len: u64,
-    pace: (&Rate, &dyn Clock),
-) -> io::Result<PreparedFile> {
+/// Makes a file of a segment's size ready, at a rate and beside clients.
+pub(super) async fn prepare(shared: &Shared, nth: u64) -> io::Result<PreparedFile> {
+    let (disk, len) = (shared.sources.disk.as_ref(), shared.config.segment_bytes);
     let name = format!("{PREPARING}{nth:016x}");
     match disk.remove(&name).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -89,9 +88,14 @@ pub(crate) async fn prepare(
         let mut at = 0;
         while at < len {
             let piece = usize::try_from(ZEROING.min(len - at)).map_err(io::Error::other)?;
+            let turn = shared.device_turn(Direction::Write, offset(piece)).await;
             file.write_at(at, vec![zeros.slice(..piece)]).await?;
             at += offset(piece);
-            pace.0.pace(pace.1, offset(piece)).await;
+            if turn.is_some() && at.is_multiple_of(FLUSHED) {
+                file.sync().await?;
+            }
+            drop(turn);
+            shared.rates.preparation.pace(shared.clock.as_ref(), offset(piece)).await;
         }
         file.sync().await
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alba_core::env::osd::{OsdError, OsdKey};
-use alba_core::env::{Deadline, within};
+use alba_core::env::{Deadline, Direction, within};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
@@ -155,7 +155,14 @@ impl Upkeep {
         let mut relocation = empty();
         let (mut bytes, mut count) = (0, 0);
         for (key, entry) in page.values {
-            let moved = match self.read(key, entry).await {
+            // Who is short of room waits for nobody.
+            let turn = match urgency {
+                Urgency::Relaxed => self.shared.device_turn(Direction::Read, entry.len.into()).await,
+                Urgency::Short => None,
+            };
+            let read = self.read(key, entry).await;
+            drop(turn);
+            let moved = match read {
                 Ok(moved) => moved,
                 Err(OsdError::Damaged(_)) => {
                     damaged += 1;
@@ -205,7 +212,12 @@ impl Upkeep {
         if relocation.is_empty() {
             return Ok(());
         }
+        let turn = match urgency {
+            Urgency::Relaxed => self.shared.device_turn(Direction::Write, bytes).await,
+            Urgency::Short => None,
+        };
         self.ask(|answer| Request::Relocate(relocation, answer)).await?;
+        drop(turn);
         metrics::counter!("alba_osd_compacted_bytes_total").increment(bytes);
         if urgency == Urgency::Relaxed {
             self.shared.rates.compaction.pace(self.shared.clock.as_ref(), bytes).await;
@@ -226,11 +238,8 @@ impl Upkeep {
 
     /// Makes one file ready.
     pub(crate) async fn prepare_one(&mut self) -> Result<(), OsdError> {
-        let len = self.shared.config.segment_bytes;
-        let shared = &self.shared;
-        let pace = (&shared.rates.preparation, shared.clock.as_ref());
         self.prepared += 1;
-        let made = segment::prepare(shared.sources.disk.as_ref(), self.prepared, len, pace).await;
+        let made = segment::prepare(&self.shared, self.prepared).await;
         let made = made.map_err(|error| OsdError::Device(format!("cannot make a segment ready: {error}")))?;
         self.ask(|answer| Request::Prepared(made, answer)).await
     }

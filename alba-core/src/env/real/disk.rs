@@ -229,6 +229,10 @@ impl Disk for RealDisk {
         let directory = self.directory.clone();
         self.shared.run(Work::Other, move || space(&directory)).await
     }
+
+    fn expect_small(&self) {
+        self.shared.pieces.expect_small();
+    }
 }
 
 /// Does the file system of `directory` take O_DIRECT, as far as can be told?

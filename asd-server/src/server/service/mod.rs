@@ -1,6 +1,5 @@
 //! What a request does: from decoded request to answer, on the engine.
 
-mod beside;
 mod copy;
 mod names;
 mod peers;
@@ -12,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::osd::{Osd, OsdBatch, OsdUpdate, Priority};
-use alba_core::env::{Deadline, DeviceTurns, Direction, Env, Moment, NoTurns, within};
+use alba_core::env::{Deadline, DeviceTurn, DeviceTurns, Direction, Env, Moment, NoTurns, within};
 use alba_core::wire::asd::{
     AsdError, AsdStatistics, CLIENT_OPERATIONS, Command, Request, Response, Slowness,
 };
@@ -20,9 +19,9 @@ use alba_core::wire::common::{Stat, Version};
 use alba_core::wire::osd_info::Capability;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::beside::Beside;
 use crate::engine::Engine;
 use crate::schedule::{Gate, Permit, ScheduleLimits, cost};
-use beside::Clients;
 use names::class;
 pub use peers::{Peer, Peers};
 
@@ -99,8 +98,7 @@ pub struct Service {
     peers: Arc<Peers>,
     copies: Semaphore,
     /// Values read and batches written by them.
-    clients: Clients,
-    turns: Arc<dyn DeviceTurns>,
+    beside: Arc<Beside>,
     state: Mutex<State>,
 }
 
@@ -137,8 +135,7 @@ impl Service {
             gate: Gate::new(env.clock.clone(), limits.schedule),
             peers: Arc::new(Peers::new(env.clone())),
             copies: Semaphore::new(copy::AT_ONCE),
-            clients: Clients::default(),
-            turns,
+            beside: Arc::new(Beside::new(turns, env.clock.clone())),
             state: Mutex::new(state),
             env,
             limits,
@@ -147,6 +144,9 @@ impl Service {
 
     /// Gives it its engine, or the reason why there is none.
     pub fn set_engine(&self, engine: Result<Arc<Engine>, String>) {
+        if let Ok(engine) = &engine {
+            engine.work_beside(self.beside.clone());
+        }
         self.lock().engine = engine;
     }
 
@@ -164,7 +164,7 @@ impl Service {
     pub fn health(&self) -> String {
         let told = self.lock().health.clone();
         let Ok(mut object) = serde_json::from_str::<serde_json::Map<_, _>>(&told) else { return told };
-        object.insert(CLIENT_OPERATIONS.to_owned(), self.clients.count().into());
+        object.insert(CLIENT_OPERATIONS.to_owned(), self.beside.client_operations().into());
         serde_json::Value::Object(object).to_string()
     }
 
@@ -188,7 +188,7 @@ impl Service {
         let command = request.command();
         let begun = self.env.clock.now();
         if is_client_operation(&request) {
-            self.clients.asked(begun);
+            self.beside.asked(begun);
         }
         if command != Command::Slowness {
             self.be_slow(deadline).await?;
@@ -274,6 +274,12 @@ impl Service {
         let _device = self.device_turn(Direction::Write, priority, cost).await;
         let applied = engine.apply(batch, priority, deadline).await;
         applied.map_err(|error| Self::refused(&copied, error.into()))
+    }
+
+    /// The turn of the device for moving `bytes`, where one is to be taken. It is given back when they are in memory, or safe.
+    async fn device_turn(&self, direction: Direction, priority: Priority, bytes: u64) -> Option<DeviceTurn> {
+        let engine = self.engine().ok().filter(|_| priority == Priority::Low)?;
+        engine.device_turn(direction, bytes).await
     }
 
     /// The answer to what a listener for strangers does not serve.

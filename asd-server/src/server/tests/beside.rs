@@ -84,3 +84,30 @@ fn maintenance_takes_turns_at_the_device_beside_clients_and_only_for_what_is_fel
     };
     simulation.run(LIMIT, scenario).unwrap();
 }
+
+#[test]
+fn what_the_engine_does_by_itself_takes_turns_beside_clients_too() {
+    let simulation = Simulation::new(5);
+    let scenario = async {
+        let turns = Arc::new(Noted::default());
+        let asd = serve_beside(&simulation, 1, LONG_ID, ServerLimits::default(), turns.clone()).await;
+        let taken = || {
+            assert_eq!(turns.held.load(Ordering::Relaxed), 0, "given back");
+            std::mem::take(&mut *turns.taken.lock().unwrap())
+        };
+        asd.osd().apply(put("large", LARGE), Priority::Low, asd.deadline()).await.unwrap();
+        asd.engine.prepare(1, |_| {}).await.unwrap();
+        assert_eq!(taken(), [], "no client has ever been there");
+        asd.osd().apply(put("small", 1), Priority::High, asd.deadline()).await.unwrap();
+        asd.engine.prepare(1, |_| {}).await.unwrap();
+        assert_eq!(taken(), [Direction::Write; 16], "a segment of 16 MiB, one by one");
+        asd.osd().apply(put("small", 2), Priority::High, asd.deadline()).await.unwrap();
+        let rounds = asd.engine.scrub_status().rounds;
+        asd.engine.scrub_now();
+        let clock = asd.client.env().clock;
+        clock.sleep_until(clock.now().plus(Duration::from_secs(1))).await;
+        assert_eq!(asd.engine.scrub_status().rounds, rounds + 1);
+        assert_eq!(taken(), [Direction::Read], "of two values one is large");
+    };
+    simulation.run(LIMIT, scenario).unwrap();
+}

@@ -59,6 +59,11 @@ impl Pieces {
         self.reads_at(len, self.now());
     }
 
+    /// Somebody else reads small things.
+    pub(super) fn expect_small(&self) {
+        self.expect_small_at(self.now());
+    }
+
     /// What a read or write of `len` bytes may do, when it is its turn or it has waited for that for [`PATIENCE`]. Whoever has the turn must
     /// wait for nothing but the disk.
     pub(super) async fn share(&self, len: usize) -> Share {
@@ -78,8 +83,12 @@ impl Pieces {
 
     fn reads_at(&self, len: usize, now: u64) {
         if is_small(len) {
-            self.until.fetch_max(now.saturating_add(EXPECTED), Ordering::Relaxed);
+            self.expect_small_at(now);
         }
+    }
+
+    fn expect_small_at(&self, now: u64) {
+        self.until.fetch_max(now.saturating_add(EXPECTED), Ordering::Relaxed);
     }
 
     fn per_call_at(&self, now: u64) -> usize {
@@ -106,6 +115,12 @@ mod tests {
         // Clocks of two processors may differ a little.
         pieces.reads_at(1, 499);
         assert_eq!((pieces.per_call_at(1499), pieces.per_call_at(1500)), (SHORT, usize::MAX));
+        pieces.expect_small_at(2000);
+        assert_eq!(
+            [1999, 2999, 3000].map(|now| pieces.per_call_at(now)),
+            [SHORT, SHORT, usize::MAX],
+            "another daemon's client"
+        );
     }
 
     #[tokio::test]
