@@ -104,11 +104,12 @@ async fn once(env: &Env, config: MaintenanceConfig, task: &str) -> anyhow::Resul
             tokio::select! {
                 biased;
                 once = &mut ends => break once?,
-                () = tick => drop(writeln!(
-                    std::io::stderr().lock(),
-                    "{task}/{}",
-                    agent.board().running(task, env.clock.now())
-                )),
+                () = tick => {
+                    let running = agent.board().running(task, env.clock.now());
+                    if !running.is_empty() {
+                        drop(writeln!(std::io::stderr().lock(), "{task}/{running}"));
+                    }
+                }
             }
         }
     };

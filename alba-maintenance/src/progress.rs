@@ -217,7 +217,7 @@ fn show_part(row: &Row, now: Moment) -> Value {
         "bytes": row.progress.bytes(),
         "rate": rate,
         "eta_seconds": eta,
-        "waits_for": row.progress.waits(),
+        "waits_for": row.progress.waits().filter(|_| row.ended.is_none()),
         "error": row.error,
         "problems": row.progress.list(),
     })

@@ -18,25 +18,44 @@ const CLIENTS: Duration = Duration::from_secs(2);
 /// deletions) shares one flush, which it would not one after the other.
 const LARGE: u64 = 64 << 10;
 
+/// Where a turn was waited for, others have their data on the device, too; for so long as far as is known.
+const OTHERS: Duration = Duration::from_secs(10);
+
+/// To be told a turn that is free takes less.
+const WAITED: Duration = Duration::from_millis(1);
+
 /// What clients asked for.
 #[derive(Debug, Default)]
 struct Clients {
     count: AtomicU64,
-    /// When the last one asked, in microseconds; one more, since 0 says that none has.
-    last: AtomicU64,
+    last: Last,
 }
 
 impl Clients {
     fn asked(&self, now: Moment) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(now.0.as_micros()).unwrap_or(u64::MAX);
-        self.last.fetch_max(micros.saturating_add(1), Ordering::Relaxed);
+        self.last.note(now);
     }
 
     /// Has one asked lately?
     fn are_there(&self, now: Moment) -> bool {
-        let Some(last) = self.last.load(Ordering::Relaxed).checked_sub(1) else { return false };
-        now.since(Moment(Duration::from_micros(last))) < CLIENTS
+        self.last.is_within(CLIENTS, now)
+    }
+}
+
+/// When something was last, in microseconds; one more, since 0 says that it never was.
+#[derive(Debug, Default)]
+struct Last(AtomicU64);
+
+impl Last {
+    fn note(&self, now: Moment) {
+        let micros = u64::try_from(now.0.as_micros()).unwrap_or(u64::MAX);
+        self.0.fetch_max(micros.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn is_within(&self, time: Duration, now: Moment) -> bool {
+        let Some(last) = self.0.load(Ordering::Relaxed).checked_sub(1) else { return false };
+        now.since(Moment(Duration::from_micros(last))) < time
     }
 }
 
@@ -45,12 +64,14 @@ pub struct Beside {
     clients: Clients,
     turns: Arc<dyn DeviceTurns>,
     clock: Arc<dyn Clock>,
+    /// When a turn was not to be had at once.
+    waited: Last,
 }
 
 impl Beside {
     /// On a device with these turns.
     pub fn new(turns: Arc<dyn DeviceTurns>, clock: Arc<dyn Clock>) -> Self {
-        Self { clients: Clients::default(), turns, clock }
+        Self { clients: Clients::default(), turns, clock, waited: Last::default() }
     }
 
     /// A client asks for something.
@@ -63,7 +84,7 @@ impl Beside {
         self.clients.count.load(Ordering::Relaxed)
     }
 
-    /// Would clients feel it when `bytes` are moved now?
+    /// Would clients of this ASD feel it when `bytes` are moved now?
     pub(crate) fn is_felt(&self, bytes: u64) -> bool {
         bytes > LARGE && self.clients.are_there(self.clock.now())
     }
@@ -71,10 +92,23 @@ impl Beside {
     /// The turn of the device. It is given back when what is moved is in memory, or safe. None: there are no turns.
     pub(crate) async fn turn(&self, direction: Direction) -> Option<DeviceTurn> {
         let asked = self.clock.now();
-        let turn = self.turns.take(direction).await?;
-        let waited = self.clock.now().since(asked).as_secs_f64();
-        metrics::histogram!("alba_osd_device_turn_seconds", "direction" => direction.name()).record(waited);
-        Some(turn)
+        let turn = self.turns.take(direction).await;
+        let now = self.clock.now();
+        let waited = now.since(asked);
+        if waited > WAITED {
+            self.waited.note(now);
+        }
+        if turn.is_some() {
+            let name = direction.name();
+            metrics::histogram!("alba_osd_device_turn_seconds", "direction" => name)
+                .record(waited.as_secs_f64());
+        }
+        turn
+    }
+
+    /// Do others use the device, too, whose clients are not known here?
+    pub(crate) fn has_company(&self) -> bool {
+        self.waited.is_within(OTHERS, self.clock.now())
     }
 }
 

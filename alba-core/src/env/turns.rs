@@ -24,7 +24,7 @@ impl Direction {
     }
 }
 
-/// It is this one's turn until this is dropped. While it is held nothing must be waited for but the device.
+/// It is this one's turn until this is dropped. While it is held nothing must be waited for but the device, or not for long.
 pub struct DeviceTurn(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send + Sync>);
 
 impl DeviceTurn {

@@ -78,6 +78,9 @@ const ROOM: u64 = 1024;
 /// Between attempts while segments are compacted to make room.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
+/// A turn of the device ends after so long, whatever is done in it: less than others wait for one.
+const HELD: Duration = Duration::from_millis(500);
+
 /// What an engine may use.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -174,12 +177,35 @@ struct Shared {
 }
 
 impl Shared {
+    /// Would clients feel it when `bytes` are moved now?
+    fn is_felt(&self, bytes: u64) -> bool {
+        self.beside.get().is_some_and(|beside| beside.is_felt(bytes))
+    }
+
     /// The turn of the device for moving `bytes` that nobody waits for, where one is to be taken. While it is held nothing must be waited
-    /// for but the device.
+    /// for but the device, or not for long ([`Self::in_turn`]).
     async fn device_turn(&self, direction: Direction, bytes: u64) -> Option<DeviceTurn> {
         let beside = self.beside.get().filter(|beside| beside.is_felt(bytes))?;
-        self.sources.disk.expect_small();
-        beside.turn(direction).await
+        let turn = beside.turn(direction).await?;
+        if beside.has_company() {
+            // Small reads of our own clients are seen by the disk itself.
+            self.sources.disk.expect_small();
+        }
+        Some(turn)
+    }
+
+    /// Does `work`, which moves `bytes` that nobody waits for, in a turn of the device where one is to be taken. The turn ends with it,
+    /// or after [`HELD`]: it may have to wait for more than the device, such as what the writer has taken before, or room.
+    async fn in_turn<T>(&self, direction: Direction, bytes: u64, work: impl Future<Output = T>) -> T {
+        let Some(turn) = self.device_turn(direction, bytes).await else { return work.await };
+        let clock = self.clock.as_ref();
+        let mut work = std::pin::pin!(work);
+        let held = within(clock, Deadline::after(clock, HELD), work.as_mut()).await;
+        drop(turn);
+        match held {
+            Ok(done) => done,
+            Err(_) => work.await,
+        }
     }
 
     /// No code panics while it holds the lock, so a poisoned lock holds a sound value.
@@ -275,10 +301,17 @@ impl Engine {
         let _ = self.shared.beside.set(beside);
     }
 
-    /// The turn of the device for moving `bytes` for maintenance, where one is to be taken. It is given back when they are in memory, or
-    /// safe.
-    pub(crate) async fn device_turn(&self, direction: Direction, bytes: u64) -> Option<DeviceTurn> {
-        self.shared.device_turn(direction, bytes).await
+    /// Does `work`, which moves `bytes`: for maintenance in a turn of the device, where one is to be taken.
+    pub(crate) async fn in_turn<T>(
+        &self,
+        direction: Direction,
+        (priority, bytes): (Priority, u64),
+        work: impl Future<Output = T>,
+    ) -> T {
+        match priority {
+            Priority::High => work.await,
+            Priority::Low => self.shared.in_turn(direction, bytes, work).await,
+        }
     }
 
     /// Makes it refuse data, or take it again, whatever the space.

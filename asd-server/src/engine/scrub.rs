@@ -163,10 +163,7 @@ async fn segment(shared: &Shared, number: u64) -> Result<Option<Scrubbed>, OsdEr
         for (key, entry) in page.values {
             found.values += 1;
             found.bytes += u64::from(entry.len);
-            let turn = shared.device_turn(Direction::Read, entry.len.into()).await;
-            let checked = check(shared, &key, &entry).await;
-            drop(turn);
-            match checked {
+            match check(shared, &key, &entry).await {
                 Ok(()) => {}
                 // Replaced meanwhile?
                 Err(OsdError::Damaged(_)) if !is_current(shared, &key, &entry).await? => {}
@@ -213,7 +210,8 @@ async fn is_current(shared: &Shared, key: &OsdKey, entry: &Entry) -> Result<bool
 /// Reads a value from its segment, also a small one, and compares it with all that is known of it.
 async fn check(shared: &Shared, key: &OsdKey, entry: &Entry) -> Result<(), OsdError> {
     let from_segment = Entry { inline: None, ..entry.clone() };
-    let stored = reader::value(shared, key, &from_segment).await?;
+    let read = reader::value(shared, key, &from_segment);
+    let stored = shared.in_turn(Direction::Read, entry.len.into(), read).await?;
     if entry.inline.as_ref().is_some_and(|inline| **inline != *stored.value) {
         return Err(shared.damaged(key, "index and segment differ"));
     }

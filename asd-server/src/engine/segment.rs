@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alba_core::env::{Direction, Disk, DiskFile};
 use bytes::Bytes;
@@ -15,6 +16,9 @@ const WINDOW: usize = 32 * 1024;
 
 /// How much is zeroed at a time when a segment is prepared, in bytes.
 const ZEROING: u64 = 1 << 20;
+
+/// Longest that turns of the device are waited for while a segment is made ready: what runs after it must not wait for minutes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Beside clients what was zeroed is safe after so many bytes: a flush of a whole segment keeps theirs waiting for 100 ms and more.
 const FLUSHED: u64 = 4 << 20;
@@ -85,17 +89,24 @@ pub(super) async fn prepare(shared: &Shared, nth: u64) -> io::Result<PreparedFil
     let file = disk.create(&name, len).await?;
     let filled = async {
         let zeros = Bytes::from(vec![0; usize::try_from(ZEROING).map_err(io::Error::other)?]);
-        let mut at = 0;
+        let clock = shared.clock.as_ref();
+        let (mut at, mut waited) = (0, Duration::ZERO);
         while at < len {
             let piece = usize::try_from(ZEROING.min(len - at)).map_err(io::Error::other)?;
-            let turn = shared.device_turn(Direction::Write, offset(piece)).await;
+            let (felt, asked) = (shared.is_felt(offset(piece)), clock.now());
+            let turn = if waited < PATIENCE {
+                shared.device_turn(Direction::Write, offset(piece)).await
+            } else {
+                None
+            };
+            waited += clock.now().since(asked);
             file.write_at(at, vec![zeros.slice(..piece)]).await?;
             at += offset(piece);
-            if turn.is_some() && at.is_multiple_of(FLUSHED) {
+            if felt && at.is_multiple_of(FLUSHED) {
                 file.sync().await?;
             }
             drop(turn);
-            shared.rates.preparation.pace(shared.clock.as_ref(), offset(piece)).await;
+            shared.rates.preparation.pace(clock, offset(piece)).await;
         }
         file.sync().await
     };

@@ -133,7 +133,12 @@ impl Upkeep {
         let walk = begun.map_err(|error| OsdError::Device(format!("cannot read a segment: {error}")))?;
         let Some(mut walk) = walk else { return Ok(Compacted::Freed) };
         let mut damaged = 0;
+        let mut urgency = urgency;
         while let Some(page) = walk.next(&self.shared).await? {
+            if urgency == Urgency::Relaxed {
+                // Room may have become short meanwhile.
+                urgency = self.urgency().await;
+            }
             damaged += self.move_page(number, page, urgency).await?;
         }
         let mut table = self.shared.table();
@@ -155,14 +160,14 @@ impl Upkeep {
         let mut relocation = empty();
         let (mut bytes, mut count) = (0, 0);
         for (key, entry) in page.values {
-            // Who is short of room waits for nobody.
-            let turn = match urgency {
-                Urgency::Relaxed => self.shared.device_turn(Direction::Read, entry.len.into()).await,
-                Urgency::Short => None,
+            let len = entry.len.into();
+            let read = self.read(key, entry);
+            let moved = match urgency {
+                Urgency::Relaxed => self.shared.in_turn(Direction::Read, len, read).await,
+                // Who is short of room waits for nobody.
+                Urgency::Short => read.await,
             };
-            let read = self.read(key, entry).await;
-            drop(turn);
-            let moved = match read {
+            let moved = match moved {
                 Ok(moved) => moved,
                 Err(OsdError::Damaged(_)) => {
                     damaged += 1;
@@ -212,12 +217,11 @@ impl Upkeep {
         if relocation.is_empty() {
             return Ok(());
         }
-        let turn = match urgency {
-            Urgency::Relaxed => self.shared.device_turn(Direction::Write, bytes).await,
-            Urgency::Short => None,
-        };
-        self.ask(|answer| Request::Relocate(relocation, answer)).await?;
-        drop(turn);
+        let sent = self.ask(|answer| Request::Relocate(relocation, answer));
+        match urgency {
+            Urgency::Relaxed => self.shared.in_turn(Direction::Write, bytes, sent).await?,
+            Urgency::Short => sent.await?,
+        }
         metrics::counter!("alba_osd_compacted_bytes_total").increment(bytes);
         if urgency == Urgency::Relaxed {
             self.shared.rates.compaction.pace(self.shared.clock.as_ref(), bytes).await;

@@ -77,7 +77,7 @@ impl DeviceTurns for SharedTurns {
         }
         line.give_up();
         let (path, direction) = (line.path.display(), direction.name());
-        tracing::warn!(%path, direction, "another one keeps its turn at the device: going on without");
+        tracing::warn!(%path, direction, "a turn at the device was not to be had in time: going on without");
         metrics::counter!("alba_osd_device_turns_given_up_total").increment(1);
         None
     }

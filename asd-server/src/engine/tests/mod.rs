@@ -1,5 +1,6 @@
 //! The engine on simulated disks: the contract, crashes at every step, damage, failing devices, the format's bytes.
 
+mod beside;
 mod crash;
 mod damage;
 mod failing;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alba_core::env::osd::{Osd, OsdBatch, OsdUpdate, Priority};
-use alba_core::env::{Deadline, DeviceTurn, DeviceTurns, Direction, Env, Moment, NoTurns, within};
+use alba_core::env::{Deadline, DeviceTurns, Direction, Env, Moment, NoTurns, within};
 use alba_core::wire::asd::{
     AsdError, AsdStatistics, CLIENT_OPERATIONS, Command, Request, Response, Slowness,
 };
@@ -271,15 +271,9 @@ impl Service {
         let (batch, _copy) = self.with_fetched_values(&engine, batch, deadline).await?;
         let cost = batch_cost(&batch);
         let _turn = self.gate.admit(priority, cost, deadline).await?;
-        let _device = self.device_turn(Direction::Write, priority, cost).await;
-        let applied = engine.apply(batch, priority, deadline).await;
+        let apply = engine.apply(batch, priority, deadline);
+        let applied = engine.in_turn(Direction::Write, (priority, cost), apply).await;
         applied.map_err(|error| Self::refused(&copied, error.into()))
-    }
-
-    /// The turn of the device for moving `bytes`, where one is to be taken. It is given back when they are in memory, or safe.
-    async fn device_turn(&self, direction: Direction, priority: Priority, bytes: u64) -> Option<DeviceTurn> {
-        let engine = self.engine().ok().filter(|_| priority == Priority::Low)?;
-        engine.device_turn(direction, bytes).await
     }
 
     /// The answer to what a listener for strangers does not serve.

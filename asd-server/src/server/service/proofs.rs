@@ -26,9 +26,8 @@ impl Service {
         let bytes = u64::from(slice.len) + 2 * u64::from(LEAF_BYTES) + PROOF_MAX;
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(1, bytes), deadline).await?;
-        let device = self.device_turn(Direction::Read, priority, bytes).await;
-        let proven = engine.proven_get(key, slice, priority, deadline).await?;
-        drop(device);
+        let get = engine.proven_get(key, slice, priority, deadline);
+        let proven = engine.in_turn(Direction::Read, (priority, bytes), get).await?;
         Ok(Answer { response: Response::Proven(proven), _room: Some(room), turn: kept(turn, priority) })
     }
 }

@@ -84,9 +84,8 @@ impl Service {
         let bytes = engine.size_of(keys.clone(), deadline).await?;
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(keys.len(), bytes), deadline).await?;
-        let device = self.device_turn(Direction::Read, priority, bytes).await;
-        let values = engine.multi_get(keys, priority, deadline).await?;
-        drop(device);
+        let get = engine.multi_get(keys, priority, deadline);
+        let values = engine.in_turn(Direction::Read, (priority, bytes), get).await?;
         Ok(Answer { response: Response::Values(values), _room: Some(room), turn: kept(turn, priority) })
     }
 
@@ -101,9 +100,8 @@ impl Service {
         let bytes = slices.iter().map(|slice| u64::from(slice.len)).sum();
         let room = self.room(bytes, priority, deadline).await?;
         let turn = self.gate.admit(priority, cost::transfer(slices.len(), bytes), deadline).await?;
-        let device = self.device_turn(Direction::Read, priority, bytes).await;
-        let found = engine.partial_get(key, slices, priority, deadline).await?;
-        drop(device);
+        let get = engine.partial_get(key, slices, priority, deadline);
+        let found = engine.in_turn(Direction::Read, (priority, bytes), get).await?;
         Ok(Answer { response: Response::Slices(found), _room: Some(room), turn: kept(turn, priority) })
     }
 
@@ -125,8 +123,8 @@ impl Service {
                 break;
             }
             let _turn = self.gate.admit(priority, cost::transfer(1, size), deadline).await?;
-            let _device = self.device_turn(Direction::Read, priority, size).await;
-            let found = engine.multi_get(vec![key.clone()], priority, deadline).await?.pop().flatten();
+            let get = engine.multi_get(vec![key.clone()], priority, deadline);
+            let found = engine.in_turn(Direction::Read, (priority, size), get).await?.pop().flatten();
             // None: deleted since the listing.
             items.extend(found.map(|value| StoredEntry { key, value }));
         }
@@ -151,8 +149,8 @@ impl Service {
                 let size = engine.size_of(vec![key.clone()], deadline).await?;
                 let _room = self.room(size, priority, deadline).await?;
                 let _turn = self.gate.admit(priority, cost::transfer(1, size), deadline).await?;
-                let _device = self.device_turn(Direction::Read, priority, size).await;
-                match engine.multi_get(vec![key.clone()], priority, deadline).await {
+                let get = engine.multi_get(vec![key.clone()], priority, deadline);
+                match engine.in_turn(Direction::Read, (priority, size), get).await {
                     Ok(found) => {
                         if let Some(stored) = found.into_iter().next().flatten() {
                             let name = stored.checksum.algorithm().name().to_owned();

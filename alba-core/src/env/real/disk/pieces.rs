@@ -2,7 +2,7 @@
 //!
 //! A device does what it was given in about the order it got it: a read of a block waits until the megabytes before it are through. In
 //! pieces of [`SHORT`], and from one call at a time, that is a tenth of the time. But each piece is an interrupt and a thread that wakes up,
-//! so it is done only while somebody reads small things.
+//! so it is done only while somebody reads small things, here or at another daemon of the device.
 //!
 //! It must never change what is read or written, only in how many calls, and when.
 
