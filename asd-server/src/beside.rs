@@ -112,6 +112,63 @@ impl Beside {
     }
 }
 
+/// Turns for tests of the service and of the engine.
+#[cfg(test)]
+pub(crate) mod doubles {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Turns that can be had after a while.
+    pub(crate) struct Late {
+        clock: Arc<dyn Clock>,
+        after: Duration,
+        /// Is none given, as where a device has no turns?
+        none: bool,
+        pub(crate) taken: Mutex<Vec<Direction>>,
+        pub(crate) held: Arc<AtomicUsize>,
+    }
+
+    struct Held(Arc<AtomicUsize>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Late {
+        /// Given after so long.
+        pub(crate) fn new(clock: Arc<dyn Clock>, after: Duration, none: bool) -> Arc<Self> {
+            let (taken, held) = (Mutex::default(), Arc::default());
+            Arc::new(Self { clock, after, none, taken, held })
+        }
+
+        /// How many were taken to read, and to write.
+        pub(crate) fn counts(&self) -> (usize, usize) {
+            let taken = self.taken.lock().unwrap();
+            let reads = taken.iter().filter(|direction| **direction == Direction::Read).count();
+            (reads, taken.len() - reads)
+        }
+    }
+
+    #[async_trait]
+    impl DeviceTurns for Late {
+        async fn take(&self, direction: Direction) -> Option<DeviceTurn> {
+            self.clock.sleep_until(self.clock.now().plus(self.after)).await;
+            if self.none {
+                return None;
+            }
+            self.taken.lock().unwrap().push(direction);
+            self.held.fetch_add(1, Ordering::Relaxed);
+            Some(DeviceTurn::new(Held(self.held.clone())))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,58 +1,11 @@
 //! What nobody waits for, beside clients and other daemons on the device.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use alba_core::env::{Clock, DeviceTurn, DeviceTurns};
+use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::beside::doubles::Late;
 
 const MIB: u64 = 1 << 20;
-
-/// Turns that can be had after a while.
-struct Late {
-    clock: Arc<dyn Clock>,
-    after: Duration,
-    /// Is none given, as where a device has no turns?
-    none: bool,
-    taken: Mutex<Vec<Direction>>,
-    held: Arc<AtomicUsize>,
-}
-
-struct Held(Arc<AtomicUsize>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Late {
-    fn new(node: &SimNode, after: Duration, none: bool) -> Arc<Self> {
-        let (taken, held) = (Mutex::default(), Arc::default());
-        Arc::new(Self { clock: node.env().clock, after, none, taken, held })
-    }
-
-    /// How many were taken to read, and to write.
-    fn taken(&self) -> (usize, usize) {
-        let taken = self.taken.lock().unwrap();
-        let reads = taken.iter().filter(|direction| **direction == Direction::Read).count();
-        (reads, taken.len() - reads)
-    }
-}
-
-#[async_trait]
-impl DeviceTurns for Late {
-    async fn take(&self, direction: Direction) -> Option<DeviceTurn> {
-        self.clock.sleep_until(self.clock.now().plus(self.after)).await;
-        if self.none {
-            return None;
-        }
-        self.taken.lock().unwrap().push(direction);
-        self.held.fetch_add(1, Ordering::Relaxed);
-        Some(DeviceTurn::new(Held(self.held.clone())))
-    }
-}
 
 /// The engine, beside a client that has just asked for something.
 fn beside(node: &SimNode, engine: &Engine, turns: Arc<Late>) -> Arc<Beside> {
@@ -67,7 +20,7 @@ fn beside(node: &SimNode, engine: &Engine, turns: Arc<Late>) -> Arc<Beside> {
 fn a_turn_ends_before_others_give_up_whatever_is_done_in_it() {
     Hardware::new(1).run(async |node, engine, _| {
         let clock = node.env().clock;
-        let turns = Late::new(node, Duration::ZERO, false);
+        let turns = Late::new(node.env().clock, Duration::ZERO, false);
         let _beside = beside(node, &engine, turns.clone());
         let began = clock.now();
         let work = async {
@@ -78,7 +31,7 @@ fn a_turn_ends_before_others_give_up_whatever_is_done_in_it() {
             7
         };
         assert_eq!(engine.shared.in_turn(Direction::Write, MIB, work).await, 7);
-        let small = async { turns.taken() };
+        let small = async { turns.counts() };
         assert_eq!(engine.shared.in_turn(Direction::Write, 64 << 10, small).await, (0, 1), "nobody feels it");
     });
 }
@@ -88,7 +41,7 @@ fn who_had_to_wait_for_a_turn_has_company_for_a_while() {
     Hardware::new(1).run(async |node, engine, _| {
         let clock = node.env().clock;
         for (after, company) in [(Duration::ZERO, false), (Duration::from_millis(2), true)] {
-            let beside = Beside::new(Late::new(node, after, false), clock.clone());
+            let beside = Beside::new(Late::new(clock.clone(), after, false), clock.clone());
             assert!(!beside.has_company());
             assert!(beside.turn(Direction::Read).await.is_some());
             assert_eq!(beside.has_company(), company);
@@ -114,7 +67,7 @@ fn what_is_made_ready_beside_clients_is_flushed_little_by_little_and_in_time() {
         };
         let (alone, _) = prepare().await;
         // Others keep the turn for longer than it is waited for, or there is none.
-        let beside = beside(node, &engine, Late::new(node, Duration::from_secs(1), true));
+        let beside = beside(node, &engine, Late::new(node.env().clock, Duration::from_secs(1), true));
         clock.sleep_until(clock.now().plus(Duration::from_secs(3))).await;
         assert_eq!(prepare().await, (alone, Duration::ZERO), "the client has gone");
         let asks = async {
@@ -157,7 +110,7 @@ fn compaction_takes_turns_while_there_is_room() {
         }
         hardware.run(async |node, engine, _| {
             let clock = node.env().clock;
-            let turns = Late::new(node, Duration::ZERO, false);
+            let turns = Late::new(node.env().clock, Duration::ZERO, false);
             let beside = beside(node, &engine, turns.clone());
             let before = engine.shared.table().free().len();
             let until = clock.now().plus(Duration::from_secs(60));
@@ -167,7 +120,7 @@ fn compaction_takes_turns_while_there_is_room() {
                 clock.sleep_until(clock.now().plus(Duration::from_millis(100))).await;
             }
             // The scrub reads in turns, too.
-            let (reads, writes) = turns.taken();
+            let (reads, writes) = turns.counts();
             if short {
                 assert_eq!(writes, 0, "who is short of room waits for nobody");
             } else {

@@ -1,37 +1,12 @@
 //! When maintenance takes turns at the device with other daemons.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use alba_core::env::{DeviceTurn, Direction};
+use alba_core::env::Direction;
 use alba_core::range::RangeQuery;
-use async_trait::async_trait;
 
 use super::*;
-
-/// Turns that can be had at once, and are noted.
-#[derive(Default)]
-struct Noted {
-    taken: Mutex<Vec<Direction>>,
-    held: Arc<AtomicUsize>,
-}
-
-struct Held(Arc<AtomicUsize>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[async_trait]
-impl DeviceTurns for Noted {
-    async fn take(&self, direction: Direction) -> Option<DeviceTurn> {
-        self.taken.lock().unwrap().push(direction);
-        self.held.fetch_add(1, Ordering::Relaxed);
-        Some(DeviceTurn::new(Held(self.held.clone())))
-    }
-}
+use crate::beside::doubles::Late;
 
 const LARGE: usize = 1 << 20;
 
@@ -39,7 +14,7 @@ const LARGE: usize = 1 << 20;
 fn maintenance_takes_turns_at_the_device_beside_clients_and_only_for_what_is_felt() {
     let simulation = Simulation::new(5);
     let scenario = async {
-        let turns = Arc::new(Noted::default());
+        let turns = Late::new(simulation.node(1).env().clock, Duration::ZERO, false);
         let asd = serve_beside(&simulation, 1, LONG_ID, ServerLimits::default(), turns.clone()).await;
         let (osd, clock) = (asd.osd(), asd.client.env().clock);
         let taken = || {
@@ -89,7 +64,7 @@ fn maintenance_takes_turns_at_the_device_beside_clients_and_only_for_what_is_fel
 fn what_the_engine_does_by_itself_takes_turns_beside_clients_too() {
     let simulation = Simulation::new(5);
     let scenario = async {
-        let turns = Arc::new(Noted::default());
+        let turns = Late::new(simulation.node(1).env().clock, Duration::ZERO, false);
         let asd = serve_beside(&simulation, 1, LONG_ID, ServerLimits::default(), turns.clone()).await;
         let taken = || {
             assert_eq!(turns.held.load(Ordering::Relaxed), 0, "given back");
