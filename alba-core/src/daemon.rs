@@ -81,7 +81,7 @@ pub trait Daemon: Sized {
     /// What it is, in one line.
     const ABOUT: &'static str;
 
-    /// Is all its work such that clients of other daemons should go first?
+    /// Is all its work such that clients of other daemons should go first, whatever they ask for?
     const GIVES_WAY: bool = false;
 
     /// Do its small requests go before everything else on the machine, unless the key `scheduling` is `normal`, where the system allows it?
@@ -156,7 +156,7 @@ pub fn main<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().worker_threads(threads.small.get()).thread_name(D::NAME);
     let workers = if D::GIVES_WAY {
-        runtime.on_thread_start(real::urgency::give_way);
+        runtime.on_thread_start(real::urgency::stand_aside);
         None
     } else {
         let (workers, start) = real::urgency::starting(threads.small.get());
@@ -209,7 +209,10 @@ async fn serve<D: Daemon>(
     bulk_threads: NonZero<usize>,
     before_all: bool,
 ) -> anyhow::Result<ExitCode> {
-    let env = real::env_with(bulk_threads);
+    let mut env = real::env_with(bulk_threads);
+    if D::GIVES_WAY {
+        env.bulk = env.aside.clone();
+    }
     let (context, stopper, changing) = Context::with_changes(env.clone());
     // Handlers first: a signal during start stops it in order, too.
     let mut terminate = signal(SignalKind::terminate())?;

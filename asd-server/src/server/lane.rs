@@ -1,9 +1,10 @@
-//! Which threads serve a connection: those for small requests, or those that give way to them.
+//! Which threads serve a connection: those for small requests, those for large ones that give way to them, or those for what
+//! maintenance moves, which give way to both.
 //!
-//! Clients have connections of their own for what is large, so a connection is one or the other for long. It changes sides after the
+//! Clients have connections of their own for what is large, and agents theirs, so a connection is one of these for long. It changes after the
 //! first large request, and back after some small ones; only then, since each change costs as much as a small request.
 
-use alba_core::env::osd::{OsdUpdate, ValueSlice};
+use alba_core::env::osd::{OsdUpdate, Priority, ValueSlice};
 use alba_core::wire::asd::Request;
 
 /// Up to this many bytes a request and its answer are small: a value of 64 KiB, as far as clients call them small, with what goes with it (keys,
@@ -39,13 +40,15 @@ pub(super) const CHANGED: u32 = 8;
 pub(super) enum Lane {
     Small,
     Bulk,
+    Aside,
 }
 
 impl Lane {
-    pub(super) fn other(self) -> Self {
-        match self {
-            Self::Small => Self::Bulk,
-            Self::Bulk => Self::Small,
+    /// For what is large.
+    pub(super) fn of_large(priority: Priority) -> Self {
+        match priority {
+            Priority::High => Self::Bulk,
+            Priority::Low => Self::Aside,
         }
     }
 }
@@ -63,9 +66,9 @@ impl Habit {
     }
 
     /// The lane for what follows a request that moved `bytes`, there or back.
-    pub(super) fn after(&mut self, bytes: usize) -> Lane {
+    pub(super) fn after(&mut self, bytes: usize, priority: Priority) -> Lane {
         if bytes > SMALL {
-            *self = Self::of(Lane::Bulk);
+            *self = Self::of(Lane::of_large(priority));
         } else {
             self.small_in_a_row = self.small_in_a_row.saturating_add(1);
             if self.small_in_a_row >= CHANGED {
@@ -82,18 +85,26 @@ mod tests {
 
     #[test]
     fn one_large_request_makes_it_bulk_and_a_row_of_small_ones_ends_that() {
-        let mut habit = Habit::of(Lane::Small);
-        assert_eq!(
-            [1, SMALL, SMALL + 1].map(|bytes| habit.after(bytes)),
-            [Lane::Small, Lane::Small, Lane::Bulk]
-        );
-        for _ in 1..CHANGED {
-            assert_eq!(habit.after(1), Lane::Bulk);
+        for (priority, large) in [(Priority::High, Lane::Bulk), (Priority::Low, Lane::Aside)] {
+            let mut habit = Habit::of(Lane::Small);
+            let mut after = |bytes| habit.after(bytes, priority);
+            assert_eq!([1, SMALL, SMALL + 1].map(&mut after), [Lane::Small, Lane::Small, large]);
+            for _ in 1..CHANGED {
+                assert_eq!(after(1), large);
+            }
+            assert_eq!(after(1 << 20), large, "the row begins anew");
+            for _ in 1..CHANGED {
+                assert_eq!(after(1), large);
+            }
+            assert_eq!(after(1), Lane::Small);
         }
-        assert_eq!(habit.after(1 << 20), Lane::Bulk, "the row begins anew");
-        for _ in 1..CHANGED {
-            assert_eq!(habit.after(1), Lane::Bulk);
-        }
-        assert_eq!(habit.after(1), Lane::Small);
+    }
+
+    #[test]
+    fn the_last_large_request_says_whether_it_is_of_maintenance() {
+        let mut habit = Habit::of(Lane::Bulk);
+        assert_eq!(habit.after(1 << 20, Priority::Low), Lane::Aside);
+        assert_eq!(habit.after(1, Priority::High), Lane::Aside, "small ones say nothing");
+        assert_eq!(habit.after(1 << 20, Priority::High), Lane::Bulk);
     }
 }

@@ -13,7 +13,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alba_core::env::{Deadline, DeadlineExceeded, Env, Here, Listener, Stream, elsewhere, within};
+use alba_core::env::osd::Priority;
+use alba_core::env::{Deadline, DeadlineExceeded, Env, Here, Listener, Spawn, Stream, elsewhere, within};
 use alba_core::ids::LongId;
 use alba_core::net::asd::serve_prologue;
 use alba_core::net::frame::{FrameError, FrameReader, write_message};
@@ -175,10 +176,7 @@ impl Server {
 
     /// Serves a connection in a task of its own, on the threads of `lane`.
     fn serve_on(self: Arc<Self>, lane: Lane, mut open: Open, is_new: bool) {
-        let spawn = match lane {
-            Lane::Small => self.env.spawn.clone(),
-            Lane::Bulk => self.env.bulk.clone(),
-        };
+        let spawn = self.threads(lane).clone();
         let connection = async move {
             let peer = open.peer;
             let served = async {
@@ -191,12 +189,20 @@ impl Server {
             };
             match served.await {
                 Ok(None) => {}
-                Ok(Some(open)) => self.clone().serve_on(lane.other(), open, false),
+                Ok(Some((open, lane))) => self.clone().serve_on(lane, open, false),
                 Err(End::Closed(reason)) => tracing::debug!(%peer, reason, "connection closed"),
                 Err(End::Gone) => {}
             }
         };
         spawn.spawn("asd connection", Box::pin(connection));
+    }
+
+    fn threads(&self, lane: Lane) -> &Arc<dyn Spawn> {
+        match lane {
+            Lane::Small => &self.env.spawn,
+            Lane::Bulk => &self.env.bulk,
+            Lane::Aside => &self.env.aside,
+        }
     }
 
     fn deadline(&self, after: Duration) -> Deadline {
@@ -210,8 +216,8 @@ impl Server {
             .map_err(|error| End::Closed(error.to_string()))
     }
 
-    /// Serves requests as long as they are of this lane. Gives the connection back when they are of the other.
-    async fn serve_while(self: &Arc<Self>, lane: Lane, mut open: Open) -> Result<Option<Open>, End> {
+    /// Serves requests as long as they are of this lane. Gives the connection back when they are of another, and says of which.
+    async fn serve_while(self: &Arc<Self>, lane: Lane, mut open: Open) -> Result<Option<(Open, Lane)>, End> {
         let clock = self.env.clock.as_ref();
         let mut habit = Habit::of(lane);
         loop {
@@ -223,9 +229,10 @@ impl Server {
             let deadline = self.deadline(self.limits.frame_time);
             if lane == Lane::Small {
                 let length = within(clock, deadline, reader.peek_length(stream, self.limits.frame)).await?;
-                // Whatever is wrong with it is said below.
+                // Whatever is wrong with it is said below. Whose it is stands at its end: the first one of maintenance is received as a
+                // client's.
                 if length.is_ok_and(|length| length > SMALL) {
-                    return Ok(Some(open));
+                    return Ok(Some((open, Lane::Bulk)));
                 }
             }
             // Its bytes are admitted before they are read, and count until nothing of it is needed any more.
@@ -242,45 +249,51 @@ impl Server {
                 other => other?,
             };
             let asked = payload.len();
-            let (command, answer) = self.answer(payload, *exposure).await;
+            let (command, priority, answer) = self.answer(payload, *exposure).await;
             let answer = Outgoing::of(command, answer)?;
             let answered = answer.message.len();
             if lane == Lane::Small && answered > SMALL {
                 // The last one of this lane.
-                let server = self.clone();
+                let (server, next) = (self.clone(), Lane::of_large(priority));
                 let send = async move {
                     let sent = server.answer_with(&mut open.stream, answer).await;
-                    sent.map(|()| open)
+                    sent.map(|()| (open, next))
                 };
-                let sent = elsewhere(self.env.bulk.as_ref(), "asd answer", send).await;
+                let sent = elsewhere(self.threads(next).as_ref(), "asd answer", send).await;
                 return sent.map_err(|_| End::Gone)?.map(Some);
             }
             self.answer_with(stream, answer).await?;
-            if habit.after(asked.max(answered)) != lane {
-                return Ok(Some(open));
+            let next = habit.after(asked.max(answered), priority);
+            if next != lane {
+                return Ok(Some((open, next)));
             }
         }
     }
 
-    /// What to say to the payload of a frame, and to which operation.
-    async fn answer(&self, payload: Bytes, exposure: Exposure) -> (Command, Result<Answer, AsdError>) {
+    /// What to say to the payload of a frame, to which operation, and whose it was.
+    async fn answer(
+        &self,
+        payload: Bytes,
+        exposure: Exposure,
+    ) -> (Command, Priority, Result<Answer, AsdError>) {
         let request = match Request::decode(payload) {
             Ok(request) => request,
             // An error is the same for all operations.
-            Err(error) => return (Command::GetVersion, Err(error.into())),
+            Err(error) => return (Command::GetVersion, Priority::High, Err(error.into())),
         };
-        let command = request.command();
+        let (command, priority) = (request.command(), request.priority());
         if !exposure.allows(command) {
-            return (command, Err(self.service.forbid()));
+            return (command, priority, Err(self.service.forbid()));
         }
         let deadline = self.deadline(self.limits.request_time);
         if !works_long(&request) || self.env.spawn.here() >= Here::Bulk {
-            return (command, self.service.answer(request, deadline).await);
+            return (command, priority, self.service.answer(request, deadline).await);
         }
         let service = self.service.clone();
         let answer = async move { service.answer(request, deadline).await };
-        let done = elsewhere(self.env.bulk.as_ref(), "asd request", answer).await;
-        (command, done.unwrap_or_else(|gone| Err(AsdError::Unknown(gone.to_string()))))
+        let threads = self.threads(Lane::of_large(priority));
+        let done = elsewhere(threads.as_ref(), "asd request", answer).await;
+        (command, priority, done.unwrap_or_else(|gone| Err(AsdError::Unknown(gone.to_string()))))
     }
 
     async fn answer_with(&self, stream: &mut Stream, answer: Outgoing) -> Result<(), End> {

@@ -11,6 +11,7 @@ use alba_core::ids::{NamespaceName, ObjectName};
 use alba_proxy::client::ProxyClient;
 use alba_tests::bench::cpu_seconds_of;
 use alba_tests::bench::limits::as_f64;
+use alba_tests::bench::times::Times;
 use alba_tests::cluster::Cluster;
 use alba_tests::{content, process};
 use rand::RngExt;
@@ -34,8 +35,8 @@ pub(crate) enum Op {
 pub(crate) struct Load {
     pub(crate) per_second: f64,
     pub(crate) bytes_per_second: f64,
-    pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
+    /// Of each request.
+    pub(crate) took: Vec<Duration>,
     pub(crate) cpu_per_gib: f64,
     /// By kind of daemon.
     pub(crate) cpu_by_kind: BTreeMap<String, f64>,
@@ -43,23 +44,26 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    fn of(mut times: Vec<Duration>, bytes: u64, all: Duration, cpu: BTreeMap<String, f64>) -> Self {
-        assert!(!times.is_empty(), "no request ended in time");
-        times.sort_unstable();
-        let at = |part: usize| times[(times.len() - 1) * part / 100];
-        let count = as_f64(u64::try_from(times.len()).unwrap());
+    fn of(took: Vec<Duration>, bytes: u64, all: Duration, cpu: BTreeMap<String, f64>) -> Self {
+        let count = as_f64(u64::try_from(took.len()).unwrap());
         let total = as_f64(bytes) * count;
         let all_cpu: f64 = cpu.values().sum();
         let per_gib = |cpu: f64| cpu * f64::from(1 << 30) / total;
         Self {
             per_second: count / all.as_secs_f64(),
             bytes_per_second: total / all.as_secs_f64(),
-            p50: at(50),
-            p99: at(99),
+            took,
             cpu_per_gib: per_gib(all_cpu),
             cpu_by_kind: cpu.into_iter().map(|(kind, cpu)| (kind, per_gib(cpu))).collect(),
             cpu_per_request: all_cpu / count,
         }
+    }
+}
+
+impl Load {
+    /// How long its requests took.
+    pub(crate) fn times(&self) -> Times {
+        Times::of(self.took.clone()).expect("no request ended in time")
     }
 }
 

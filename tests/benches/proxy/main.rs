@@ -6,6 +6,7 @@
 //! `proxy/fairness/…`: p50 and p99 of slices of 4 KiB that one client reads `alone`, and `beside` another one that keeps 64 connections busy with uploads of 64 MiB.
 //! The thread that reads goes before others where it may. `disk` is what reads of 4 KiB with nothing of ours in between take in the same seconds: all storage daemons have the one disk here. On a RAM disk (TMPDIR) it is nothing.
 //! Preset `default`: 12 OSDs on 4 nodes, 5+4. Limits: `loopback`, TCP between two threads of this process, and `disk`, blocks of 1 MiB written over and synced with fdatasync.
+//! Both take turns, ALBA_BENCH_ROUNDS (3) times, and are summed up.
 //! ALBA_BENCH_SECONDS (5) per measurement, TMPDIR for the cluster and all files; ALBA_BENCH_PROGRAM: another build of the daemons. Takes up to 50 GiB of disk for its time.
 
 // A bench is an edge: it measures real time and prints.
@@ -20,8 +21,11 @@
 
 mod load;
 
+use std::time::Duration;
+
 use alba_core::env::real;
-use alba_tests::bench::{Bench, limits, print, program};
+use alba_tests::bench::times::Times;
+use alba_tests::bench::{Bench, limits, number, print, program};
 use alba_tests::cluster::{Cluster, Options};
 
 /// Clients at once.
@@ -36,9 +40,13 @@ const SLICES: [u32; 2] = [4 << 10, 64 << 10];
 /// Where slices come from: the kind of fragment cache, in the proxy's configuration.
 const PLACES: [(&str, &str); 3] = [("asd", "none"), ("ram", "ram"), ("local", "local")];
 
-fn print_times(name: &str, load: &load::Load) {
-    print(&format!("{name}/p50"), load.p50.as_secs_f64() * 1e3, "ms", None);
-    print(&format!("{name}/p99"), load.p99.as_secs_f64() * 1e3, "ms", None);
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn print_times(name: &str, times: Times) {
+    print(&format!("{name}/p50"), ms(times.p50), "ms", None);
+    print(&format!("{name}/p99"), ms(times.p99), "ms", None);
 }
 
 fn start(place: &str, cache: &str) -> Cluster {
@@ -80,7 +88,7 @@ fn whole_objects(bench: &Bench, runtime: &tokio::runtime::Runtime) {
             let rate = load.bytes_per_second / 1e6;
             print(&name, rate, "MB/s", Some(("loopback", loopback)));
             print(&name, rate, "MB/s", Some(("disk", disk)));
-            print_times(&name, &load);
+            print_times(&name, load.times());
             print(&format!("{name}/cpu"), load.cpu_per_gib, "CPU-s/GiB", None);
             for (kind, cpu) in &load.cpu_by_kind {
                 print(&format!("{name}/cpu/{kind}"), *cpu, "CPU-s/GiB", None);
@@ -106,7 +114,7 @@ fn slices(bench: &Bench, runtime: &tokio::runtime::Runtime) {
             let echo = limits::echo(clients, usize::try_from(len).unwrap(), bench.seconds / 2);
             let load = runtime.block_on(load::slices(&cluster, &objects, len, clients, bench.seconds));
             print(&name, load.per_second, "slices/s", Some(("loopback-echo", echo)));
-            print_times(&name, &load);
+            print_times(&name, load.times());
             print(&format!("{name}/cpu"), load.cpu_per_request * 1e6, "us", None);
         }
     }
@@ -134,26 +142,37 @@ fn fairness(bench: &Bench, runtime: &tokio::runtime::Runtime) {
     let measured = || {
         std::thread::scope(|scope| {
             let disk = scope.spawn(disk);
-            (slices(), disk.join().expect("the disk's times"))
+            [slices().took, disk.join().expect("the disk's times")]
         })
     };
-    let (alone, disk_alone) = measured();
-    print_times("proxy/fairness/alone", &alone);
-    let ((beside, disk_beside), hogs) = std::thread::scope(|scope| {
-        // They end after the slices do.
-        let hogs = load::whole(&cluster, load::Op::Put, BULK, HOGS, bench.seconds * 2);
-        let hogs = scope.spawn(|| runtime.block_on(hogs));
-        (measured(), hogs.join().expect("uploads"))
-    });
-    for (what, beside, alone) in
-        [("disk", disk_beside, disk_alone), ("beside", [beside.p50, beside.p99], [alone.p50, alone.p99])]
-    {
-        for ((part, beside), alone) in ["p50", "p99"].iter().zip(beside).zip(alone) {
-            let (beside, alone) = (beside.as_secs_f64() * 1e3, alone.as_secs_f64() * 1e3);
-            print(&format!("proxy/fairness/{what}/{part}"), beside, "ms", Some(("alone", alone)));
+    // In turn, as the machine is faster and slower from one ten seconds to the next.
+    let (mut alone, mut beside, mut others) = ([vec![], vec![]], [vec![], vec![]], vec![]);
+    for round in 0..number("ALBA_BENCH_ROUNDS", 3) {
+        let now_alone = measured();
+        let (now_beside, hogs) = std::thread::scope(|scope| {
+            // They end after the slices do.
+            let hogs = load::whole(&cluster, load::Op::Put, BULK, HOGS, bench.seconds * 2);
+            let hogs = scope.spawn(|| runtime.block_on(hogs));
+            (measured(), hogs.join().expect("uploads"))
+        });
+        let p99 = |[slices, _]: &[Vec<Duration>; 2]| ms(Times::of(slices.clone()).expect("slices").p99);
+        let name = format!("proxy/fairness/beside/p99/round-{round}");
+        print(&name, p99(&now_beside), "ms", Some(("alone", p99(&now_alone))));
+        for (all, now) in alone.iter_mut().zip(now_alone).chain(beside.iter_mut().zip(now_beside)) {
+            all.extend(now);
+        }
+        others.push(hogs.bytes_per_second / 1e6);
+    }
+    let [alone, beside] = [alone, beside].map(|all| all.map(|took| Times::of(took).expect("times")));
+    print_times("proxy/fairness/alone", alone[0]);
+    for ((what, beside), alone) in ["beside", "disk"].into_iter().zip(beside).zip(alone) {
+        for (part, beside, alone) in [("p50", beside.p50, alone.p50), ("p99", beside.p99, alone.p99)] {
+            print(&format!("proxy/fairness/{what}/{part}"), ms(beside), "ms", Some(("alone", ms(alone))));
         }
     }
-    print("proxy/fairness/others", hogs.bytes_per_second / 1e6, "MB/s", None);
+    for speed in others {
+        print("proxy/fairness/others", speed, "MB/s", None);
+    }
     print("proxy/fairness/memory", load::proxy_memory(&cluster), "MiB at most", None);
 }
 

@@ -21,7 +21,7 @@
 
 use std::time::{Duration, Instant};
 
-use alba_tests::bench::limits::{as_f64, fastest_copy};
+use alba_tests::bench::limits::{Copy, as_f64};
 use alba_tests::bench::open_loop::{Clients, NAMESPACE, Rates, fill, store_sliced};
 use alba_tests::bench::rounds::{Stretch, Task, rounds, until_still};
 use alba_tests::bench::{Bench, number, print, program};
@@ -68,8 +68,7 @@ fn main() {
     let mut cluster = start(capacity);
     cluster.alba(&["pause-task", "rebalance"]).unwrap();
     // Long before the rounds: a disk may be busy with giving back the blocks of its files after they are gone.
-    let copy = fastest_copy(cluster.scratch(), 1 << 20, as_f64(capacity * FULL / 10));
-    print("rebalance/copy", copy, "MB/s", None);
+    let mut copy = Copy::before(cluster.scratch(), 1 << 20, as_f64(capacity * FULL / 10));
     store_sliced(&cluster);
     fill(&cluster, OBJECT, usize::try_from(stored * 5 / 9 / OBJECT).unwrap(), 4);
     cluster.kill_everything(|_| {});
@@ -92,13 +91,13 @@ fn main() {
     let count = u32::try_from(number("ALBA_BENCH_ROUNDS", 3)).unwrap();
     let rounds = rounds(&task, clients, count, least * 0.8, bench.seconds);
     assert!(!rounds.with.is_empty(), "nothing moved");
-    print("rebalance/beside", Stretch::speed(&rounds.with), "MB/s", Some(("copy", copy)));
+    print("rebalance/beside", Stretch::speed(&rounds.with), "MB/s", Some(("copy", copy.around())));
     rounds.print("rebalance", "moves");
     // What is left, to the end.
     let rest = task.work(Instant::now(), f64::INFINITY, Duration::from_secs(120));
     if let Some(idle) = rest.filter(|idle| idle.bytes > 0.0) {
         let speed = Stretch::speed(std::slice::from_ref(&idle));
-        print("rebalance/idle", speed, "MB/s", Some(("copy", copy)));
+        print("rebalance/idle", speed, "MB/s", Some(("copy", copy.around())));
     }
     let after = held(&cluster);
     print("rebalance/fill/after", spread(&after, FULL + EMPTY, capacity), "% between", None);

@@ -5,7 +5,8 @@
 //! two or three fragments. `repair/idle`: MB/s (10^6 bytes) of lost fragments stored again while no client is there. `repair/beside`: the
 //! same in rounds beside clients that ask at fixed times, and `repair/slice/…`, `repair/put/…`: what slices of 4 KiB and puts of 1 MiB
 //! took in these rounds, with rounds without repair in between as the limit. The agent goes at its default rates.
-//! Limit `copy`: fragments' files copied one by one, each read from the disk, written and synced, by one thread or by four, whichever is faster.
+//! Limit `copy`: fragments' files copied one by one, each read from the disk, written and synced, by one thread or by four, whichever is faster;
+//! the mean of before and after what it is the limit of, both without clients.
 //! ALBA_BENCH_MIB (6144) of objects, ALBA_BENCH_ROUNDS (3) of at most ALBA_BENCH_SECONDS (5) each, ALBA_BENCH_SLICES (200) and ALBA_BENCH_PUTS (10) per second; ALBA_BENCH_PROGRAM: another build of the daemons.
 
 // A bench is an edge: it measures real time and prints.
@@ -20,7 +21,7 @@
 
 use std::time::{Duration, Instant};
 
-use alba_tests::bench::limits::{as_f64, fastest_copy};
+use alba_tests::bench::limits::{Copy, as_f64};
 use alba_tests::bench::open_loop::{Clients, NAMESPACE, Rates, fill, store_sliced};
 use alba_tests::bench::rounds::{Stretch, Task, rounds, until_still};
 use alba_tests::bench::{Bench, number, print, program};
@@ -83,18 +84,17 @@ fn main() {
     store_sliced(&cluster);
     until_still(&task);
     print("repair/lost", lost / 1e6, "MB", None);
-    let copy = fastest_copy(cluster.scratch(), 1 << 20, lost * IDLE);
-    print("repair/copy", copy, "MB/s", None);
+    let mut copy = Copy::before(cluster.scratch(), 1 << 20, lost * IDLE);
     let idle = task.work(Instant::now(), lost * IDLE, Duration::from_secs(120)).expect("repair begins");
     let speed = Stretch::speed(std::slice::from_ref(&idle));
-    print("repair/idle", speed, "MB/s", Some(("copy", copy)));
+    print("repair/idle", speed, "MB/s", Some(("copy", copy.around())));
     print("repair/idle/cpu", idle.cpu_per_mb(), "ms per MB", None);
 
     let left = lost - task.done();
     let clients = Clients::start(&cluster, Rates::from_environment());
     let rounds = rounds(&task, clients, u32::try_from(count).unwrap(), left, bench.seconds);
     assert!(!rounds.with.is_empty(), "all was rebuilt before the rounds: more ALBA_BENCH_MIB are needed");
-    print("repair/beside", Stretch::speed(&rounds.with), "MB/s", Some(("copy", copy)));
+    print("repair/beside", Stretch::speed(&rounds.with), "MB/s", Some(("copy", copy.around())));
     for stretch in &rounds.with {
         print("repair/beside/cpu", stretch.cpu_per_mb(), "ms per MB, clients included", None);
     }

@@ -44,9 +44,9 @@ pub fn loopback(time: Duration) -> (f64, f64) {
     (bytes / began.elapsed().as_secs_f64() / 1e6, cpu * f64::from(1 << 30) / bytes)
 }
 
-/// What 4 KiB of a file take to be read from the disk, past the page cache where the file system can: p50 and p99 of one read every
+/// What 4 KiB of a file take to be read from the disk, past the page cache where the file system can: one read every
 /// 5 ms by a thread that goes before others where it may. Beside a load this is what no program could do without.
-pub fn small_reads(directory: &Path, time: Duration) -> [Duration; 2] {
+pub fn small_reads(directory: &Path, time: Duration) -> Vec<Duration> {
     const BYTES: usize = 4096;
     const BLOCKS: u64 = 16 << 10;
     let path = directory.join("small-reads");
@@ -72,8 +72,7 @@ pub fn small_reads(directory: &Path, time: Duration) -> [Duration; 2] {
         }
         thread::sleep(Duration::from_millis(5));
     }
-    times.sort_unstable();
-    [50, 99].map(|part| times[(times.len() - 1) * part / 100])
+    times
 }
 
 /// Blocks written over in one file, each synced: MB/s.
@@ -192,6 +191,27 @@ pub fn fastest_copy(directory: &Path, size: u64, bytes: f64) -> f64 {
     }
     let speed = |threads| Copies::prepare(directory, size, usize::try_from(count).unwrap()).run(threads);
     speed(1).max(speed(4))
+}
+
+/// The same before something that is to be compared with it, and after: how fast the machine is changes meanwhile.
+pub struct Copy {
+    directory: PathBuf,
+    size: u64,
+    bytes: f64,
+    last: f64,
+}
+
+impl Copy {
+    /// See [`fastest_copy`]; called before.
+    pub fn before(directory: &Path, size: u64, bytes: f64) -> Self {
+        Self { directory: directory.to_owned(), size, bytes, last: fastest_copy(directory, size, bytes) }
+    }
+
+    /// MB/s, the mean of before and now. Now is before what comes next.
+    pub fn around(&mut self) -> f64 {
+        let now = fastest_copy(&self.directory, self.size, self.bytes);
+        f64::midpoint(std::mem::replace(&mut self.last, now), now)
+    }
 }
 
 /// Exact for what is counted here.

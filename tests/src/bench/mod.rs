@@ -3,6 +3,7 @@
 pub mod limits;
 pub mod open_loop;
 pub mod rounds;
+pub mod times;
 
 use std::time::Duration;
 

@@ -18,6 +18,7 @@ use rand::RngExt;
 use tokio::runtime::Runtime;
 
 use super::number;
+use super::times::Times;
 use crate::cluster::Cluster;
 use crate::content;
 
@@ -76,17 +77,6 @@ pub struct Clients {
 pub struct Seen {
     slices: Vec<Sample>,
     puts: Vec<Sample>,
-}
-
-/// How long requests of one kind took.
-#[derive(Debug, Clone, Copy)]
-pub struct Times {
-    /// How many.
-    pub count: usize,
-    /// Half of them.
-    pub p50: Duration,
-    /// 99 of 100.
-    pub p99: Duration,
 }
 
 /// One client's connection.
@@ -241,10 +231,7 @@ impl Seen {
 
 fn times(samples: &[Sample], stretches: &[Range<Duration>]) -> Option<Times> {
     let within = |sample: &&Sample| stretches.iter().any(|stretch| stretch.contains(&sample.at));
-    let mut took: Vec<Duration> = samples.iter().filter(within).map(|sample| sample.took).collect();
-    took.sort_unstable();
-    let at = |percent: usize| took.get(took.len().saturating_sub(1) * percent / 100).copied();
-    Some(Times { count: took.len(), p50: at(50)?, p99: at(99)? })
+    Times::of(samples.iter().filter(within).map(|sample| sample.took).collect())
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::limits::as_f64;
-use super::open_loop::{Clients, Seen, Times};
+use super::open_loop::{Clients, Seen};
+use super::times::Times;
 use super::{cpu_seconds_of_all, print};
 use crate::cluster::Cluster;
 use crate::{process, wait};

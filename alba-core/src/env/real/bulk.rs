@@ -1,4 +1,4 @@
-//! Threads for what is large and can wait a moment: an executor of its own, started when it is first needed.
+//! Threads for what can wait a moment, as large requests and maintenance: executors of their own, started when they are first needed.
 
 use std::num::NonZero;
 use std::sync::OnceLock;
@@ -10,14 +10,21 @@ use crate::env::spawn::{BlockingWork, Here, Spawn, Task, TaskHandle};
 
 /// See the module.
 pub(super) struct BulkThreads {
+    name: &'static str,
     threads: NonZero<usize>,
+    start: fn(),
     runtime: OnceLock<Option<Runtime>>,
 }
 
 impl BulkThreads {
-    /// So many of them, once they are needed.
-    pub(super) fn new(threads: NonZero<usize>) -> Self {
-        Self { threads, runtime: OnceLock::new() }
+    /// So many of them for bulk of clients, once they are needed.
+    pub(super) fn for_clients(threads: NonZero<usize>) -> Self {
+        Self { name: "bulk", threads, start: urgency::give_way, runtime: OnceLock::new() }
+    }
+
+    /// So many of them for maintenance, once they are needed.
+    pub(super) fn for_maintenance(threads: NonZero<usize>) -> Self {
+        Self { name: "aside", threads, start: urgency::stand_aside, runtime: OnceLock::new() }
     }
 
     /// None when it cannot be started: then bulk runs beside everything else.
@@ -26,11 +33,11 @@ impl BulkThreads {
             let built = Builder::new_multi_thread()
                 .enable_all()
                 .worker_threads(self.threads.get())
-                .thread_name("bulk")
-                .on_thread_start(urgency::give_way)
+                .thread_name(self.name)
+                .on_thread_start(self.start)
                 .build();
             built
-                .inspect_err(|error| tracing::warn!(%error, "no threads of their own for large requests"))
+                .inspect_err(|error| tracing::warn!(%error, "no threads of their own for what can wait"))
                 .ok()
         };
         self.runtime.get_or_init(start).as_ref()

@@ -37,7 +37,7 @@ pub fn processors() -> NonZero<usize> {
     std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
-/// The real [`Env`], with so many threads for bulk.
+/// The real [`Env`], with so many threads for bulk, and as many for maintenance.
 pub fn env_with(bulk_threads: NonZero<usize>) -> Env {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
     Env {
@@ -45,7 +45,8 @@ pub fn env_with(bulk_threads: NonZero<usize>) -> Env {
         clock,
         rng: Arc::new(OsRandom),
         spawn: Arc::new(TokioSpawn { home: Handle::try_current().ok() }),
-        bulk: Arc::new(bulk::BulkThreads::new(bulk_threads)),
+        bulk: Arc::new(bulk::BulkThreads::for_clients(bulk_threads)),
+        aside: Arc::new(bulk::BulkThreads::for_maintenance(bulk_threads)),
     }
 }
 

@@ -3,8 +3,12 @@
 //! The kernel shares processors fairly, some milliseconds at a time, and that is how long a request that needs a tenth of a millisecond
 //! waits behind uploads that want everything: once for each of the six threads it passes. Threads for small requests ask for little at
 //! a time, and so are given it at once when they wake up (`sched_attr.sched_runtime`, Linux 6.12; before that it says nothing).
-//! That alone does not help: who has just run owes the others their share. So threads for bulk also have a smaller one (`nice`),
-//! and never interrupt anybody when they wake up (`SCHED_BATCH`). None of this needs a privilege.
+//! That alone does not help: who has just run owes the others their share. So threads for bulk also have a smaller one (`nice`).
+//!
+//! What maintenance does has the share of bulk, and threads of its own ([`stand_aside`]): they ask for much at a time and never interrupt
+//! anybody when they wake up (`SCHED_BATCH`), so that an upload's threads, which ask for less, are given a processor as soon as they
+//! wake up there. Without it an upload, which wakes up some forty threads one after another, took twice as long beside repair. It is the
+//! order that differs and not the share: a machine whose clients are never still must be repaired, too. None of this needs a privilege.
 //!
 //! Even so a thread that wakes up waits now and then until the one that has the processor has had its milliseconds: one slice of a hundred took
 //! four times as long beside uploads. Where the system allows it ([`go_before_all`]) threads for small requests therefore have the
@@ -25,6 +29,9 @@ use crate::env::spawn::{Here, Urgency};
 
 /// The shortest the kernel takes.
 const SHORT: Duration = Duration::from_micros(100);
+
+/// The longest it takes.
+const LONG: Duration = Duration::from_millis(100);
 
 /// Threads take much less than this to start.
 const SOON: Duration = Duration::from_secs(5);
@@ -124,10 +131,16 @@ impl Started {
     }
 }
 
-/// The calling thread is for bulk from now on.
+/// The calling thread is for bulk of clients from now on.
 pub(crate) fn give_way() {
     HERE.set(Here::Bulk);
-    linux::schedule(linux::BATCH, NICE, Duration::ZERO);
+    linux::schedule(linux::NORMAL, NICE, Duration::ZERO);
+}
+
+/// The calling thread is for maintenance from now on, and gives way to bulk of clients, too.
+pub(crate) fn stand_aside() {
+    HERE.set(Here::Bulk);
+    linux::schedule(linux::BATCH, NICE, LONG);
 }
 
 /// The calling thread is for work that small requests and bulk wait for: it gives way, but not to bulk.
@@ -276,6 +289,12 @@ mod linux {
             let nicer = (before.1 + NICE).min(19);
             std::thread::spawn(move || {
                 give_way();
+                assert_eq!((found(), here()), ((NORMAL, nicer), Here::Bulk));
+            })
+            .join()
+            .unwrap();
+            std::thread::spawn(move || {
+                stand_aside();
                 assert_eq!((found(), here()), ((BATCH, nicer), Here::Bulk));
                 assert!(!schedule(NORMAL, 0, SHORT), "it has another policy already");
             })
@@ -344,7 +363,7 @@ mod linux {
             assert_eq!(found(), before, "the caller is as it was");
             // Not asked for another time by those that have a policy of their own.
             std::thread::spawn(move || {
-                give_way();
+                stand_aside();
                 assert!(!real_time());
             })
             .join()

@@ -184,6 +184,7 @@ impl SimNode {
             net: Arc::new(net::SimNet { core: core.clone(), node, life }),
             // Computing takes no time here: nothing to give way to.
             bulk: spawn.clone(),
+            aside: spawn.clone(),
             spawn,
         }
     }

@@ -175,8 +175,8 @@ async fn mix(stream: &mut Stream, reader: &mut FrameReader) {
     }
 }
 
-/// Serves with real threads and talks on one connection, seeing what the server gives to those for bulk.
-async fn talk_for_real(talk: impl AsyncFnOnce(&mut Stream, &mut FrameReader, &Given)) {
+/// Serves with real threads and talks on one connection, seeing what the server gives to those for bulk, and to those for maintenance.
+async fn talk_for_real(talk: impl AsyncFnOnce(&mut Stream, &mut FrameReader, [&Given; 2])) {
     let directory = tempfile::tempdir().unwrap();
     let env = real::env();
     let parts = EngineParts {
@@ -189,8 +189,8 @@ async fn talk_for_real(talk: impl AsyncFnOnce(&mut Stream, &mut FrameReader, &Gi
     };
     let config = EngineConfig { segment_bytes: 16 << 20, capacity: Some(1 << 30), ..EngineConfig::default() };
     let engine = Arc::new(Engine::open(parts, config).await.unwrap().0);
-    let given = Given::to(env.bulk.clone());
-    let env = Env { bulk: given.clone(), ..env };
+    let [bulk, aside] = [&env.bulk, &env.aside].map(|threads| Given::to(threads.clone()));
+    let env = Env { bulk: bulk.clone(), aside: aside.clone(), ..env };
     let service = Service::new(env.clone(), ServiceLimits::default());
     service.set_engine(Ok(engine.clone()));
     let server = Server::new(env.clone(), LongId::new(LONG_ID).unwrap(), service, ServerLimits::default());
@@ -200,7 +200,7 @@ async fn talk_for_real(talk: impl AsyncFnOnce(&mut Stream, &mut FrameReader, &Gi
     let soon = env.deadline_in(Duration::from_secs(60));
     let talk = async {
         let (mut stream, mut reader) = talk_to(&env, address, soon).await;
-        talk(&mut stream, &mut reader, &given).await;
+        talk(&mut stream, &mut reader, [&bulk, &aside]).await;
     };
     within(env.clock.as_ref(), soon, talk).await.unwrap();
     engine.close(soon).await;
@@ -222,7 +222,7 @@ async fn what_is_large_or_long_is_not_done_where_small_requests_are() {
         let slices = vec![ValueSlice { offset: 0, len }];
         Request::PartialGet { key: OsdKey::from_static(b"key"), slices, priority: Priority::High }
     };
-    talk_for_real(async |stream, reader, given| {
+    talk_for_real(async |stream, reader, [given, aside]| {
         let mut ask = async |request: Request| {
             write_message(stream, &request.encode().unwrap()).await.unwrap();
             let answer = reader.frame(stream, 32 << 20).await.unwrap();
@@ -250,6 +250,36 @@ async fn what_is_large_or_long_is_not_done_where_small_requests_are() {
             ask(part(1)).await;
         }
         assert_eq!(ask(part(4096)).await, Vec::<&str>::new());
+        assert_eq!(aside.taken(), Vec::<&str>::new(), "nothing of it was maintenance");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_maintenance_moves_is_done_where_it_gives_way_to_clients_uploads() {
+    let low = Priority::Low;
+    let put = |len| Request::Apply { batch: put("key", len), priority: low };
+    let get = |count| Request::MultiGet { keys: vec![OsdKey::from_static(b"key"); count], priority: low };
+    talk_for_real(async |stream, reader, [bulk, aside]| {
+        let mut ask = async |request: Request| {
+            write_message(stream, &request.encode().unwrap()).await.unwrap();
+            let answer = reader.frame(stream, 32 << 20).await.unwrap();
+            assert_eq!(answer[..4], [0; 4]);
+            // So that the connection has gone where it goes.
+            write_message(stream, &Request::Health.encode().unwrap()).await.unwrap();
+            reader.frame(stream, 1 << 20).await.unwrap();
+            [bulk, aside].map(Given::taken)
+        };
+        let (none, one) = (Vec::<&str>::new(), vec!["asd connection"]);
+        // Whose the first large one is stands at its end: received for a client, and what follows is not.
+        assert_eq!(ask(put(1 << 20)).await, [one.clone(), one.clone()]);
+        assert_eq!(ask(put(1 << 20)).await, [none.clone(), none.clone()]);
+        assert_eq!(ask(get(1)).await, [none.clone(), none.clone()]);
+        for _ in 0..lane::CHANGED {
+            ask(Request::Health).await;
+        }
+        // Small as requests, and much to do or to answer.
+        assert_eq!(ask(get(17)).await, [none, vec!["asd request", "asd answer", "asd connection"]]);
     })
     .await;
 }
