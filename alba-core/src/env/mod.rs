@@ -45,8 +45,7 @@ pub struct Env {
     /// The same for what is large and can wait a moment: uploads, whole objects, fragments. Its threads give way to those of
     /// `spawn`, so that a small request is not felt to wait behind it.
     pub bulk: Arc<dyn Spawn>,
-    /// The same for what maintenance wants. Its threads give way to those of `bulk`, too: they have no smaller share, but are
-    /// interrupted when one of these has something to do.
+    /// The same for what maintenance wants. Its threads give way to those of `bulk`, too.
     pub aside: Arc<dyn Spawn>,
 }
 

@@ -192,6 +192,9 @@ mod tests {
         assert!(computed_there && !blocked_there);
         let blocked = blocking(env.bulk.as_ref(), current).await.unwrap();
         assert_ne!(blocked.id(), caller);
+        let spawn = env.spawn.clone();
+        let aside = elsewhere(env.aside.as_ref(), "test", async move { (thread_name(), spawn.here()) });
+        assert_eq!(aside.await.unwrap(), ("aside".to_owned(), Here::Bulk), "maintenance has others");
         // Dropping it in a task must not wait for its threads.
         drop(env);
     }

@@ -5,10 +5,11 @@
 //! a time, and so are given it at once when they wake up (`sched_attr.sched_runtime`, Linux 6.12; before that it says nothing).
 //! That alone does not help: who has just run owes the others their share. So threads for bulk also have a smaller one (`nice`).
 //!
-//! What maintenance does has the share of bulk, and threads of its own ([`stand_aside`]): they ask for much at a time and never interrupt
+//! What maintenance does has threads of its own ([`stand_aside`]) with a smaller share still: they ask for much at a time and never interrupt
 //! anybody when they wake up (`SCHED_BATCH`), so that an upload's threads, which ask for less, are given a processor as soon as they
-//! wake up there. Without it an upload, which wakes up some forty threads one after another, took twice as long beside repair. It is the
-//! order that differs and not the share: a machine whose clients are never still must be repaired, too. None of this needs a privilege.
+//! wake up. As bulk among bulk it made an upload, which wakes up some forty threads one after another, take twice as long where only
+//! processors were short. They are not idle ones (`SCHED_IDLE`), which would be as good: those have a thirtieth of bulk's share, and a machine
+//! whose clients are never still must be repaired, too. None of this needs a privilege.
 //!
 //! Even so a thread that wakes up waits now and then until the one that has the processor has had its milliseconds: one slice of a hundred took
 //! four times as long beside uploads. Where the system allows it ([`go_before_all`]) threads for small requests therefore have the
@@ -18,8 +19,8 @@
 //! copies between OSDs, what QUIC encrypts, memory that is given back. And none of them may spin on what an ordinary thread holds: that
 //! may not run before they wait for something.
 //!
-//! It must never stop anything: what gives way still has a ninth of the share of one that does not, also beside strangers. Where the kernel
-//! refuses, everything is as it was.
+//! It must never stop anything: what gives way still has a ninth of the share of one that does not, also beside strangers, and maintenance a
+//! third of that. Where the kernel refuses, everything is as it was.
 
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -39,6 +40,9 @@ const SOON: Duration = Duration::from_secs(5);
 /// So much nicer is bulk. The kernel gives it a weight of 110, and 1024 to threads for small requests (`sched_prio_to_weight`). With 5 slices took
 /// twice as long beside uploads, with 15 hardly less.
 const NICE: i32 = 10;
+
+/// So much nicer is maintenance: a weight of 36. With 10 uploads took 1.26 times as long beside repair, with 15 1.07 to 1.20 times, and repair as long.
+const NICE_ASIDE: i32 = 15;
 
 thread_local! {
     static HERE: Cell<Here> = const { Cell::new(Here::Shared) };
@@ -140,7 +144,7 @@ pub(crate) fn give_way() {
 /// The calling thread is for maintenance from now on, and gives way to bulk of clients, too.
 pub(crate) fn stand_aside() {
     HERE.set(Here::Bulk);
-    linux::schedule(linux::BATCH, NICE, LONG);
+    linux::schedule(linux::BATCH, NICE_ASIDE, LONG);
 }
 
 /// The calling thread is for work that small requests and bulk wait for: it gives way, but not to bulk.
@@ -287,6 +291,7 @@ mod linux {
             let before = found();
             assert_eq!(before.0, NORMAL, "as tests are run");
             let nicer = (before.1 + NICE).min(19);
+            let nicest = (before.1 + NICE_ASIDE).min(19);
             std::thread::spawn(move || {
                 give_way();
                 assert_eq!((found(), here()), ((NORMAL, nicer), Here::Bulk));
@@ -295,7 +300,7 @@ mod linux {
             .unwrap();
             std::thread::spawn(move || {
                 stand_aside();
-                assert_eq!((found(), here()), ((BATCH, nicer), Here::Bulk));
+                assert_eq!((found(), here()), ((BATCH, nicest), Here::Bulk));
                 assert!(!schedule(NORMAL, 0, SHORT), "it has another policy already");
             })
             .join()
