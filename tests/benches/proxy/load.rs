@@ -45,6 +45,7 @@ pub(crate) struct Load {
 
 impl Load {
     fn of(took: Vec<Duration>, bytes: u64, all: Duration, cpu: BTreeMap<String, f64>) -> Self {
+        assert!(!took.is_empty(), "no request ended in time");
         let count = as_f64(u64::try_from(took.len()).unwrap());
         let total = as_f64(bytes) * count;
         let all_cpu: f64 = cpu.values().sum();
@@ -58,12 +59,10 @@ impl Load {
             cpu_per_request: all_cpu / count,
         }
     }
-}
 
-impl Load {
     /// How long its requests took.
     pub(crate) fn times(&self) -> Times {
-        Times::of(self.took.clone()).expect("no request ended in time")
+        Times::of(self.took.clone()).expect("there are some")
     }
 }
 

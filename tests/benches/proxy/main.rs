@@ -3,10 +3,10 @@
 //!
 //! `proxy/put/<bytes>/<clients>` and `proxy/get/<bytes>/<clients>`: whole objects from and to files, MB/s (10^6 bytes) of user data, with `…/p50`, `…/p99` (ms) and `…/cpu`, the CPU seconds per GiB of user data over all
 //! processes of the cluster. `proxy/slice/<bytes>/<where>/<clients>`: slices per second at random places of objects that were written before, `<where>` being `asd` (no fragment cache), `ram` or `local` (the caches of these kinds).
-//! `proxy/fairness/…`: p50 and p99 of slices of 4 KiB that one client reads `alone`, and `beside` another one that keeps 64 connections busy with uploads of 64 MiB.
+//! `proxy/fairness/…`: p50 and p99 of slices of 4 KiB that one client reads `alone`, and `beside` another one that keeps 64 connections busy with uploads of 64 MiB;
+//! these two take turns ALBA_BENCH_ROUNDS (3) times and are summed up. Each round leaves 8 GB or more: one is enough for a RAM disk.
 //! The thread that reads goes before others where it may. `disk` is what reads of 4 KiB with nothing of ours in between take in the same seconds: all storage daemons have the one disk here. On a RAM disk (TMPDIR) it is nothing.
 //! Preset `default`: 12 OSDs on 4 nodes, 5+4. Limits: `loopback`, TCP between two threads of this process, and `disk`, blocks of 1 MiB written over and synced with fdatasync.
-//! Both take turns, ALBA_BENCH_ROUNDS (3) times, and are summed up.
 //! ALBA_BENCH_SECONDS (5) per measurement, TMPDIR for the cluster and all files; ALBA_BENCH_PROGRAM: another build of the daemons. Takes up to 50 GiB of disk for its time.
 
 // A bench is an edge: it measures real time and prints.
@@ -24,7 +24,7 @@ mod load;
 use std::time::Duration;
 
 use alba_core::env::real;
-use alba_tests::bench::times::Times;
+use alba_tests::bench::times::{Times, ms};
 use alba_tests::bench::{Bench, limits, number, print, program};
 use alba_tests::cluster::{Cluster, Options};
 
@@ -39,10 +39,6 @@ const SLICES: [u32; 2] = [4 << 10, 64 << 10];
 
 /// Where slices come from: the kind of fragment cache, in the proxy's configuration.
 const PLACES: [(&str, &str); 3] = [("asd", "none"), ("ram", "ram"), ("local", "local")];
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
 
 fn print_times(name: &str, times: Times) {
     print(&format!("{name}/p50"), ms(times.p50), "ms", None);

@@ -21,7 +21,7 @@
 
 use std::time::{Duration, Instant};
 
-use alba_tests::bench::limits::{Copy, as_f64};
+use alba_tests::bench::limits::{CopyAround, as_f64};
 use alba_tests::bench::open_loop::{Clients, NAMESPACE, Rates, fill, store_sliced};
 use alba_tests::bench::rounds::{Stretch, Task, rounds, until_still};
 use alba_tests::bench::{Bench, number, print, program};
@@ -68,7 +68,7 @@ fn main() {
     let mut cluster = start(capacity);
     cluster.alba(&["pause-task", "rebalance"]).unwrap();
     // Long before the rounds: a disk may be busy with giving back the blocks of its files after they are gone.
-    let mut copy = Copy::before(cluster.scratch(), 1 << 20, as_f64(capacity * FULL / 10));
+    let mut copy = CopyAround::before(cluster.scratch(), 1 << 20, as_f64(capacity * FULL / 10));
     store_sliced(&cluster);
     fill(&cluster, OBJECT, usize::try_from(stored * 5 / 9 / OBJECT).unwrap(), 4);
     cluster.kill_everything(|_| {});

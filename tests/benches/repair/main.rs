@@ -21,7 +21,7 @@
 
 use std::time::{Duration, Instant};
 
-use alba_tests::bench::limits::{Copy, as_f64};
+use alba_tests::bench::limits::{CopyAround, as_f64};
 use alba_tests::bench::open_loop::{Clients, NAMESPACE, Rates, fill, store_sliced};
 use alba_tests::bench::rounds::{Stretch, Task, rounds, until_still};
 use alba_tests::bench::{Bench, number, print, program};
@@ -84,7 +84,7 @@ fn main() {
     store_sliced(&cluster);
     until_still(&task);
     print("repair/lost", lost / 1e6, "MB", None);
-    let mut copy = Copy::before(cluster.scratch(), 1 << 20, lost * IDLE);
+    let mut copy = CopyAround::before(cluster.scratch(), 1 << 20, lost * IDLE);
     let idle = task.work(Instant::now(), lost * IDLE, Duration::from_secs(120)).expect("repair begins");
     let speed = Stretch::speed(std::slice::from_ref(&idle));
     print("repair/idle", speed, "MB/s", Some(("copy", copy.around())));

@@ -194,14 +194,14 @@ pub fn fastest_copy(directory: &Path, size: u64, bytes: f64) -> f64 {
 }
 
 /// The same before something that is to be compared with it, and after: how fast the machine is changes meanwhile.
-pub struct Copy {
+pub struct CopyAround {
     directory: PathBuf,
     size: u64,
     bytes: f64,
     last: f64,
 }
 
-impl Copy {
+impl CopyAround {
     /// See [`fastest_copy`]; called before.
     pub fn before(directory: &Path, size: u64, bytes: f64) -> Self {
         Self { directory: directory.to_owned(), size, bytes, last: fastest_copy(directory, size, bytes) }

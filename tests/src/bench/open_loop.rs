@@ -18,7 +18,7 @@ use rand::RngExt;
 use tokio::runtime::Runtime;
 
 use super::number;
-use super::times::Times;
+use super::times::{Times, ms};
 use crate::cluster::Cluster;
 use crate::content;
 
@@ -217,7 +217,6 @@ impl Seen {
 
     /// All of them, a line each: what it was, when it was to be sent and how long it took, in milliseconds.
     pub fn lines(&self) -> String {
-        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let line = |kind: &str, s: &Sample| format!("{kind} {:.3} {:.3}\n", ms(s.at), ms(s.took));
         let slices = self.slices.iter().map(|sample| line("slice", sample));
         slices.chain(self.puts.iter().map(|sample| line("put", sample))).collect()

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::limits::as_f64;
 use super::open_loop::{Clients, Seen};
-use super::times::Times;
+use super::times::{Times, ms};
 use super::{cpu_seconds_of_all, print};
 use crate::cluster::Cluster;
 use crate::{process, wait};
@@ -182,7 +182,6 @@ impl Rounds {
     /// Prints what clients waited, with and without, by kind of request.
     pub fn print(&self, bench: &str, task: &str) {
         let with: Vec<Range<Duration>> = self.with.iter().map(|stretch| stretch.time.clone()).collect();
-        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let kinds: [(&str, Of); 2] = [("slice", Seen::slices), ("put", Seen::puts)];
         if let Some(file) = std::env::var_os("ALBA_BENCH_SAMPLES") {
             let stretches = |name: &str, all: &[Range<Duration>]| -> String {

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// In milliseconds.
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 /// Of requests of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
